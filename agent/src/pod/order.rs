@@ -1,0 +1,53 @@
+//! What the SyncLoop and a pod's worker say to each other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::runtime_status::PodRuntimeStatus;
+use super::{Pod, PodUid};
+use crate::clock::Mono;
+use crate::reason::Reason;
+
+/// The newest order replaces an unread older one, but a termination is never replaced by a sync,
+/// and a grace period only ever gets shorter.
+#[derive(Clone, Debug)]
+pub enum WorkOrder {
+    /// Bring the pod to what its manifest says.
+    Sync { pod: Arc<Pod>, reason: Reason },
+    /// Stop all containers (SIGTERM, SIGKILL after `grace`) and the sandbox. What the pod leaves on the node
+    /// (volumes, cgroup, dead containers, logs) goes when `remove` is set; an evicted pod keeps its logs until
+    /// its manifest is gone.
+    Terminate { pod: Arc<Pod>, grace: Duration, reason: Reason, remove: bool },
+}
+
+#[derive(Clone, Debug)]
+pub struct WorkerReport {
+    pub pod: PodUid,
+    pub at: Mono,
+    pub outcome: WorkerOutcome,
+    /// As read at the end of the work; what the pod's status is made from.
+    pub runtime: PodRuntimeStatus,
+}
+
+#[derive(Clone, Debug)]
+pub enum WorkerOutcome {
+    /// The pod is as its manifest says, or will be at `next_sync_in` (CrashLoopBackOff, image back-off).
+    Synced { next_sync_in: Option<(Duration, Reason)>, waiting: Vec<ContainerWaiting> },
+    /// All containers ended and the restart policy starts none again.
+    Completed { succeeded: bool },
+    /// The work failed; kubelet's back-off applies. `error` names the thing and the remedy.
+    Failed { error: String, retry_in: Duration, waiting: Vec<ContainerWaiting> },
+    /// Under `Terminate`: all containers have ended, `took` after the order. `killed` when SIGKILL was needed.
+    Stopped { took: Duration, killed: bool },
+    /// Under `Terminate { remove: true }`: nothing of the pod is left on the node.
+    Removed,
+}
+
+/// Why a container does not run, in kubelet's words (`CrashLoopBackOff`, `ErrImageNeverPull`, `ImagePullBackOff`,
+/// `CreateContainerConfigError`, `CreateContainerError`, `RunContainerError`, `ContainerCreating`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerWaiting {
+    pub container: String,
+    pub reason: String,
+    pub message: String,
+}

@@ -1,0 +1,101 @@
+//! Why the agent did what it did. Every action carries one [`Reason`]; the same word becomes the log field,
+//! the metric label, the Event reason and the trace record.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The closed list of reasons. The text form is CamelCase, as Kubernetes writes reasons.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// Every reason, for metrics and tests.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => stringify!($name),)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A pod source named a pod for the first time.
+    PodAdded,
+    /// The pod was running when the agent started; the agent takes it over.
+    PodAdopted,
+    /// No pod source names the pod any more.
+    PodRemoved,
+    /// The manifest changed, so the pod has a new UID and the old one ends.
+    PodReplaced,
+    /// Found in the runtime, wanted by no source.
+    OrphanedPod,
+    /// PLEG saw a container or sandbox of the pod change state.
+    PodLifecycleEvent,
+    /// The eBPF program saw a container's init process exit.
+    InitProcessExited,
+    /// The periodic resync of the pod worker.
+    Resync,
+    /// The last attempt failed; its back-off has passed.
+    RetryAfterError,
+    /// A container's CrashLoopBackOff has passed.
+    CrashLoopBackOffEnded,
+    /// A domain's next sample is due before its headroom could be gone.
+    SampleDue,
+    /// A kernel event asked for fresh numbers.
+    KernelSignal,
+    /// A kubelet eviction threshold is met.
+    ThresholdMet,
+    /// The forecast time to OOM is shorter than what freeing memory takes.
+    ForecastOutOfMemory,
+    /// An evicted pod still grows and the memory would be gone before its grace ends.
+    GraceCutShort,
+    /// The node is, or was within the transition period, under memory pressure.
+    MemoryPressure,
+    /// The pressure has been gone for the whole transition period.
+    MemoryPressureEnded,
+    /// The pod was evicted.
+    Evicted,
+    /// The kernel's OOM killer acted.
+    OomKilled,
+    /// Not admitted: it asks for more memory than the node has left.
+    OutOfmemory,
+    /// Not admitted: it asks for more CPU than the node has left.
+    Outofcpu,
+    /// Not admitted: the node runs as many pods as it may.
+    Outofpods,
+    /// The pod needs what this agent does not support; the message names it.
+    UnsupportedFeature,
+    /// The pod ended by itself: all containers done and none to be restarted.
+    PodCompleted,
+    /// Garbage collection of containers, sandboxes, volumes or cgroups.
+    GarbageCollection,
+    /// The container runtime stopped answering, or answers again.
+    RuntimeStateChanged,
+    /// Records were lost between kernel and agent; a resync heals it.
+    RecordsLost,
+    /// The agent starts.
+    AgentStarted,
+    /// The agent stops; pods run on.
+    AgentStopping,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn text_and_serde_agree() {
+        for r in Reason::ALL {
+            assert_eq!(serde_json::to_string(r).unwrap(), format!("\"{}\"", r.as_str()));
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What the node tells us about memory: kernel events as they arrive, readings of the cgroup files,
+//! and the names of the nested memory domains both speak of. Core: plain data and pure functions.
+//!
+//! - [`attribution`]: cgroup id → pod and container.
+//! - [`window`]: rates over time.
+
+pub mod attribution;
+pub mod window;
+
+use crate::clock::Mono;
+use crate::pod::PodUid;
+use crate::reason::Reason;
+
+/// A nested memory domain. Everything about pressure is said of one of these.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Domain {
+    /// The whole machine.
+    Node,
+    /// The `kubepods` cgroup: what is allocatable to pods.
+    Kubepods,
+    /// One pod's cgroup.
+    Pod(PodUid),
+    /// One container's cgroup: pod and container name.
+    Container(PodUid, String),
+}
+
+/// Which cgroup hierarchy an id belongs to. Ids (kernfs inode numbers) are unique within one hierarchy only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hierarchy {
+    /// cgroup v2, also the `unified` mount of a hybrid system: what `bpf_get_current_cgroup_id` reports.
+    Unified,
+    /// The v1 memory controller's own hierarchy.
+    MemoryV1,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CgroupId {
+    pub hierarchy: Hierarchy,
+    /// kernfs id, equal to the inode number of the cgroup's directory.
+    pub id: u64,
+}
+
+/// Usage and limit of one level of the memcg tree at the moment of an OOM kill, leaf first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemcgLevel {
+    pub cgroup: CgroupId,
+    pub usage_bytes: u64,
+    /// `None`: no limit (`max`).
+    pub limit_bytes: Option<u64>,
+}
+
+/// The victim as `oom:mark_victim` describes it. Fields that the running kernel does not report are `None`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OomVictim {
+    pub pid: u32,
+    pub comm: Option<String>,
+    pub uid: Option<u32>,
+    pub oom_score_adj: Option<i16>,
+    pub total_vm_bytes: Option<u64>,
+    pub anon_rss_bytes: Option<u64>,
+    pub file_rss_bytes: Option<u64>,
+    pub shmem_rss_bytes: Option<u64>,
+    pub pgtables_bytes: Option<u64>,
+    /// The victim's own cgroup, where the program could read it (tier 2).
+    pub cgroup: Option<CgroupId>,
+    /// The victim's memcg and its ancestors, leaf first (tier 2; empty below).
+    pub levels: Vec<MemcgLevel>,
+}
+
+/// One record from the eBPF programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelEvent {
+    /// When the program ran in the kernel.
+    pub at: Mono,
+    /// When user space took the record out of the ring buffer.
+    pub read_at: Mono,
+    pub kind: KernelEventKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelEventKind {
+    /// `oom:mark_victim`.
+    OomKill(Box<OomVictim>),
+    /// `vmscan:mm_vmscan_memcg_reclaim_begin`: a cgroup hit a limit and reclaims. `events` counts those
+    /// since the last record for this cgroup, `stalled` the time spent in reclaim by begin/end pairs since then.
+    MemcgReclaim {
+        cgroup: CgroupId,
+        events: u32,
+        stalled: std::time::Duration,
+    },
+    /// `vmscan:mm_vmscan_direct_reclaim_begin`: an allocation found the node short and reclaims itself.
+    DirectReclaim {
+        cgroup: CgroupId,
+        events: u32,
+        stalled: std::time::Duration,
+    },
+    /// `vmscan:mm_vmscan_kswapd_wake`.
+    KswapdWake {
+        events: u32,
+    },
+    /// `oom:reclaim_retry_zone`: reclaim made no progress; the next step is the OOM killer.
+    ReclaimRetry {
+        cgroup: CgroupId,
+        no_progress_loops: u32,
+    },
+    /// Page-fault sampling: this cgroup faulted in at least `faults` pages within `window`.
+    Growth {
+        cgroup: CgroupId,
+        faults: u64,
+        window: std::time::Duration,
+    },
+    /// `cgroup:cgroup_mkdir` / `cgroup_rmdir`, path relative to the hierarchy's root.
+    CgroupMade {
+        cgroup: CgroupId,
+        path: String,
+    },
+    CgroupRemoved {
+        cgroup: CgroupId,
+        path: String,
+    },
+    /// The init process of a watched container exited.
+    InitExit {
+        pid: u32,
+    },
+    /// Records that the ring buffer had no room for since the last report.
+    Lost {
+        records: u64,
+    },
+}
+
+/// One domain's memory, read from its cgroup files just now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainReading {
+    pub domain: Domain,
+    /// `memory.current` / `memory.usage_in_bytes`. For [`Domain::Node`]: MemTotal − MemFree on v2, the root cgroup's usage on v1.
+    pub usage_bytes: u64,
+    /// `inactive_file`: what kubelet subtracts for the working set.
+    pub inactive_file_bytes: u64,
+    /// `active_file`, reclaimable as well when nobody refaults it.
+    pub active_file_bytes: u64,
+    /// Dirty and writeback pages among the file pages: not free at once.
+    pub dirty_bytes: u64,
+    /// `memory.max` / `memory.limit_in_bytes`; the node's MemTotal. `None`: unlimited.
+    pub limit_bytes: Option<u64>,
+    /// `oom_kill` of `memory.events` / `memory.oom_control`, cumulative.
+    pub oom_kills: u64,
+}
+
+impl DomainReading {
+    /// usage − inactive_file, as kubelet and cAdvisor define the working set.
+    #[must_use]
+    pub const fn working_set_bytes(&self) -> u64 {
+        self.usage_bytes.saturating_sub(self.inactive_file_bytes)
+    }
+}
+
+/// What the sampler read in one go, and why it was asked to.
+#[derive(Clone, Debug)]
+pub struct MemoryReading {
+    /// When the first file was read.
+    pub at: Mono,
+    /// When the last one was.
+    pub done_at: Mono,
+    pub why: Reason,
+    /// The kernel event that asked for it, by the time it happened, when one did.
+    pub caused_by: Option<Mono>,
+    /// `MemAvailable` of `/proc/meminfo`.
+    pub mem_available_bytes: u64,
+    /// Domains that could be read. A cgroup that is gone by now is simply absent.
+    pub domains: Vec<DomainReading>,
+}
+
+impl MemoryReading {
+    #[must_use]
+    pub fn of(&self, domain: &Domain) -> Option<&DomainReading> {
+        self.domains.iter().find(|r| &r.domain == domain)
+    }
+}

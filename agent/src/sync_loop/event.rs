@@ -1,0 +1,85 @@
+//! Everything that can happen to the node, as one closed enum.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::pod::order::WorkerReport;
+use crate::pod::runtime_status::ContainerState;
+use crate::pod::{Pod, PodRef, PodUid};
+use crate::signal::{KernelEvent, MemoryReading};
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A pod source's complete, current list.
+    Pods(PodUpdate),
+    /// PLEG saw something change in the runtime.
+    Lifecycle(PodLifecycleEvent),
+    /// PLEG finished a relist: everything the runtime has, by pod.
+    Relisted(RuntimePods),
+    /// A record from the eBPF programs.
+    Kernel(KernelEvent),
+    /// Fresh numbers from the cgroup files.
+    Reading(MemoryReading),
+    /// A pod worker finished a piece of work.
+    Worker(WorkerReport),
+    /// The runtime stopped answering (`Err`: why) or answers again.
+    Runtime(Result<(), String>),
+    /// The time for which the state asked to be woken has come.
+    Tick,
+}
+
+/// A source always sends its complete list, so a lost update heals with the next.
+#[derive(Clone, Debug)]
+pub struct PodUpdate {
+    pub source: PodSource,
+    /// Valid pods, defaulted, each with uid, namespace and name.
+    pub pods: Vec<Arc<Pod>>,
+    /// Manifests that could not be read as a pod. A pod that an earlier version of the same file named runs on.
+    pub rejected: Vec<RejectedManifest>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PodSource {
+    File,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedManifest {
+    pub path: PathBuf,
+    /// Names the thing and the remedy.
+    pub error: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLifecycleEvent {
+    pub pod: PodUid,
+    pub kind: PodLifecycleEventKind,
+    /// Container or sandbox id.
+    pub id: String,
+    /// Host pid of the init process, with `ContainerStarted`, where the runtime tells it.
+    pub pid: Option<u32>,
+}
+
+/// kubelet's PLEG event types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodLifecycleEventKind {
+    ContainerStarted,
+    ContainerDied,
+    ContainerRemoved,
+    PodSandboxChanged,
+}
+
+/// The runtime's whole list at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct RuntimePods {
+    pub pods: Vec<RuntimePod>,
+}
+
+#[derive(Clone, Debug)]
+pub struct RuntimePod {
+    pub pod: PodRef,
+    /// Container name, id and state of each instance; sandboxes that are ready.
+    pub containers: Vec<(String, String, ContainerState)>,
+    pub ready_sandboxes: usize,
+    pub sandboxes: usize,
+}
