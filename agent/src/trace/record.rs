@@ -31,6 +31,35 @@ pub enum Kind {
     Node,
 }
 
+impl Kind {
+    pub const ALL: &'static [Kind] = &[
+        Kind::Agent,
+        Kind::Signal,
+        Kind::Forecast,
+        Kind::Decision,
+        Kind::Eviction,
+        Kind::OomKill,
+        Kind::Pod,
+        Kind::Warning,
+        Kind::Node,
+    ];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Agent => "Agent",
+            Kind::Signal => "Signal",
+            Kind::Forecast => "Forecast",
+            Kind::Decision => "Decision",
+            Kind::Eviction => "Eviction",
+            Kind::OomKill => "OomKill",
+            Kind::Pod => "Pod",
+            Kind::Warning => "Warning",
+            Kind::Node => "Node",
+        }
+    }
+}
+
 /// Flat on purpose: a reader needs no schema beyond this to filter and print, and numbers name their own unit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
