@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod pleg;
 pub mod pod;
 pub mod pod_source;
+pub mod pod_store;
 pub mod quantity;
 pub mod reason;
 pub mod signal;

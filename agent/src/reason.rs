@@ -30,6 +30,8 @@ reasons! {
     PodRemoved,
     /// The manifest changed, so the pod has a new UID and the old one ends.
     PodReplaced,
+    /// A manifest is not a pod that can be run; the message names the file and what is wrong.
+    ManifestRejected,
     /// Found in the runtime, wanted by no source.
     OrphanedPod,
     /// PLEG saw a container or sandbox of the pod change state.

@@ -24,6 +24,25 @@ pub enum Domain {
     Container(PodUid, String),
 }
 
+impl Domain {
+    /// The domain is this pod's or one of its containers'.
+    #[must_use]
+    pub fn is_of(&self, uid: &PodUid) -> bool {
+        matches!(self, Domain::Pod(pod) | Domain::Container(pod, _) if pod == uid)
+    }
+
+    /// `node`, `kubepods`, `pod` or `container`, as the trace names it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Domain::Node => "node",
+            Domain::Kubepods => "kubepods",
+            Domain::Pod(_) => "pod",
+            Domain::Container(..) => "container",
+        }
+    }
+}
+
 /// Which cgroup hierarchy an id belongs to. Ids (kernfs inode numbers) are unique within one hierarchy only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hierarchy {

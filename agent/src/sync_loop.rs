@@ -1,7 +1,10 @@
-//! The SyncLoop: one event at a time, `state.apply(event, now)`, then `plan(&state, now)`, then execute.
+//! The SyncLoop: events in, `state.apply(event, now)`, then `plan(&state, now)`, then execute.
 //!
-//! Core but for [`execute`] and [`run`]. Only [`state`] mutates node state; only [`execute`] has effects.
+//! - [`event`]: all that can happen. - [`state`]: what is known; the only code that changes it.
+//! - [`plan`]: what to do, pure. - [`execute`]: does it; the only code with effects. - [`run`]: the loop itself.
 
 pub mod event;
+pub mod execute;
 pub mod plan;
+pub mod run;
 pub mod state;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::pod::order::WorkerReport;
 use crate::pod::runtime_status::ContainerState;
 use crate::pod::{Pod, PodRef, PodUid};
-use crate::signal::{KernelEvent, MemoryReading};
+use crate::signal::{CgroupId, KernelEvent, MemoryReading};
 
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -20,6 +20,10 @@ pub enum Event {
     Kernel(KernelEvent),
     /// Fresh numbers from the cgroup files.
     Reading(MemoryReading),
+    /// Pods that have cgroups or volumes on the node at start.
+    Leftovers(Vec<PodUid>),
+    /// The ids of a pod's cgroups; the container's name with those of its containers.
+    Cgroups { pod: PodUid, ids: Vec<(CgroupId, Option<String>)> },
     /// A pod worker finished a piece of work.
     Worker(WorkerReport),
     /// The runtime stopped answering (`Err`: why) or answers again.
@@ -33,9 +37,16 @@ pub enum Event {
 pub struct PodUpdate {
     pub source: PodSource,
     /// Valid pods, defaulted, each with uid, namespace and name.
-    pub pods: Vec<Arc<Pod>>,
+    pub pods: Vec<SourcePod>,
     /// Manifests that could not be read as a pod. A pod that an earlier version of the same file named runs on.
     pub rejected: Vec<RejectedManifest>,
+}
+
+/// A valid pod and the manifest file that it came from.
+#[derive(Clone, Debug)]
+pub struct SourcePod {
+    pub path: PathBuf,
+    pub pod: Arc<Pod>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

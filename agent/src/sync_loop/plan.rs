@@ -1,1 +1,172 @@
-//! (being written)
+//! What to do next: a pure function of the state and the time. Planning over a state that has noted its own plan
+//! plans nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::state::{Mode, PodState, State};
+use crate::clock::Mono;
+use crate::eviction::manager::{Eviction, EvictionStep};
+use crate::pod::lifecycle::termination_grace;
+use crate::pod::order::WorkOrder;
+use crate::pod::qos::{QosClass, qos_class};
+use crate::pod::{Pod, PodRef, PodUid};
+use crate::reason::Reason;
+use crate::signal::ReadScope;
+
+/// One thing for the executor to do, and why.
+#[derive(Clone, Debug)]
+pub struct Action {
+    pub kind: ActionKind,
+    pub reason: Reason,
+}
+
+#[derive(Clone, Debug)]
+pub enum ActionKind {
+    /// Give the pod's worker an order.
+    Dispatch { pod: PodUid, order: WorkOrder },
+    /// Order the termination of a pod because of memory pressure.
+    Evict { eviction: Box<Eviction>, pod: Arc<Pod> },
+    /// An evicted pod's grace is over before its time.
+    CutGrace { pod: PodUid, order: WorkOrder },
+    /// Nothing of the pod is left: end its worker, drop its files.
+    Forget(PodUid),
+    /// Read the memory of the domains now.
+    ReadMemory { scope: ReadScope, caused_by: Option<Mono> },
+    /// Look up the ids of the pod's cgroups and watch their memory. `containers`: id and name.
+    MapCgroups { pod: PodUid, qos: QosClass, containers: Vec<(String, String)> },
+    /// Have the eBPF program tell when these processes exit.
+    WatchInit { pids: Vec<u32> },
+    /// Relist the runtime now.
+    KickPleg,
+    /// Write what `oomlet pods` shows and a restart needs.
+    Save(Arc<SavedPod>),
+}
+
+/// A pod as it stands on disk, `<root-dir>/oomlet/pods/<uid>.json`: for `oomlet pods`, and for the next start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedPod {
+    /// The manifest with its defaults, and the current status.
+    pub pod: Pod,
+    /// The static pod manifest it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_path: Option<PathBuf>,
+    /// Why the pod may not run (again), when it may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+impl SavedPod {
+    #[must_use]
+    pub fn uid(&self) -> PodUid {
+        PodRef::of(&self.pod).uid
+    }
+}
+
+/// Why a pod is Failed: evicted, or never admitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub reason: Reason,
+    pub message: String,
+}
+
+/// Everything that is due at `now`.
+#[must_use]
+pub fn plan(state: &State, now: Mono) -> Vec<Action> {
+    // Memory first: it is what the loop is woken for in a hurry.
+    let mut actions = plan_memory(state, now);
+    for pod in state.pods() {
+        plan_pod(state, pod, now, &mut actions);
+    }
+    if state.kick_due(now) {
+        actions.push(Action { kind: ActionKind::KickPleg, reason: Reason::InitProcessExited });
+    }
+    actions
+}
+
+fn plan_memory(state: &State, now: Mono) -> Vec<Action> {
+    let mut actions = Vec::new();
+    for step in state.eviction().plan(&state.candidates(), now) {
+        match step {
+            EvictionStep::Read { why, caused_by, scope } => actions
+                .push(Action { kind: ActionKind::ReadMemory { scope, caused_by }, reason: why }),
+            EvictionStep::Evict(eviction) => {
+                if let Some(victim) = state.pod(&eviction.pod.uid) {
+                    let reason = eviction.reason;
+                    let pod = Arc::clone(&victim.pod);
+                    actions.push(Action { kind: ActionKind::Evict { eviction: Box::new(eviction), pod }, reason });
+                }
+            }
+            EvictionStep::CutGrace { pod: uid, .. } => {
+                if let Some(victim) = state.pod(&uid) {
+                    let order = WorkOrder::Terminate {
+                        pod: Arc::clone(&victim.pod),
+                        grace: std::time::Duration::ZERO,
+                        reason: Reason::GraceCutShort,
+                        remove: false,
+                    };
+                    actions.push(Action {
+                        kind: ActionKind::CutGrace { pod: uid, order },
+                        reason: Reason::GraceCutShort,
+                    });
+                }
+            }
+        }
+    }
+    actions
+}
+
+fn plan_pod(state: &State, pod: &PodState, now: Mono, actions: &mut Vec<Action>) {
+    let uid = || pod.id.uid.clone();
+    let dispatch = |order, reason| Action { kind: ActionKind::Dispatch { pod: uid(), order }, reason };
+    match &pod.mode {
+        Mode::Pending | Mode::Rejected(_) => {}
+        Mode::Active => {
+            if let Some(reason) = pod.sync_due(now) {
+                actions.push(dispatch(WorkOrder::Sync { pod: Arc::clone(&pod.pod), reason }, reason));
+            }
+        }
+        Mode::Completed { .. } | Mode::Evicted { .. } => {
+            // An eviction's order went out with the decision; this repeats it after a failure or a restart.
+            if pod.termination_due(now) {
+                let reason = pod.mode.termination_reason();
+                let grace = match &pod.mode {
+                    Mode::Evicted { grace, .. } => *grace,
+                    _ => termination_grace(&pod.pod),
+                };
+                let order = WorkOrder::Terminate { pod: Arc::clone(&pod.pod), grace, reason, remove: false };
+                actions.push(dispatch(order, reason));
+            }
+        }
+        Mode::Removing { reason } => {
+            if pod.termination_due(now) {
+                let order = WorkOrder::Terminate {
+                    pod: Arc::clone(&pod.pod),
+                    grace: termination_grace(&pod.pod),
+                    reason: *reason,
+                    remove: true,
+                };
+                actions.push(dispatch(order, *reason));
+            }
+        }
+        Mode::Removed => {
+            actions.push(Action { kind: ActionKind::Forget(uid()), reason: Reason::PodRemoved });
+            return;
+        }
+    }
+    if pod.cgroups_stale && pod.mode.may_hold_memory() {
+        let containers = pod.runtime.containers.iter().map(|c| (c.id.clone(), c.name.clone())).collect();
+        let kind = ActionKind::MapCgroups { pod: uid(), qos: qos_class(&pod.pod), containers };
+        actions.push(Action { kind, reason: Reason::PodLifecycleEvent });
+    }
+    let pids: Vec<u32> = pod.unwatched_pids().collect();
+    if !pids.is_empty() {
+        actions.push(Action { kind: ActionKind::WatchInit { pids }, reason: Reason::PodLifecycleEvent });
+    }
+    if pod.unsaved && !pod.orphan {
+        let saved = Arc::new(state.saved(pod));
+        actions.push(Action { kind: ActionKind::Save(saved), reason: Reason::PodLifecycleEvent });
+    }
+}

@@ -1,1 +1,161 @@
-//! (being written)
+//! What the agent knows of its node, and the only code that changes it.
+//!
+//! - [`pod`]: one pod's part.
+//! - [`sources`]: pod lists arrive: new, gone, replaced; admission; adoption of what already runs.
+//! - [`runtime`]: PLEG and worker reports.
+//! - [`memory`]: kernel events and readings, in relation to pods.
+//! - [`note`]: the plan is on its way.
+
+mod memory;
+mod note;
+mod pod;
+mod runtime;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use pod::{Mode, PodState};
+
+use super::event::Event;
+use super::plan::SavedPod;
+use crate::clock::Mono;
+use crate::eviction::manager::{EvictionConfig, EvictionManager};
+use crate::pod::admission::NodeFacts;
+use crate::pod::{PodRef, PodUid};
+use crate::reason::Reason;
+use crate::signal::attribution::Attribution;
+use crate::signal::{Domain, MemoryReading};
+use crate::trace::record::{Kind, Record};
+
+/// What does not change while the agent runs.
+#[derive(Clone, Debug)]
+pub struct StateConfig {
+    pub node: NodeFacts,
+    pub eviction: EvictionConfig,
+    /// kubelet `syncFrequency`, 1 min: a pod is synced this often ±50 % with nothing else happening.
+    pub sync_frequency: Duration,
+    /// A static pod's UID is stable over restarts, so what was evicted before stays evicted.
+    pub saved: Vec<SavedPod>,
+}
+
+#[derive(Debug)]
+pub struct State {
+    config: StateConfig,
+    pods: BTreeMap<PodUid, PodState>,
+    /// By UID; taken out as the source names the pod again.
+    saved: BTreeMap<PodUid, SavedPod>,
+    /// Manifests that were refused, with the error, so that each is told once.
+    rejected: BTreeMap<PathBuf, String>,
+    /// Named by the source last time.
+    sources_ready: bool,
+    /// The runtime has been listed at least once.
+    relisted: bool,
+    runtime_error: Option<String>,
+    eviction: EvictionManager,
+    attribution: Attribution,
+    under_pressure: bool,
+    /// Cumulative `oom_kill` counters by domain, to tell a new kill from an old one.
+    oom_kills: BTreeMap<Domain, u64>,
+    /// Kernel records of kills whose counter has not been read yet.
+    told_kills: BTreeMap<Domain, u64>,
+    /// Times of kernel events whose fresh numbers have been read and not yet planned on.
+    undecided: Vec<Mono>,
+    last_reading: Option<MemoryReading>,
+    /// When PLEG is to be kicked, soonest first.
+    kicks: BTreeSet<Mono>,
+    /// Trace records that wait for the loop to publish them.
+    outbox: Vec<Record>,
+}
+
+impl State {
+    #[must_use]
+    pub fn new(mut config: StateConfig) -> State {
+        let saved = std::mem::take(&mut config.saved).into_iter().map(|s| (s.uid(), s)).collect();
+        State {
+            eviction: EvictionManager::new(config.eviction.clone()),
+            config,
+            pods: BTreeMap::new(),
+            saved,
+            rejected: BTreeMap::new(),
+            sources_ready: false,
+            relisted: false,
+            runtime_error: None,
+            attribution: Attribution::default(),
+            under_pressure: false,
+            oom_kills: BTreeMap::new(),
+            told_kills: BTreeMap::new(),
+            undecided: Vec::new(),
+            last_reading: None,
+            kicks: BTreeSet::new(),
+            outbox: Vec::new(),
+        }
+    }
+
+    /// Takes one event in. Nothing else changes the state but [`State::note`].
+    pub fn apply(&mut self, event: Event, now: Mono) {
+        match event {
+            Event::Pods(update) => self.apply_pod_update(update, now),
+            Event::Relisted(pods) => self.apply_relist(&pods, now),
+            Event::Lifecycle(event) => self.apply_lifecycle(&event, now),
+            Event::Leftovers(uids) => self.apply_leftovers(&uids, now),
+            Event::Worker(report) => self.apply_worker_report(report, now),
+            Event::Runtime(result) => self.apply_runtime(result, now),
+            Event::Kernel(event) => self.apply_kernel_event(&event, now),
+            Event::Cgroups { pod, ids } => self.apply_cgroups(&pod, ids),
+            Event::Reading(reading) => self.apply_reading(&reading, now),
+            Event::Tick => {}
+        }
+        self.apply_time(now);
+    }
+
+    /// What time alone changes: a MemoryPressure condition ends, and pods that waited are admitted.
+    fn apply_time(&mut self, now: Mono) {
+        self.kicks.retain(|at| *at > now || self.kick_due(now));
+        self.update_pressure(now);
+        self.admit(now);
+    }
+
+    /// When the loop must wake if nothing happens before.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Mono {
+        let pods = self.pods.values().filter_map(PodState::next_wakeup);
+        let kicks = self.kicks.first().copied();
+        pods.chain(kicks).fold(self.eviction.next_wakeup(), Mono::min)
+    }
+
+    pub fn pods(&self) -> impl Iterator<Item = &PodState> {
+        self.pods.values()
+    }
+
+    #[must_use]
+    pub fn pod(&self, uid: &PodUid) -> Option<&PodState> {
+        self.pods.get(uid)
+    }
+
+    #[must_use]
+    pub fn eviction(&self) -> &EvictionManager {
+        &self.eviction
+    }
+
+    #[must_use]
+    pub fn kick_due(&self, now: Mono) -> bool {
+        self.kicks.first().is_some_and(|at| *at <= now)
+    }
+
+    /// Trace records since the last call.
+    pub fn take_records(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    fn record(&mut self, record: Record) {
+        self.outbox.push(record);
+    }
+
+    fn record_pod(&mut self, now: Mono, kind: Kind, reason: Reason, pod: &PodRef, message: impl Into<String>) {
+        self.record(Record::new(now, kind, reason, message).pod(pod));
+    }
+}

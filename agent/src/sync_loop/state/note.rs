@@ -1,0 +1,107 @@
+//! The plan is on its way: what the state must remember so as not to plan it again.
+
+use super::pod::Outstanding;
+use super::{Mode, State};
+use crate::clock::Mono;
+use crate::eviction::manager::Eviction;
+use crate::pod::PodUid;
+use crate::pod::order::WorkOrder;
+use crate::reason::Reason;
+use crate::sync_loop::plan::{Action, ActionKind, Failure};
+use crate::trace::record::{Kind, Record};
+
+impl State {
+    /// Notes that `action` is about to be executed.
+    pub fn note(&mut self, action: &Action, now: Mono) {
+        match &action.kind {
+            ActionKind::Dispatch { pod, order } => self.note_order(pod, order, action.reason, now),
+            ActionKind::Evict { eviction, .. } => self.note_eviction(eviction, now),
+            ActionKind::CutGrace { pod, .. } => self.note_grace_cut(pod, now),
+            ActionKind::Forget(uid) => self.forget(uid, now),
+            ActionKind::MapCgroups { pod, .. } => {
+                if let Some(pod) = self.pods.get_mut(pod) {
+                    pod.cgroups_stale = false;
+                }
+            }
+            ActionKind::WatchInit { pids } => {
+                for pod in self.pods.values_mut() {
+                    let mine: Vec<u32> = pod.running_pids().filter(|p| pids.contains(p)).collect();
+                    pod.watched_pids.extend(mine);
+                }
+            }
+            ActionKind::KickPleg => {
+                while self.kick_due(now) {
+                    self.kicks.pop_first();
+                }
+            }
+            ActionKind::Save(saved) => {
+                if let Some(pod) = self.pods.get_mut(&saved.uid()) {
+                    pod.unsaved = false;
+                }
+            }
+            // The reading itself, which follows at once, is what changes the state.
+            ActionKind::ReadMemory { .. } => {}
+        }
+    }
+
+    fn note_order(&mut self, uid: &PodUid, order: &WorkOrder, reason: Reason, now: Mono) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        pod.next_sync = None;
+        match order {
+            WorkOrder::Sync { .. } => {
+                pod.sync_wanted = None;
+                pod.outstanding = Outstanding::Sync;
+            }
+            WorkOrder::Terminate { grace, .. } => {
+                pod.outstanding = Outstanding::Terminate;
+                let id = pod.id.clone();
+                let record = Record::new(now, Kind::Pod, reason, "stopping the pod").pod(&id);
+                self.record(record.number("grace_ms", grace.as_millis()));
+            }
+        }
+    }
+
+    fn note_eviction(&mut self, eviction: &Eviction, now: Mono) {
+        let Some(pod) = self.pods.get_mut(&eviction.pod.uid) else { return };
+        pod.mode = Mode::Evicted {
+            failure: Failure { reason: Reason::Evicted, message: eviction.message.clone() },
+            grace: eviction.grace,
+            stopped: false,
+        };
+        pod.outstanding = Outstanding::Terminate;
+        pod.next_sync = None;
+        pod.unsaved = true;
+        self.eviction.eviction_ordered(&eviction.pod.uid, now);
+        self.record_decision(eviction, now);
+    }
+
+    fn note_grace_cut(&mut self, uid: &PodUid, now: Mono) {
+        self.eviction.grace_cut(uid);
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        if let Mode::Evicted { grace, .. } = &mut pod.mode {
+            *grace = std::time::Duration::ZERO;
+        }
+        let id = pod.id.clone();
+        self.record_pod(
+            now,
+            Kind::Eviction,
+            Reason::GraceCutShort,
+            &id,
+            "the pod still grows and the memory would be gone before its grace ends: SIGKILL now",
+        );
+    }
+
+    fn forget(&mut self, uid: &PodUid, now: Mono) {
+        self.eviction.pod_gone(uid);
+        self.attribution.remove_pod(uid);
+        self.oom_kills.retain(|domain, _| !domain.is_of(uid));
+        self.told_kills.retain(|domain, _| !domain.is_of(uid));
+        self.saved.remove(uid);
+        if let Some(pod) = self.pods.remove(uid) {
+            self.record_pod(now, Kind::Pod, Reason::PodRemoved, &pod.id, "nothing of the pod is left on the node");
+            if let Some(named) = pod.comes_back {
+                self.add(named.pod, &named.path, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! One pod's part of the state.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Mono;
+use crate::pod::order::ContainerWaiting;
+use crate::pod::runtime_status::{ContainerState, PodRuntimeStatus};
+use crate::pod::{Pod, PodRef};
+use crate::reason::Reason;
+use crate::sync_loop::event::SourcePod;
+use crate::sync_loop::plan::Failure;
+use crate::trace::record::{Kind, Record};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Not admitted yet: the runtime has not been listed, or a pod of the same name is still ending.
+    Pending,
+    /// Admitted, to be kept as its manifest says.
+    Active,
+    /// Refused for good; Failed without having run.
+    Rejected(Failure),
+    /// Ended, or being ended, by eviction; Failed.
+    Evicted { failure: Failure, grace: Duration, stopped: bool },
+    /// Ended by itself.
+    Completed { succeeded: bool, stopped: bool },
+    /// No longer wanted.
+    Removing { reason: Reason },
+    /// Nothing is left of it on the node.
+    Removed,
+}
+
+impl Mode {
+    /// Its containers may be running: it counts for admission and can be a victim or a culprit.
+    #[must_use]
+    pub const fn may_hold_memory(&self) -> bool {
+        match self {
+            Mode::Active | Mode::Removing { .. } => true,
+            Mode::Evicted { stopped, .. } => !*stopped,
+            Mode::Pending | Mode::Rejected(_) | Mode::Completed { .. } | Mode::Removed => false,
+        }
+    }
+
+    pub(in crate::sync_loop) const fn termination_reason(&self) -> Reason {
+        match self {
+            Mode::Evicted { failure, .. } => failure.reason,
+            Mode::Removing { reason } => *reason,
+            _ => Reason::PodCompleted,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct PodState {
+    pub id: PodRef,
+    pub pod: Arc<Pod>,
+    pub mode: Mode,
+    /// The manifest it came from.
+    pub path: Option<PathBuf>,
+    /// Found in the runtime or on disk, wanted by nobody: has no manifest of its own.
+    pub orphan: bool,
+    pub runtime: PodRuntimeStatus,
+    pub waiting: Vec<ContainerWaiting>,
+    /// Its containers' cgroups are to be looked up again.
+    pub cgroups_stale: bool,
+    /// What `oomlet pods` would show has changed.
+    pub unsaved: bool,
+    /// The last relist found a container of it running.
+    pub(super) found_running: bool,
+    /// The source named it again while it was being removed: it starts anew once it is gone.
+    pub(super) comes_back: Option<SourcePod>,
+    pub(super) sync_wanted: Option<Reason>,
+    pub(super) next_sync: Option<(Mono, Reason)>,
+    pub(super) outstanding: Outstanding,
+    pub(super) watched_pids: BTreeSet<u32>,
+    /// Containers whose OOM kill has been told, until the runtime reports their exit.
+    pub(super) oom_told: BTreeSet<String>,
+    /// Last error told, so that a repeating one is told once.
+    pub(super) last_error: Option<String>,
+}
+
+/// What the worker has been ordered and has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outstanding {
+    Nothing,
+    Sync,
+    Terminate,
+}
+
+impl PodState {
+    pub(super) fn new(pod: Arc<Pod>, path: Option<PathBuf>) -> PodState {
+        PodState {
+            id: PodRef::of(&pod),
+            pod,
+            mode: Mode::Pending,
+            path,
+            orphan: false,
+            runtime: PodRuntimeStatus::default(),
+            waiting: Vec::new(),
+            cgroups_stale: false,
+            unsaved: true,
+            found_running: false,
+            comes_back: None,
+            sync_wanted: None,
+            next_sync: None,
+            outstanding: Outstanding::Nothing,
+            watched_pids: BTreeSet::new(),
+            oom_told: BTreeSet::new(),
+            last_error: None,
+        }
+    }
+
+    /// The reason to sync an active pod now, if there is one and the worker is free.
+    #[must_use]
+    pub fn sync_due(&self, now: Mono) -> Option<Reason> {
+        if self.outstanding != Outstanding::Nothing {
+            return None;
+        }
+        self.sync_wanted.or_else(|| self.next_sync.filter(|(at, _)| *at <= now).map(|(_, why)| why))
+    }
+
+    /// Whether an ending pod's worker must be told (again).
+    #[must_use]
+    pub fn termination_due(&self, now: Mono) -> bool {
+        let stopped =
+            matches!(self.mode, Mode::Evicted { stopped: true, .. } | Mode::Completed { stopped: true, .. });
+        !stopped
+            && self.outstanding != Outstanding::Terminate
+            && self.next_sync.is_none_or(|(at, _)| at <= now)
+    }
+
+    /// It is not wanted any more.
+    pub(super) fn remove(&mut self, reason: Reason) {
+        self.mode = Mode::Removing { reason };
+        self.outstanding = Outstanding::Nothing;
+        self.next_sync = None;
+    }
+
+    pub(super) fn retry_now(&mut self) {
+        if matches!(self.next_sync, Some((_, Reason::RetryAfterError))) {
+            self.next_sync = Some((Mono::ZERO, Reason::RetryAfterError));
+        }
+    }
+
+    /// Containers that the runtime newly reports as OOMKilled and of whose kill nothing was told yet.
+    pub(super) fn untold_oom_kills(&mut self, new: &PodRuntimeStatus) -> Vec<String> {
+        let was = |id: &str| self.runtime.containers.iter().find(|c| c.id == id).map(|c| c.state);
+        let exited = new.containers.iter().filter(|c| {
+            c.state == ContainerState::Exited && was(&c.id).is_some_and(|s| s != ContainerState::Exited)
+        });
+        let killed: Vec<String> =
+            exited.filter(|c| c.reason == "OOMKilled").map(|c| c.name.clone()).collect();
+        killed.into_iter().filter(|name| !self.oom_told.remove(name)).collect()
+    }
+
+    /// All containers have ended; the record to make of it.
+    pub(super) fn stopped(&mut self, at: Mono, took: Duration, killed: bool) -> Option<Record> {
+        let kind = match &mut self.mode {
+            Mode::Evicted { stopped, .. } => {
+                *stopped = true;
+                Kind::Eviction
+            }
+            Mode::Completed { stopped, .. } => {
+                *stopped = true;
+                return None;
+            }
+            // Clean-up follows, and `Removed` with it.
+            Mode::Removing { .. } => Kind::Pod,
+            Mode::Pending | Mode::Active | Mode::Rejected(_) | Mode::Removed => return None,
+        };
+        if self.orphan && self.runtime.containers.is_empty() {
+            return None;
+        }
+        let how = if killed { "SIGKILL was needed" } else { "they ended by themselves" };
+        let message = format!("all containers have stopped; {how}");
+        let record = Record::new(at, kind, self.mode.termination_reason(), message);
+        Some(record.number("took_ms", took.as_millis()).number("sigkill", i64::from(killed)))
+    }
+
+    pub(super) fn next_wakeup(&self) -> Option<Mono> {
+        self.next_sync.map(|(at, _)| at)
+    }
+
+    /// Init processes that the eBPF program does not watch yet.
+    pub fn unwatched_pids(&self) -> impl Iterator<Item = u32> {
+        self.running_pids().filter(|pid| !self.watched_pids.contains(pid))
+    }
+
+    pub(super) fn running_pids(&self) -> impl Iterator<Item = u32> {
+        self.runtime.containers.iter().filter(|c| c.state == ContainerState::Running).filter_map(|c| c.pid)
+    }
+}

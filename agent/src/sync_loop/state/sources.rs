@@ -1,0 +1,208 @@
+//! Pod lists arrive: new, gone, replaced. Admission, and adoption of what already runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::pod::PodState;
+use super::{Mode, State};
+use crate::clock::Mono;
+use crate::pod::admission::{self, admit};
+use crate::pod::{Pod, PodRef, PodUid};
+use crate::reason::Reason;
+use crate::sync_loop::event::{PodUpdate, RejectedManifest, RuntimePods};
+use crate::sync_loop::plan::{Failure, SavedPod};
+use crate::trace::record::{Kind, Record};
+
+impl State {
+    pub(super) fn apply_pod_update(&mut self, update: PodUpdate, now: Mono) {
+        self.sources_ready = true;
+        self.tell_rejected(&update.rejected, now);
+        let mut kept = self.kept_by_rejected(&update.rejected);
+        // A pod of a file that cannot be read any more, and that this agent has not seen: its last start knew it.
+        for saved in self.saved.values().filter(|s| kept.contains(&s.uid())) {
+            let state = PodState::new(Arc::new(saved.pod.clone()), saved.manifest_path.clone());
+            self.pods.entry(saved.uid()).or_insert(state);
+        }
+        for named in update.pods {
+            let id = PodRef::of(&named.pod);
+            kept.insert(id.uid.clone());
+            match self.pods.get_mut(&id.uid) {
+                Some(known) if matches!(known.mode, Mode::Removing { .. } | Mode::Removed) => {
+                    known.comes_back = Some(named);
+                }
+                Some(known) => known.path = Some(named.path),
+                None => self.add(named.pod, &named.path, now),
+            }
+        }
+        self.remove_unnamed(&kept, now);
+    }
+
+    pub(super) fn add(&mut self, pod: Arc<Pod>, path: &Path, now: Mono) {
+        let state = PodState::new(pod, Some(path.to_owned()));
+        let id = state.id.clone();
+        let ignored = admission::unsupported(&state.pod);
+        self.pods.insert(id.uid.clone(), state);
+        self.record_pod(now, Kind::Pod, Reason::PodAdded, &id, format!("from {}", path.display()));
+        for field in ignored {
+            self.record_pod(now, Kind::Warning, Reason::UnsupportedFeature, &id, field);
+        }
+    }
+
+    /// Pods that the source no longer names end; those it never named are told apart by their reason.
+    fn remove_unnamed(&mut self, kept: &BTreeSet<PodUid>, now: Mono) {
+        let names: BTreeSet<(String, String)> = self
+            .pods
+            .values()
+            .filter(|p| kept.contains(&p.id.uid))
+            .map(|p| (p.id.namespace.clone(), p.id.name.clone()))
+            .collect();
+        let mut told = Vec::new();
+        for pod in self.pods.values_mut().filter(|p| !kept.contains(&p.id.uid)) {
+            if matches!(pod.mode, Mode::Removing { .. } | Mode::Removed) {
+                pod.comes_back = None;
+                continue;
+            }
+            let name = (pod.id.namespace.clone(), pod.id.name.clone());
+            let reason = match (pod.orphan, names.contains(&name)) {
+                (true, _) => Reason::OrphanedPod,
+                (false, true) => Reason::PodReplaced,
+                (false, false) => Reason::PodRemoved,
+            };
+            pod.remove(reason);
+            told.push((pod.id.clone(), reason));
+        }
+        for (id, reason) in told {
+            let message = match reason {
+                Reason::PodReplaced => "its manifest changed: the new pod starts when this one is gone",
+                Reason::OrphanedPod => "it is on the node, and no manifest names it",
+                _ => "its manifest is gone",
+            };
+            self.record_pod(now, Kind::Pod, reason, &id, message);
+        }
+    }
+
+    fn tell_rejected(&mut self, rejected: &[RejectedManifest], now: Mono) {
+        let current: BTreeMap<_, _> = rejected.iter().map(|r| (r.path.clone(), r.error.clone())).collect();
+        for (path, error) in &current {
+            if self.rejected.get(path) != Some(error) {
+                self.record(Record::new(now, Kind::Warning, Reason::ManifestRejected, error.clone()));
+            }
+        }
+        self.rejected = current;
+    }
+
+    /// Pods whose manifest has become unreadable run on as they are.
+    fn kept_by_rejected(&self, rejected: &[RejectedManifest]) -> BTreeSet<PodUid> {
+        let is_rejected = |path: Option<&Path>| path.is_some_and(|p| rejected.iter().any(|r| r.path == p));
+        let ending = |m: &Mode| matches!(m, Mode::Removing { .. } | Mode::Removed);
+        let known = self
+            .pods
+            .values()
+            .filter(|p| is_rejected(p.path.as_deref()) && !ending(&p.mode))
+            .map(|p| p.id.uid.clone());
+        let saved = self
+            .saved
+            .values()
+            .filter(|s| is_rejected(s.manifest_path.as_deref()))
+            .map(SavedPod::uid)
+            .filter(|uid| self.pods.get(uid).is_none_or(|p| !ending(&p.mode)));
+        known.chain(saved).collect()
+    }
+
+    /// After a relist: pods in the runtime that no source names are orphans. Only once the sources have spoken.
+    pub(super) fn adopt_orphans(&mut self, runtime: &RuntimePods, now: Mono) {
+        if !self.sources_ready {
+            return;
+        }
+        for found in &runtime.pods {
+            if !self.pods.contains_key(&found.pod.uid) {
+                self.add_orphan(found.pod.clone(), now);
+            }
+        }
+    }
+
+    pub(super) fn apply_leftovers(&mut self, leftovers: &[PodUid], now: Mono) {
+        for uid in leftovers {
+            if !self.pods.contains_key(uid) && !self.saved.contains_key(uid) {
+                let id = PodRef { uid: uid.clone(), namespace: String::new(), name: String::new() };
+                self.add_orphan(id, now);
+            }
+        }
+    }
+
+    fn add_orphan(&mut self, id: PodRef, now: Mono) {
+        let mut pod = Pod::default();
+        pod.metadata.uid = Some(id.uid.to_string());
+        pod.metadata.namespace = Some(id.namespace.clone());
+        pod.metadata.name = Some(id.name.clone());
+        let mut state = PodState::new(Arc::new(pod), None);
+        state.orphan = true;
+        state.remove(Reason::OrphanedPod);
+        self.pods.insert(id.uid.clone(), state);
+        self.record_pod(now, Kind::Pod, Reason::OrphanedPod, &id, "it is on the node, and no manifest names it");
+    }
+
+    /// Admits pending pods, critical ones first, once it is known what already runs.
+    pub(super) fn admit(&mut self, now: Mono) {
+        if !self.sources_ready || !self.relisted {
+            return;
+        }
+        let mut pending: Vec<_> = self
+            .pods
+            .values()
+            .filter(|p| p.mode == Mode::Pending && !self.name_is_taken(&p.id))
+            .map(|p| (std::cmp::Reverse(crate::pod::qos::priority(&p.pod)), p.id.clone()))
+            .collect();
+        pending.sort();
+        for (_, id) in pending {
+            self.admit_one(&id, now);
+        }
+    }
+
+    /// A pod of the same name that is still ending keeps its successor waiting, as kubelet does for static pods.
+    fn name_is_taken(&self, id: &PodRef) -> bool {
+        self.pods.values().any(|p| {
+            p.id.uid != id.uid && p.id.name == id.name && p.id.namespace == id.namespace && p.mode != Mode::Pending
+        })
+    }
+
+    fn admit_one(&mut self, id: &PodRef, now: Mono) {
+        let Some(state) = self.pods.get(&id.uid) else { return };
+        let pod = Arc::clone(&state.pod);
+        let running = state.found_running || state.runtime.any_running();
+        let saved = self.saved.get(&id.uid).and_then(|s| s.failure.clone());
+        let (mode, record) = if let Some(failure) = saved {
+            let message = format!("failed before the agent started: {}", failure.message);
+            (
+                Mode::Evicted { failure, grace: std::time::Duration::ZERO, stopped: false },
+                Record::new(now, Kind::Pod, Reason::PodAdopted, message),
+            )
+        } else if running {
+            (Mode::Active, Record::new(now, Kind::Pod, Reason::PodAdopted, "it runs already and is taken over"))
+        } else {
+            let mut facts = self.config.node.clone();
+            facts.memory_pressure = self.under_pressure;
+            let active: Vec<Arc<Pod>> = self
+                .pods
+                .values()
+                .filter(|p| p.mode.may_hold_memory() && !p.orphan)
+                .map(|p| Arc::clone(&p.pod))
+                .collect();
+            match admit(&pod, &facts, &active) {
+                Ok(()) => (Mode::Active, Record::new(now, Kind::Pod, Reason::PodAdded, "admitted")),
+                Err(no) => {
+                    let record = Record::new(now, Kind::Warning, no.reason, no.message.clone());
+                    (Mode::Rejected(Failure { reason: no.reason, message: no.message }), record)
+                }
+            }
+        };
+        self.record(record.pod(id));
+        if let Some(state) = self.pods.get_mut(&id.uid) {
+            state.sync_wanted = (mode == Mode::Active).then_some(Reason::PodAdded);
+            state.cgroups_stale = running;
+            state.mode = mode;
+            state.unsaved = true;
+        }
+    }
+}
