@@ -1,1 +1,171 @@
-//! (being written)
+//! Node-pressure eviction: when memory runs out, which pod goes, with how much grace, and why. Core.
+//!
+//! - [`threshold`]: kubelet's signals and threshold syntax.
+//! - [`ranking`]: which pod goes first.
+//! - [`manager`]: the state machine that the SyncLoop drives.
+//! - [`message`]: what the user reads.
+
+pub mod manager;
+pub mod message;
+pub mod ranking;
+pub mod threshold;
+
+use std::time::Duration;
+
+use crate::clock::Mono;
+use crate::forecast::MAX_RATE_BYTES_PER_S;
+use crate::pod::PodRef;
+use crate::pod::qos::QosClass;
+use crate::reason::Reason;
+use crate::signal::Domain;
+use threshold::{Signal, Threshold, ThresholdValue};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvictionConfig {
+    /// `false`: readings, forecasts and the MemoryPressure condition work, nothing is ever evicted.
+    pub enabled: bool,
+    pub thresholds: Vec<Threshold>,
+    /// `evictionPressureTransitionPeriod`.
+    pub transition_period: Duration,
+    /// `evictionMaxPodGracePeriod`; zero: the pod's own grace period alone counts.
+    pub max_pod_grace: Duration,
+    /// Evict on a forecast too, not only on thresholds.
+    pub forecast: bool,
+    /// Act when the time to OOM is below the time that freeing takes, times this.
+    pub safety: f64,
+    /// Fastest growth that no event would tell of; lower it when the growth programs are loaded.
+    pub assumed_max_rate_bytes_per_s: u64,
+    /// Longest time between two samples.
+    pub max_sample_interval: Duration,
+}
+
+impl Default for EvictionConfig {
+    /// kubelet's defaults, and forecasts on.
+    fn default() -> Self {
+        let hard = |signal| Threshold {
+            signal,
+            value: ThresholdValue::Bytes(100 << 20),
+            grace_period: Duration::ZERO,
+            min_reclaim: None,
+        };
+        EvictionConfig {
+            enabled: true,
+            thresholds: vec![hard(Signal::MemoryAvailable), hard(Signal::AllocatableMemoryAvailable)],
+            transition_period: Duration::from_secs(300),
+            max_pod_grace: Duration::ZERO,
+            forecast: true,
+            safety: 2.0,
+            assumed_max_rate_bytes_per_s: MAX_RATE_BYTES_PER_S,
+            max_sample_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A running pod, as far as eviction is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub pod: PodRef,
+    pub priority: i32,
+    /// Never evicted; see [`ranking::is_critical`].
+    pub critical: bool,
+    /// Sum over the pod, as for scheduling.
+    pub memory_request_bytes: u64,
+    /// `terminationGracePeriodSeconds`.
+    pub grace_period: Duration,
+    pub qos: QosClass,
+    pub containers: Vec<ContainerUse>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerUse {
+    pub name: String,
+    pub memory_request_bytes: u64,
+    /// Working set, where the caller knows it. Otherwise the last reading of the container's domain counts, or the
+    /// pod's if it is the only container.
+    pub usage_bytes: Option<u64>,
+}
+
+/// What the SyncLoop is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EvictionStep {
+    /// Read the cgroup files and come back with a `MemoryReading`; hand `why` and `caused_by` through to it.
+    Read { why: Reason, caused_by: Option<Mono>, scope: ReadScope },
+    /// Stop the pod with this grace and mark it Failed/Evicted.
+    Evict(Box<Eviction>),
+    /// Memory would be gone before the evicted pod's grace ends: kill it now.
+    CutGrace { pod: PodRef, why: Reason, numbers: Numbers },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadScope {
+    /// Node and `kubepods`: two small files each.
+    Top,
+    /// These and every pod with its containers.
+    AllPods,
+}
+
+/// One decision to evict.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Eviction {
+    pub pod: PodRef,
+    /// Between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// [`Reason::ThresholdMet`] or [`Reason::ForecastOutOfMemory`].
+    pub reason: Reason,
+    /// kubelet's name of the signal: which domain ran low.
+    pub signal: Signal,
+    pub domain: Domain,
+    pub numbers: Numbers,
+    /// For the pod's status and Event, in kubelet's words.
+    pub message: String,
+    /// How long the memory would still have lasted.
+    pub lead: Option<Duration>,
+    /// The kernel event that led to the reading that this was decided on, by the time it happened.
+    pub caused_by: Option<Mono>,
+    /// When the numbers were read.
+    pub read_at: Mono,
+}
+
+/// The numbers behind a decision. `None`: not known or not part of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    pub threshold_bytes: Option<u64>,
+    /// What the signal says is available: limit − working set.
+    pub available_bytes: u64,
+    pub usage_bytes: u64,
+    pub limit_bytes: u64,
+    pub headroom_bytes: u64,
+    pub fast_rate_bytes_per_s: u64,
+    pub slow_rate_bytes_per_s: u64,
+    pub time_to_oom: Option<Duration>,
+    pub time_to_free: Duration,
+    /// Working set of the pod.
+    pub pod_usage_bytes: Option<u64>,
+    pub pod_request_bytes: Option<u64>,
+    pub pod_rate_bytes_per_s: Option<u64>,
+}
+
+impl Numbers {
+    /// Names and values for a trace record.
+    #[must_use]
+    pub fn entries(&self) -> Vec<(&'static str, i64)> {
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        [
+            ("threshold_bytes", self.threshold_bytes),
+            ("available_bytes", Some(self.available_bytes)),
+            ("usage_bytes", Some(self.usage_bytes)),
+            ("limit_bytes", Some(self.limit_bytes)),
+            ("headroom_bytes", Some(self.headroom_bytes)),
+            ("fast_rate_bytes_per_s", Some(self.fast_rate_bytes_per_s)),
+            ("slow_rate_bytes_per_s", Some(self.slow_rate_bytes_per_s)),
+            ("time_to_oom_ms", self.time_to_oom.map(ms)),
+            ("time_to_free_ms", Some(ms(self.time_to_free))),
+            ("pod_usage_bytes", self.pod_usage_bytes),
+            ("pod_request_bytes", self.pod_request_bytes),
+            ("pod_rate_bytes_per_s", self.pod_rate_bytes_per_s),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, i64::try_from(value?).unwrap_or(i64::MAX))))
+        .collect()
+    }
+}

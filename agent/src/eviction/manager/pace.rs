@@ -1,0 +1,89 @@
+//! When the next numbers are due, and how many.
+
+use std::time::Duration;
+
+use super::{Asked, EvictionManager};
+use crate::clock::Mono;
+use crate::eviction::ReadScope;
+use crate::forecast::{MAX_RATE_BYTES_PER_S, MIN_SAMPLE_INTERVAL};
+use crate::reason::Reason;
+
+/// Closest that a kernel event brings two readings together: a reading takes about 0.1 ms, and a storm of events must
+/// not keep a core busy with them.
+const MIN_HINT_INTERVAL: Duration = Duration::from_micros(500);
+
+/// While a pod is being evicted: often enough to see within a few ms whether it stopped growing, for 3 % of a core.
+const EVICTING_INTERVAL: Duration = Duration::from_millis(3);
+
+/// A reading that has not come back by then is asked for again.
+const READ_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// How often all pods are read: ten seconds while nothing grows, as cAdvisor's housekeeping has it; under growth eight
+/// times until the memory would be gone, so that a decision knows which pod grew.
+const PODS_INTERVAL_AT_REST: Duration = Duration::from_secs(10);
+const PODS_INTERVAL_LEAST: Duration = Duration::from_millis(20);
+const PODS_READINGS_TO_OOM: u32 = 8;
+
+impl EvictionManager {
+    /// When `plan` has to be called again if nothing happens before.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Mono {
+        match self.asked {
+            Some(asked) => asked.at + READ_TIMEOUT,
+            None => self.read_due().0,
+        }
+    }
+
+    /// The reading under way, unless it is overdue.
+    pub(super) fn reading_under_way(&self, now: Mono) -> Option<Asked> {
+        self.asked.filter(|asked| now < asked.at + READ_TIMEOUT)
+    }
+
+    /// When numbers are due, why, and the kernel event that wants them.
+    pub(super) fn read_due(&self) -> (Mono, Reason, Option<Mono>) {
+        let Some(last) = self.top_at else { return (Mono::ZERO, Reason::SampleDue, None) };
+        let mut due = last + self.sample_interval(self.cfg.assumed_max_rate_bytes_per_s);
+        if self.evicting.values().any(|e| !e.written_off(last)) {
+            due = due.min(last + EVICTING_INTERVAL);
+        }
+        let soft = self.thresholds.iter().filter_map(|t| t.counts_from()).filter(|at| *at > last).min();
+        due = soft.map_or(due, |at| due.min(at));
+
+        if let Some(hint) = self.hint {
+            // Without events the assumed rate holds. An event says that it does not: from the last sample on,
+            // memory may have been going at the fastest rate possible.
+            let interval = if hint.urgent {
+                MIN_HINT_INTERVAL
+            } else {
+                self.sample_interval(MAX_RATE_BYTES_PER_S).max(MIN_HINT_INTERVAL)
+            };
+            let hinted = last + interval;
+            if hinted <= due {
+                return (hinted, Reason::KernelSignal, Some(hint.earliest));
+            }
+        }
+        (due, Reason::SampleDue, self.hint.map(|h| h.earliest))
+    }
+
+    fn sample_interval(&self, max_rate_bytes_per_s: u64) -> Duration {
+        let due =
+            self.top().into_iter().filter_map(|(_, d)| d.forecast.next_sample_in(max_rate_bytes_per_s)).min();
+        let most = self.cfg.max_sample_interval.max(MIN_SAMPLE_INTERVAL);
+        due.unwrap_or(most).clamp(MIN_SAMPLE_INTERVAL, most)
+    }
+
+    /// What a reading at `now` should take in.
+    pub(super) fn scope_at(&self, now: Mono) -> ReadScope {
+        let to_oom = self
+            .top()
+            .into_iter()
+            .filter_map(|(_, d)| d.forecast.forecast()?.time_to_oom)
+            .min()
+            .unwrap_or(Duration::MAX);
+        let interval = (to_oom / PODS_READINGS_TO_OOM).clamp(PODS_INTERVAL_LEAST, PODS_INTERVAL_AT_REST);
+        match self.pods_at {
+            Some(at) if now.since(at) < interval => ReadScope::Top,
+            _ => ReadScope::AllPods,
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The decisions. Everything here reads the state and changes nothing.
+
+use std::time::Duration;
+
+use super::{Evicting, EvictionManager, TopDomain};
+use crate::clock::Mono;
+use crate::eviction::message::eviction_message;
+use crate::eviction::ranking::{Ranked, rank, runaway};
+use crate::eviction::threshold::Signal;
+use crate::eviction::{Candidate, Eviction, EvictionStep, Numbers, ReadScope};
+use crate::forecast::time_to_use;
+use crate::pod::PodUid;
+use crate::reason::Reason;
+use crate::signal::Domain;
+use crate::signal::window::AT_REST_BYTES_PER_S;
+
+/// Numbers that happen to be there may be this old: at 1 GiB/s a pod's use is then 5 MiB off, which seldom changes the
+/// order of pods.
+const FRESH: Duration = Duration::from_millis(5);
+
+/// Numbers that were read in order to decide may be this old: if the loop is so slow that they are old when they
+/// arrive, asking again would give no better ones, and nothing would ever be decided.
+const FRESH_FOR_DECISION: Duration = Duration::from_millis(500);
+
+/// kubelet's grace for hard thresholds (`immediateEvictionGracePeriodSeconds`), here the least that a pod gets. A pod
+/// does normally stop growing on SIGTERM; for one that does not, the grace is cut on its actual numbers.
+const LEAST_GRACE: Duration = Duration::from_secs(1);
+
+/// From the order to a stop until the pod has its SIGTERM and has had a moment to act on it: the runtime takes 20
+/// to 50 ms. Growth before that is not held against the pod.
+const SIGTERM_SETTLES: Duration = Duration::from_millis(50);
+
+/// What SIGKILL takes, runtime included, until memory is back.
+const KILL_TIME: Duration = Duration::from_millis(100);
+
+/// A pod that has not stopped this long after the end of its grace is not going to; the next one may be evicted.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// Headroom below this share of the limit is none: allocations stall in reclaim and growth no longer shows.
+const NO_HEADROOM_SHARE: u64 = 256;
+
+/// A threshold is met and one pod alone takes what is left within this time: evicting an idle neighbour of lower
+/// priority would buy less, so the runaway goes first, as with a forecast.
+const RUNAWAY_HORIZON: Duration = Duration::from_secs(10);
+
+/// A domain that something has to be done about.
+struct Danger<'a> {
+    reason: Reason,
+    signal: Signal,
+    domain: &'a TopDomain,
+    threshold_bytes: Option<u64>,
+    soft: bool,
+}
+
+impl Evicting {
+    fn grace_ends(&self) -> Mono {
+        self.ordered_at + self.grace
+    }
+
+    /// Nobody waits for this one any longer.
+    pub(super) fn written_off(&self, now: Mono) -> bool {
+        let end = self.cut_at.unwrap_or(self.grace_ends()).min(self.grace_ends());
+        now.since(end) >= STUCK_AFTER
+    }
+}
+
+impl EvictionManager {
+    /// What to do now. `candidates` are the pods that run and that an eviction would stop.
+    #[must_use]
+    pub fn plan(&self, candidates: &[Candidate], now: Mono) -> Vec<EvictionStep> {
+        if self.reading_under_way(now).is_some() {
+            return Vec::new();
+        }
+        if self.cfg.enabled {
+            let cuts = self.grace_cuts(now);
+            if !cuts.is_empty() {
+                return cuts;
+            }
+            if let Some(step) = self.decide(candidates, now) {
+                return vec![step];
+            }
+        }
+        let (due, why, caused_by) = self.read_due();
+        if now < due {
+            return Vec::new();
+        }
+        vec![EvictionStep::Read { why, caused_by, scope: self.scope_at(now) }]
+    }
+
+    /// One pod a pass, on numbers of all pods that are fresh.
+    fn decide(&self, candidates: &[Candidate], now: Mono) -> Option<EvictionStep> {
+        let danger = self.danger(now).filter(|danger| self.may_evict(danger, now))?;
+        let eligible =
+            || candidates.iter().filter(|c| !c.critical && !self.evicting.contains_key(&c.pod.uid));
+        eligible().next()?;
+        let read_at = match self.pods_at {
+            Some(at) if self.pods_are_fresh(at, now) => at,
+            _ => {
+                let (why, caused_by) = (danger.reason, self.caused_by);
+                return Some(EvictionStep::Read { why, caused_by, scope: ReadScope::AllPods });
+            }
+        };
+        let working_set = |uid: &PodUid| self.pods.get(uid).map(|p| p.working_set_bytes);
+        let ranked = rank(eligible(), working_set, self.runaway(&danger));
+        Some(EvictionStep::Evict(Box::new(self.eviction(&danger, ranked.first()?, read_at))))
+    }
+
+    /// Read since the last evicted pod stopped, and just now.
+    fn pods_are_fresh(&self, at: Mono, now: Mono) -> bool {
+        let bound = if self.pods_for_decision { FRESH_FOR_DECISION } else { FRESH };
+        now.since(at) <= bound && self.last_stopped.is_none_or(|stopped| at > stopped)
+    }
+
+    /// The most pressing danger: a hard threshold, then a forecast, then a soft threshold.
+    fn danger(&self, now: Mono) -> Option<Danger<'_>> {
+        let threshold = |hard: bool| {
+            let mut counting =
+                self.thresholds.iter().filter(|t| t.threshold.is_hard() == hard && t.counts(now));
+            counting.next().map(|t| Danger {
+                reason: Reason::ThresholdMet,
+                signal: t.threshold.signal,
+                domain: self.domain(t.threshold.signal),
+                threshold_bytes: t.newest.map(|(value, ..)| value),
+                soft: !hard,
+            })
+        };
+        let forecast = || {
+            let needed = self.needed();
+            let mut running_out =
+                self.top().into_iter().filter(|(_, d)| d.forecast.out_of_memory_within(needed));
+            running_out.next().map(|(signal, domain)| Danger {
+                reason: Reason::ForecastOutOfMemory,
+                signal,
+                domain,
+                threshold_bytes: None,
+                soft: false,
+            })
+        };
+        threshold(true).or_else(|| forecast().filter(|_| self.cfg.forecast)).or_else(|| threshold(false))
+    }
+
+    fn domain(&self, signal: Signal) -> &TopDomain {
+        match signal {
+            Signal::MemoryAvailable => &self.node,
+            Signal::AllocatableMemoryAvailable => &self.kubepods,
+        }
+    }
+
+    /// One eviction at a time: the next waits until the last has stopped and numbers from after that still show the
+    /// danger; or it is stuck; or it was killed already, the kill has had its time, and there is no more to wait.
+    fn may_evict(&self, danger: &Danger<'_>, now: Mono) -> bool {
+        let Some(read) = self.top_at else { return false };
+        if self.last_stopped.is_some_and(|stopped| read <= stopped) {
+            return false;
+        }
+        let killed = |e: &Evicting| {
+            let killed_at = e.cut_at.unwrap_or(e.grace_ends()).min(e.grace_ends());
+            now >= killed_at && now.since(killed_at) >= KILL_TIME
+        };
+        self.evicting.values().all(|e| {
+            e.written_off(now) || (killed(e) && self.gone_within(danger.domain, self.needed(), e.ordered_at))
+        })
+    }
+
+    /// Evicted pods that must not have the rest of their grace, because a domain runs out before it ends. The first
+    /// second is the pod's as long as a kill would still be in time; after that the kill comes as early as an
+    /// eviction would.
+    fn grace_cuts(&self, now: Mono) -> Vec<EvictionStep> {
+        if self.top_at.is_none_or(|read| now.since(read) > FRESH_FOR_DECISION) {
+            return Vec::new();
+        }
+        let cut = |e: &Evicting| {
+            if e.cut_at.is_some() || now >= e.grace_ends() {
+                return None;
+            }
+            let early = now.since(e.ordered_at) < LEAST_GRACE;
+            let needed =
+                if early { KILL_TIME.mul_f64(self.cfg.safety.clamp(1.0, 100.0)) } else { self.needed() };
+            // Past the end of the grace SIGKILL comes anyway.
+            let left = e.grace_ends().since(now).min(needed);
+            let (signal, domain) =
+                self.top().into_iter().find(|(_, d)| self.gone_within(d, left, e.ordered_at))?;
+            let threshold =
+                self.thresholds.iter().find(|t| t.threshold.signal == signal && t.met_since.is_some());
+            let threshold_bytes = threshold.and_then(|t| t.newest).map(|(value, ..)| value);
+            let numbers = Numbers {
+                pod_usage_bytes: self.pods.get(&e.pod.uid).map(|p| p.working_set_bytes),
+                ..self.numbers(domain, threshold_bytes)
+            };
+            Some(EvictionStep::CutGrace { pod: e.pod.clone(), why: Reason::GraceCutShort, numbers })
+        };
+        self.evicting.values().filter_map(cut).collect()
+    }
+
+    /// Growth since a SIGTERM ordered at `ordered_at` had its effect uses the domain up within `time`.
+    fn gone_within(&self, domain: &TopDomain, time: Duration, ordered_at: Mono) -> bool {
+        let Some(level) = domain.forecast.level() else { return false };
+        let Some(span) = domain.forecast.growth().recent() else { return false };
+        if span.from < ordered_at + SIGTERM_SETTLES {
+            return false;
+        }
+        level.headroom_bytes < level.limit_bytes / NO_HEADROOM_SHARE
+            || (span.bytes_per_s > AT_REST_BYTES_PER_S
+                && time_to_use(level.headroom_bytes, span.bytes_per_s) < time)
+    }
+
+    /// The one pod to blame, where the danger is that of running out and not only of having little.
+    fn runaway(&self, danger: &Danger<'_>) -> Option<&PodUid> {
+        let to_oom = danger.domain.forecast.forecast()?.time_to_oom?;
+        if danger.reason != Reason::ForecastOutOfMemory && to_oom >= RUNAWAY_HORIZON {
+            return None;
+        }
+        let growth = self.pods.iter().map(|(uid, p)| (uid, p.forecast.growth().fast()));
+        runaway(growth, danger.domain.beside_pods.fast())
+    }
+
+    fn eviction(&self, danger: &Danger<'_>, victim: &Ranked<'_>, read_at: Mono) -> Eviction {
+        let candidate = victim.candidate;
+        let uid = &candidate.pod.uid;
+        let numbers = Numbers {
+            pod_usage_bytes: Some(victim.working_set_bytes),
+            pod_request_bytes: Some(candidate.memory_request_bytes),
+            pod_rate_bytes_per_s: self.pods.get(uid).map(|p| p.forecast.growth().fast() as u64),
+            ..self.numbers(danger.domain, danger.threshold_bytes)
+        };
+        let only_one = candidate.containers.len() == 1;
+        let container_usage = |name: &str| {
+            let given = candidate.containers.iter().find(|c| c.name == name)?.usage_bytes;
+            let read = || self.containers.get(&(uid.clone(), name.to_owned())).copied();
+            given.or_else(read).or_else(|| only_one.then_some(victim.working_set_bytes))
+        };
+        Eviction {
+            pod: candidate.pod.clone(),
+            grace: self.grace(candidate, danger.soft, numbers.time_to_oom),
+            reason: danger.reason,
+            signal: danger.signal,
+            domain: match danger.signal {
+                Signal::MemoryAvailable => Domain::Node,
+                Signal::AllocatableMemoryAvailable => Domain::Kubepods,
+            },
+            message: eviction_message(candidate, &numbers, container_usage),
+            lead: numbers.time_to_oom,
+            caused_by: self.caused_by,
+            read_at,
+            numbers,
+        }
+    }
+
+    /// The pod's own grace period, at most `evictionMaxPodGracePeriod`; when memory runs out before that, what is
+    /// left of it, but at least kubelet's second.
+    fn grace(&self, candidate: &Candidate, soft: bool, time_to_oom: Option<Duration>) -> Duration {
+        let most = self.cfg.max_pod_grace;
+        let own = if most.is_zero() { candidate.grace_period } else { candidate.grace_period.min(most) };
+        match time_to_oom {
+            Some(left) if !soft => own.min(left.max(LEAST_GRACE)),
+            _ => own,
+        }
+    }
+
+    fn numbers(&self, domain: &TopDomain, threshold_bytes: Option<u64>) -> Numbers {
+        let forecast = domain.forecast.forecast();
+        let last = domain.last.as_ref();
+        let limit_bytes = last.and_then(|d| d.limit_bytes).unwrap_or(0);
+        Numbers {
+            threshold_bytes,
+            available_bytes: limit_bytes.saturating_sub(last.map_or(0, |d| d.working_set_bytes())),
+            usage_bytes: last.map_or(0, |d| d.usage_bytes),
+            limit_bytes,
+            headroom_bytes: forecast.map_or(0, |f| f.headroom_bytes),
+            fast_rate_bytes_per_s: forecast.map_or(0, |f| f.fast_rate_bytes_per_s),
+            slow_rate_bytes_per_s: forecast.map_or(0, |f| f.slow_rate_bytes_per_s),
+            time_to_oom: forecast.and_then(|f| f.time_to_oom),
+            time_to_free: self.time_to_free.get(),
+            ..Numbers::default()
+        }
+    }
+}

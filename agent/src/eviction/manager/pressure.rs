@@ -1,0 +1,88 @@
+//! Which thresholds are met since when, and the MemoryPressure condition that follows.
+
+use std::time::Duration;
+
+use crate::clock::Mono;
+use crate::eviction::threshold::{Signal, Threshold, ThresholdValue};
+use crate::signal::DomainReading;
+
+/// Why the MemoryPressure condition is true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PressureInfo {
+    /// When the condition became true.
+    pub since: Mono,
+    /// When a threshold was last seen met.
+    pub last_met: Mono,
+    /// The signal of the threshold last seen met, with the numbers of that reading.
+    pub signal: Signal,
+    pub available_bytes: u64,
+    pub threshold_bytes: u64,
+}
+
+/// A threshold against the newest reading.
+#[derive(Clone, Debug)]
+pub(super) struct ThresholdState {
+    pub threshold: Threshold,
+    /// First of the readings in a row that met it. `None`: the newest one does not.
+    pub met_since: Option<Mono>,
+    /// Threshold and available bytes, and when they were read. `None` before the first reading with a limit.
+    pub newest: Option<(u64, u64, Mono)>,
+}
+
+impl ThresholdState {
+    pub fn new(threshold: Threshold) -> Self {
+        ThresholdState { threshold, met_since: None, newest: None }
+    }
+
+    /// `domain` is the one that the signal speaks of. Available is limit − working set (cAdvisor's, as kubelet has
+    /// it). Without a reading or a limit there is no signal, and the threshold is not met.
+    pub fn observe(&mut self, at: Mono, domain: Option<&DomainReading>) {
+        let capacity = domain.and_then(|d| Some((d.limit_bytes?, d.working_set_bytes())));
+        let Some((limit, working_set)) = capacity else {
+            (self.met_since, self.newest) = (None, None);
+            return;
+        };
+        let available = limit.saturating_sub(working_set);
+        let value = self.threshold.value.of(limit);
+        // Once it counted, it stays met until the minimum reclaim is there too.
+        let reclaim =
+            self.threshold.min_reclaim.filter(|_| self.counts(at)).unwrap_or(ThresholdValue::Bytes(0));
+        let met = available < value.saturating_add(reclaim.of(limit));
+        self.met_since = met.then(|| self.met_since.unwrap_or(at));
+        self.newest = Some((value, available, at));
+    }
+
+    /// Met, and for a soft threshold for as long as its grace period.
+    pub fn counts(&self, now: Mono) -> bool {
+        self.met_since.is_some_and(|since| now.since(since) >= self.threshold.grace_period)
+    }
+
+    /// When a soft threshold that is met now comes to count.
+    pub fn counts_from(&self) -> Option<Mono> {
+        self.met_since.map(|since| since + self.threshold.grace_period)
+    }
+}
+
+/// The condition after a reading at `at`, from what it was before.
+pub(super) fn condition(
+    before: Option<PressureInfo>,
+    thresholds: &[ThresholdState],
+    at: Mono,
+    transition_period: Duration,
+) -> Option<PressureInfo> {
+    let before = before.filter(|p| at.since(p.last_met) < transition_period);
+    // A hard threshold says more than a soft one.
+    let met = thresholds.iter().filter(|t| t.met_since.is_some()).min_by_key(|t| !t.threshold.is_hard());
+    let now = met.and_then(|t| {
+        let (threshold_bytes, available_bytes, _) = t.newest?;
+        let since = before.map_or(at, |p| p.since);
+        Some(PressureInfo {
+            since,
+            last_met: at,
+            signal: t.threshold.signal,
+            available_bytes,
+            threshold_bytes,
+        })
+    });
+    now.or(before)
+}

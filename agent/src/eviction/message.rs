@@ -1,0 +1,126 @@
+//! The message of an evicted pod, in kubelet's wording (`evictionMessage`, pkg/kubelet/eviction/helpers.go), which
+//! people and scripts look for in `status.message` and in Events.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::{Candidate, Numbers};
+
+/// `container_usage` gives the working set of a container where it is known.
+#[must_use]
+pub fn eviction_message(
+    candidate: &Candidate,
+    numbers: &Numbers,
+    container_usage: impl Fn(&str) -> Option<u64>,
+) -> String {
+    let mut text = "The node was low on resource: memory. ".to_owned();
+    match (numbers.threshold_bytes, numbers.time_to_oom) {
+        (Some(threshold), _) => {
+            let (threshold, available) = (quantity(threshold), quantity(numbers.available_bytes));
+            let _ = write!(text, "Threshold quantity: {threshold}, available: {available}. ");
+        }
+        (None, Some(left)) => {
+            let (headroom, rate) =
+                (quantity(numbers.headroom_bytes), quantity(numbers.fast_rate_bytes_per_s >> 20 << 20));
+            let left = short(left);
+            let _ = write!(
+                text,
+                "Forecast: {headroom} left, growing by {rate} a second, out of memory in {left}. "
+            );
+        }
+        (None, None) => {}
+    }
+    for c in &candidate.containers {
+        if let Some(usage) = container_usage(&c.name)
+            && usage > c.memory_request_bytes
+        {
+            let (name, usage, request) = (&c.name, quantity(usage), quantity(c.memory_request_bytes));
+            let _ = write!(
+                text,
+                "Container {name} was using {usage}, request is {request}, has larger consumption of memory. "
+            );
+        }
+    }
+    text
+}
+
+/// A Kubernetes quantity in its canonical binary form: the largest unit that leaves a whole number.
+#[must_use]
+pub fn quantity(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let unit = if bytes == 0 { 0 } else { (bytes.trailing_zeros() / 10) as usize };
+    format!("{}{}", bytes >> (10 * unit), UNITS[unit])
+}
+
+fn short(d: Duration) -> String {
+    if d < Duration::from_secs(1) {
+        format!("{} ms", d.as_millis())
+    } else {
+        format!("{:.1} s", d.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eviction::ContainerUse;
+    use crate::pod::qos::QosClass;
+    use crate::pod::{PodRef, PodUid};
+
+    #[test]
+    fn quantities_are_canonical() {
+        for (bytes, want) in [
+            (0, "0"),
+            (1, "1"),
+            (1 << 10, "1Ki"),
+            (100 << 20, "100Mi"),
+            ((100 << 20) + 4096, "102404Ki"),
+            (3 << 29, "1536Mi"),
+            (5 << 30, "5Gi"),
+            (1 << 63, "8Ei"),
+            (u64::MAX, "18446744073709551615"),
+        ] {
+            assert_eq!(quantity(bytes), want);
+        }
+    }
+
+    #[test]
+    fn messages() {
+        let container = |name: &str, request| ContainerUse {
+            name: name.into(),
+            memory_request_bytes: request,
+            usage_bytes: None,
+        };
+        let candidate = Candidate {
+            pod: PodRef { uid: PodUid::from("u"), namespace: "n".into(), name: "p".into() },
+            priority: 0,
+            critical: false,
+            memory_request_bytes: 0,
+            grace_period: Duration::ZERO,
+            qos: QosClass::BestEffort,
+            containers: vec![container("hog", 0), container("small", 50 << 20), container("unknown", 0)],
+        };
+        let usage = |name: &str| match name {
+            "hog" => Some(200 << 20),
+            "small" => Some(10 << 20),
+            _ => None,
+        };
+        let met =
+            Numbers { threshold_bytes: Some(100 << 20), available_bytes: 95 << 20, ..Numbers::default() };
+        assert_eq!(
+            eviction_message(&candidate, &met, usage),
+            "The node was low on resource: memory. Threshold quantity: 100Mi, available: 95Mi. \
+             Container hog was using 200Mi, request is 0, has larger consumption of memory. "
+        );
+        let ahead = Numbers {
+            headroom_bytes: 120 << 20,
+            fast_rate_bytes_per_s: (480 << 20) + 123,
+            time_to_oom: Some(Duration::from_millis(250)),
+            ..Numbers::default()
+        };
+        assert_eq!(
+            eviction_message(&candidate, &ahead, |_| None),
+            "The node was low on resource: memory. Forecast: 120Mi left, growing by 480Mi a second, out of memory in 250 ms. "
+        );
+    }
+}
