@@ -13,7 +13,9 @@ use rust_decimal::prelude::ToPrimitive;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
-    #[error("quantity {0:?} is not a number with an optional suffix (write it like \"100Mi\", \"0.5\", \"250m\" or \"1e3\")")]
+    #[error(
+        "quantity {0:?} is not a number with an optional suffix (write it like \"100Mi\", \"0.5\", \"250m\" or \"1e3\")"
+    )]
     Syntax(String),
     #[error("quantity {0:?} is negative; resources are counted from 0")]
     Negative(String),
@@ -79,9 +81,8 @@ fn scaled(text: &str, per_unit: u32) -> Result<u64, QuantityError> {
     if !digits.contains(|c: char| c.is_ascii_digit()) || digits.contains(['+', '-']) {
         return Err(syntax());
     }
-    let value = Decimal::from_str(digits).map_err(|_| {
-        if digits.matches('.').count() > 1 { syntax() } else { too_large() }
-    })?;
+    let value = Decimal::from_str(digits)
+        .map_err(|_| if digits.matches('.').count() > 1 { syntax() } else { too_large() })?;
     if value.is_zero() {
         multiplier(suffix).ok_or_else(syntax)?;
         return Ok(0);
@@ -179,21 +180,29 @@ mod tests {
 
     #[test]
     fn millicores() {
-        for (text, want) in
-            [("1", 1000), ("0.5", 500), ("250m", 250), ("1.1", 1100), ("1.005", 1005), ("100u", 1), ("2e1", 20_000)]
-        {
+        for (text, want) in [
+            ("1", 1000),
+            ("0.5", 500),
+            ("250m", 250),
+            ("1.1", 1100),
+            ("1.005", 1005),
+            ("100u", 1),
+            ("2e1", 20_000),
+        ] {
             assert_eq!(parse_milli_cpu(text), Ok(want), "{text}");
         }
     }
 
     #[test]
     fn refused() {
-        for text in
-            ["", "Mi", "m", "inf", "NaN", "1 Gi", " 1", "1gi", "1GB", "1.2.3", "5..", "--1", "1-2", "+", ".", "e3", "1e", "1e1.5", "ä"]
-        {
+        for text in [
+            "", "Mi", "m", "inf", "NaN", "1 Gi", " 1", "1gi", "1GB", "1.2.3", "5..", "--1", "1-2", "+", ".",
+            "e3", "1e", "1e1.5", "ä",
+        ] {
             assert_eq!(parse_bytes(text), Err(QuantityError::Syntax(text.to_owned())), "{text}");
         }
-        for text in ["8Ei", "10E", "9223372036854775808", "1e30", "1e999", "99999999999999999999999999999999"] {
+        for text in ["8Ei", "10E", "9223372036854775808", "1e30", "1e999", "99999999999999999999999999999999"]
+        {
             assert_eq!(parse_bytes(text), Err(QuantityError::TooLarge(text.to_owned())), "{text}");
         }
         assert_eq!(parse_bytes("-1"), Err(QuantityError::Negative("-1".to_owned())));

@@ -104,7 +104,8 @@ impl CrashLoopBackOff {
     #[must_use]
     pub fn remaining(&self, last: &ContainerStatus, hash: u64, now_unix_ns: i64) -> Option<Duration> {
         let delay = self.delay(last, hash);
-        let since = Duration::from_nanos(u64::try_from(now_unix_ns.saturating_sub(ended_at_ns(last))).unwrap_or(0));
+        let since =
+            Duration::from_nanos(u64::try_from(now_unix_ns.saturating_sub(ended_at_ns(last))).unwrap_or(0));
         delay.checked_sub(since).filter(|left| !left.is_zero())
     }
 

@@ -38,11 +38,15 @@ pub enum EnvError {
          limits.memory, requests.cpu or requests.memory"
     )]
     Resource { container: String, env: String, resource: String },
-    #[error("container {container}: env {env}: resourceFieldRef names container {other:?}, which the pod does not have")]
+    #[error(
+        "container {container}: env {env}: resourceFieldRef names container {other:?}, which the pod does not have"
+    )]
     NoSuchContainer { container: String, env: String, other: String },
     #[error("container {container}: env {env}: {source}")]
     Quantity { container: String, env: String, source: QuantityError },
-    #[error("container {container}: env {env}: valueFrom names no source this agent knows (fieldRef, resourceFieldRef)")]
+    #[error(
+        "container {container}: env {env}: valueFrom names no source this agent knows (fieldRef, resourceFieldRef)"
+    )]
     NoSource { container: String, env: String },
 }
 
@@ -65,8 +69,7 @@ pub fn container_env(
                 name: name.to_owned(),
             })
         };
-        let config_map =
-            from.config_map_ref.as_ref().and_then(|r| needed("ConfigMap", &r.name, r.optional));
+        let config_map = from.config_map_ref.as_ref().and_then(|r| needed("ConfigMap", &r.name, r.optional));
         let secret = from.secret_ref.as_ref().and_then(|r| needed("Secret", &r.name, r.optional));
         if let Some(error) = config_map.or(secret) {
             return Err(error);
@@ -206,10 +209,12 @@ fn resource_value(
             env: env.to_owned(),
             other: name.to_owned(),
         })?;
-    let wrong = |source| EnvError::Quantity { container: container.name.clone(), env: env.to_owned(), source };
+    let wrong =
+        |source| EnvError::Quantity { container: container.name.clone(), env: env.to_owned(), source };
     let requests = target.resources.as_ref().and_then(|r| r.requests.as_ref());
     let limits = target.resources.as_ref().and_then(|r| r.limits.as_ref());
-    let divisor = selector.divisor.as_ref().map_or("1", |q| if q.0.is_empty() || q.0 == "0" { "1" } else { &q.0 });
+    let divisor =
+        selector.divisor.as_ref().map_or("1", |q| if q.0.is_empty() || q.0 == "0" { "1" } else { &q.0 });
     let allocatable = &facts.allocatable;
     let (amount, divisor) = match selector.resource.as_str() {
         "limits.cpu" => (
@@ -224,10 +229,9 @@ fn resource_value(
             bytes_of(limits, "memory").map_err(wrong)?.unwrap_or(allocatable.memory_bytes),
             parse_bytes(divisor).map_err(wrong)?,
         ),
-        "requests.memory" => (
-            bytes_of(requests, "memory").map_err(wrong)?.unwrap_or(0),
-            parse_bytes(divisor).map_err(wrong)?,
-        ),
+        "requests.memory" => {
+            (bytes_of(requests, "memory").map_err(wrong)?.unwrap_or(0), parse_bytes(divisor).map_err(wrong)?)
+        }
         other => {
             return Err(EnvError::Resource {
                 container: container.name.clone(),
@@ -334,7 +338,10 @@ mod tests {
             (json!({"secretKeyRef": {"name": "s", "key": "k"}}), "Secret \"s\""),
             (json!({"fieldRef": {"fieldPath": "spec.other"}}), "spec.other"),
             (json!({"resourceFieldRef": {"resource": "limits.gpu"}}), "limits.gpu"),
-            (json!({"resourceFieldRef": {"resource": "limits.cpu", "containerName": "b"}}), "container \"b\""),
+            (
+                json!({"resourceFieldRef": {"resource": "limits.cpu", "containerName": "b"}}),
+                "container \"b\"",
+            ),
             (json!({"resourceFieldRef": {"resource": "limits.cpu", "divisor": "x"}}), "\"x\""),
             (json!({}), "valueFrom"),
         ] {
@@ -359,7 +366,8 @@ mod tests {
     #[test]
     fn commands() {
         let container: Container =
-            serde_json::from_value(json!({"name": "a", "command": ["sh", "-c", "$(A)"], "args": ["$$(A)"]})).unwrap();
+            serde_json::from_value(json!({"name": "a", "command": ["sh", "-c", "$(A)"], "args": ["$$(A)"]}))
+                .unwrap();
         let (command, args) = command_and_args(&container, &[("A".into(), "1".into())]);
         assert_eq!((command.join(" "), args.join(" ")), ("sh -c 1".into(), "$(A)".into()));
     }

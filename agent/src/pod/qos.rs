@@ -259,7 +259,10 @@ pub fn container_resources(container: &Container) -> CgroupResources {
 /// The QoS class's cgroup (`setCPUCgroupConfig`, qos_container_manager_linux.go): Burstable weighs what its
 /// pods ask for together, BestEffort the least. Guaranteed pods have no class cgroup: all `None`.
 #[must_use]
-pub fn class_cgroup_resources<'a>(class: QosClass, pods: impl IntoIterator<Item = &'a Pod>) -> CgroupResources {
+pub fn class_cgroup_resources<'a>(
+    class: QosClass,
+    pods: impl IntoIterator<Item = &'a Pod>,
+) -> CgroupResources {
     let milli_cpu = match class {
         QosClass::Guaranteed => return CgroupResources::default(),
         QosClass::BestEffort => 0,

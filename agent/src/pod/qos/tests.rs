@@ -62,7 +62,12 @@ fn classes() {
 fn requests_are_the_peak() {
     const MI: u64 = 1 << 20;
     for (what, spec, milli_cpu, memory_mib) in [
-        ("sum", json!({"containers": [container("a", "1/10Mi", "-/-"), container("b", "500m/5Mi", "-/-")]}), 1500, 15),
+        (
+            "sum",
+            json!({"containers": [container("a", "1/10Mi", "-/-"), container("b", "500m/5Mi", "-/-")]}),
+            1500,
+            15,
+        ),
         (
             "hungry init container",
             json!({"containers": [container("a", "1/10Mi", "-/-")], "initContainers": [container("i", "100m/50Mi", "-/-")]}),
@@ -131,7 +136,9 @@ fn pod_cgroups() {
 
 #[test]
 fn container_cgroups() {
-    let of = |requests, limits| container_resources(&serde_json::from_value(container("a", requests, limits)).unwrap());
+    let of = |requests, limits| {
+        container_resources(&serde_json::from_value(container("a", requests, limits)).unwrap())
+    };
     assert_eq!(of("-/-", "-/-"), CgroupResources { cpu_shares: Some(2), ..Default::default() });
     // A limit without a request is the request.
     assert_eq!(of("-/-", "2/32Mi").cpu_shares, Some(2048));
@@ -165,10 +172,10 @@ fn oom_scores() {
     assert_eq!(adj(json!({"containers": [container("a", "-/4Gi", "-/-")]}), "a"), 500);
     assert_eq!(adj(json!({"containers": [container("a", "1/-", "-/-")]}), "a"), 999);
     assert_eq!(adj(json!({"containers": [container("a", "-/8Gi", "-/-")]}), "a"), 3);
-    let with_sidecar =
-        json!({"containers": [container("a", "-/4Gi", "-/-")], "initContainers": [sidecar("s", "-/1Mi", "-/-")]});
+    let with_sidecar = json!({"containers": [container("a", "-/4Gi", "-/-")], "initContainers": [sidecar("s", "-/1Mi", "-/-")]});
     assert_eq!(adj(with_sidecar, "s"), 500);
-    let critical = json!({"containers": [container("a", "-/-", "-/-")], "priorityClassName": "system-node-critical"});
+    let critical =
+        json!({"containers": [container("a", "-/-", "-/-")], "priorityClassName": "system-node-critical"});
     assert_eq!(adj(critical, "a"), -997);
 }
 
