@@ -82,6 +82,16 @@ reasons! {
     AgentStarted,
     /// The agent stops; pods run on.
     AgentStopping,
+    /// The container's manifest is not the one that it was started from.
+    ContainerChanged,
+    /// The runtime does not know whether the container runs.
+    ContainerStateUnknown,
+    /// A second instance of a container, or one outside the pod's sandbox.
+    StrayContainer,
+    /// Not admitted: the pod's node selector or affinity does not match the node.
+    NodeAffinity,
+    /// Not admitted: the pod is for another operating system.
+    PodOSNotSupported,
 }
 
 impl std::fmt::Display for Reason {

@@ -1,1 +1,162 @@
-//! (being written)
+//! Whether the node takes a pod (kubelet's admit handlers: pkg/kubelet/lifecycle/predicate.go,
+//! pkg/kubelet/eviction/eviction_manager.go). Core.
+//!
+//! A pod that needs what this agent does not do is refused with the field's name; what is merely left undone
+//! is listed by [`unsupported`], for the caller to warn of.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
+
+use super::qos::{Amounts, QosClass, is_critical, pod_requests};
+use crate::reason::Reason;
+
+mod features;
+pub use features::unsupported;
+
+/// What admission must know of the node.
+#[derive(Clone, Debug, Default)]
+pub struct NodeFacts {
+    pub name: String,
+    /// Capacity less what is reserved.
+    pub allocatable: Amounts,
+    /// `maxPods`.
+    pub max_pods: usize,
+    /// `kubernetes.io/os`, as `linux`.
+    pub os: String,
+    /// `kubernetes.io/arch`, Go's word: `amd64`, `arm64`.
+    pub arch: String,
+    /// All other labels. `kubernetes.io/hostname`, `os` and `arch` need not be among them.
+    pub labels: BTreeMap<String, String>,
+    pub memory_pressure: bool,
+}
+
+impl NodeFacts {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).map(String::as_str).or(match key {
+            "kubernetes.io/hostname" => Some(&self.name),
+            "kubernetes.io/os" => Some(&self.os),
+            "kubernetes.io/arch" => Some(&self.arch),
+            _ => None,
+        })
+    }
+}
+
+/// The pod becomes Failed with these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    pub reason: Reason,
+    pub message: String,
+}
+
+/// `active`: the pods that the node has taken and that have not ended. The pod itself may be among them.
+///
+/// # Errors
+/// The first thing that speaks against the pod.
+pub fn admit(pod: &Pod, node: &NodeFacts, active: &[Arc<Pod>]) -> Result<(), Rejection> {
+    if let Some(message) = features::refused(pod) {
+        return Err(Rejection { reason: Reason::UnsupportedFeature, message });
+    }
+    under_pressure(pod, node)?;
+    let spec = pod.spec.as_ref();
+    if let Some(os) = spec.and_then(|s| s.os.as_ref()).filter(|os| os.name != node.os) {
+        let message = format!("Pod was rejected: its OS is {:?}, the node's is {:?}", os.name, node.os);
+        return Err(Rejection { reason: Reason::PodOSNotSupported, message });
+    }
+    if spec.is_some_and(|s| !selects(s, node)) {
+        let message = "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+        return Err(Rejection { reason: Reason::NodeAffinity, message: message.to_owned() });
+    }
+    fits(pod, node, active)
+}
+
+fn under_pressure(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
+    let refused = node.memory_pressure
+        && QosClass::of(pod) == QosClass::BestEffort
+        && !is_critical(pod)
+        && !tolerates_memory_pressure(pod);
+    if !refused {
+        return Ok(());
+    }
+    // kubelet's text, trailing blank included.
+    let message = "The node had condition: [MemoryPressure]. ".to_owned();
+    Err(Rejection { reason: Reason::Evicted, message })
+}
+
+/// A toleration of `node.kubernetes.io/memory-pressure:NoSchedule`.
+fn tolerates_memory_pressure(pod: &Pod) -> bool {
+    const KEY: &str = "node.kubernetes.io/memory-pressure";
+    pod.spec.iter().flat_map(|s| s.tolerations.iter().flatten()).any(|t| {
+        let effect = t.effect.as_deref().unwrap_or_default();
+        let key = t.key.as_deref().unwrap_or_default();
+        let exists = t.operator.as_deref() == Some("Exists");
+        // The taint's value is empty.
+        let value = exists || t.value.as_deref().unwrap_or_default().is_empty();
+        matches!(effect, "" | "NoSchedule") && value && (key == KEY || key.is_empty() && exists)
+    })
+}
+
+fn fits(pod: &Pod, node: &NodeFacts, active: &[Arc<Pod>]) -> Result<(), Rejection> {
+    let others = active.iter().filter(|other| other.metadata.uid != pod.metadata.uid);
+    let used_pods = others.clone().count();
+    let used = others.fold(Amounts::default(), |sum, other| sum.plus(pod_requests(other)));
+    let asked = pod_requests(pod);
+    let Amounts { milli_cpu, memory_bytes } = node.allocatable;
+    for (reason, resource, asked, used, capacity) in [
+        (Reason::Outofpods, "pods", 1, used_pods as u64, node.max_pods as u64),
+        (Reason::Outofcpu, "cpu", asked.milli_cpu, used.milli_cpu, milli_cpu),
+        (Reason::OutOfmemory, "memory", asked.memory_bytes, used.memory_bytes, memory_bytes),
+    ] {
+        // What a pod does not ask for, it cannot lack, however full the node is.
+        if asked > 0 && asked.saturating_add(used) > capacity {
+            let message = format!(
+                "Pod was rejected: Node didn't have enough resource: {resource}, requested: {asked}, used: {used}, \
+                 capacity: {capacity}"
+            );
+            return Err(Rejection { reason, message });
+        }
+    }
+    Ok(())
+}
+
+/// nodeSelector and the required node affinity (component-helpers, scheduling/corev1/nodeaffinity).
+fn selects(spec: &PodSpec, node: &NodeFacts) -> bool {
+    let by_labels = spec.node_selector.iter().flatten().all(|(key, value)| node.label(key) == Some(value));
+    let required = spec
+        .affinity
+        .as_ref()
+        .and_then(|a| a.node_affinity.as_ref())
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    by_labels && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches_term(term, node)))
+}
+
+fn matches_term(term: &NodeSelectorTerm, node: &NodeFacts) -> bool {
+    let mut by_label = term.match_expressions.iter().flatten().peekable();
+    let mut by_field = term.match_fields.iter().flatten().peekable();
+    // An empty term selects nothing.
+    if by_label.peek().is_none() && by_field.peek().is_none() {
+        return false;
+    }
+    by_label.all(|r| matches(r, node.label(&r.key)))
+        && by_field.all(|r| matches(r, (r.key == "metadata.name").then_some(&node.name)))
+}
+
+fn matches(requirement: &NodeSelectorRequirement, actual: Option<&str>) -> bool {
+    let wanted = requirement.values.as_deref().unwrap_or_default();
+    let listed = actual.is_some_and(|a| wanted.iter().any(|w| w == a));
+    let number = |text: &str| text.parse::<i64>().ok();
+    let compared = || Some((number(actual?)?, number(wanted.first()?)?));
+    match requirement.operator.as_str() {
+        "In" => listed,
+        "NotIn" => !listed,
+        "Exists" => actual.is_some(),
+        "DoesNotExist" => actual.is_none(),
+        "Gt" => compared().is_some_and(|(a, w)| a > w),
+        "Lt" => compared().is_some_and(|(a, w)| a < w),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,395 @@
-//! (being written)
+//! From manifest and runtime status to what is to be done next: kubelet's `computePodActions`
+//! (pkg/kubelet/kuberuntime/kuberuntime_manager.go, kuberuntime_container.go). Core.
+//!
+//! Reads a pod, what the runtime says of it and its CrashLoopBackOff; emits [`PodActions`] for the worker.
+//! Planning over an applied plan plans nothing.
+//!
+//! - [`garbage`]: which dead containers and sandboxes may go.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use sha2::{Digest, Sha256};
+
+use super::backoff::CrashLoopBackOff;
+use super::order::ContainerWaiting;
+use super::qos::is_sidecar;
+use super::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
+use crate::reason::Reason;
+
+mod garbage;
+pub use garbage::{Garbage, garbage};
+
+/// In the order in which the worker carries it out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodActions {
+    /// Stop every container and every sandbox of the pod first: its sandbox is gone, or the pod is done.
+    pub kill_pod: bool,
+    pub create_sandbox: bool,
+    /// For `create_sandbox`: one more than any sandbox of the pod had.
+    pub sandbox_attempt: u32,
+    /// Without `kill_pod`: these alone.
+    pub containers_to_kill: Vec<ContainerKill>,
+    /// In order. When one with `init` set does not start, those after it must not be started.
+    pub containers_to_start: Vec<ContainerStart>,
+    /// Containers that would start but for their CrashLoopBackOff.
+    pub waiting: Vec<ContainerWaiting>,
+    /// When to plan again though nothing happened.
+    pub next_sync_in: Option<(Duration, Reason)>,
+    /// The pod ended by itself, well or not; nothing is started any more.
+    pub completed: Option<bool>,
+}
+
+impl PodActions {
+    /// Nothing to be done now.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.kill_pod
+            && !self.create_sandbox
+            && self.containers_to_kill.is_empty()
+            && self.containers_to_start.is_empty()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerKill {
+    pub id: String,
+    pub name: String,
+    pub message: String,
+    pub reason: Reason,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerStart {
+    pub name: String,
+    /// From `initContainers`, sidecars included.
+    pub init: bool,
+    /// One more than the instance before, of whatever sandbox, had; 0 for the first.
+    pub restart_count: u32,
+}
+
+/// What makes a running container another one: its name and image, as for kubelet since 1.31 (`HashContainer`,
+/// pkg/kubelet/container/helpers.go). Nothing else of a container may change while its pod keeps its UID, and a
+/// field that a later agent learns to read must not restart containers. Stable across processes and versions.
+#[must_use]
+pub fn container_hash(container: &Container) -> u64 {
+    let image = container.image.as_deref().unwrap_or_default();
+    let text = serde_json::json!({"image": image, "name": container.name}).to_string();
+    let digest = Sha256::digest(text.as_bytes());
+    digest.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+}
+
+/// What to do next for a pod that shall run. `now_unix_ns`: wall clock, nanoseconds since the epoch, for
+/// it is compared with the runtime's timestamps.
+#[must_use]
+pub fn compute(
+    pod: &Pod,
+    status: &PodRuntimeStatus,
+    backoff: &CrashLoopBackOff,
+    now_unix_ns: i64,
+) -> PodActions {
+    let planner = Planner { pod, status, backoff, now_unix_ns, sandbox: current_sandbox(status) };
+    let mut actions = PodActions::default();
+    if planner.sandbox.is_none() {
+        if let Some(succeeded) = planner.ended_with_its_sandbox() {
+            return planner.complete(succeeded);
+        }
+        actions.kill_pod = !status.sandboxes.is_empty() || status.any_running();
+        actions.create_sandbox = true;
+        actions.sandbox_attempt = status.sandboxes.iter().map(|s| s.attempt + 1).max().unwrap_or(0);
+    }
+    match planner.init_containers(&mut actions) {
+        Init::Failed => return planner.complete(false),
+        Init::InProgress => {}
+        Init::Done => {
+            let kept = planner.containers(&mut actions);
+            let nothing_of_its_own = !actions.containers_to_start.iter().any(|s| !s.init);
+            let backing_off =
+                planner.regular().iter().any(|c| actions.waiting.iter().any(|w| w.container == c.name));
+            if kept == 0 && nothing_of_its_own && !backing_off {
+                return planner.complete(planner.all_succeeded());
+            }
+        }
+    }
+    if actions.kill_pod {
+        // Everything ends anyway.
+        actions.containers_to_kill.clear();
+    } else {
+        planner.strays(&mut actions);
+    }
+    actions
+}
+
+/// The newest sandbox, when it is ready and the only one that is (`PodSandboxChanged`).
+fn current_sandbox(status: &PodRuntimeStatus) -> Option<&str> {
+    let newest = status.sandboxes.first()?;
+    let ready = status.sandboxes.iter().filter(|s| s.ready).count();
+    (newest.ready && ready == 1).then_some(newest.id.as_str())
+}
+
+enum Init {
+    Done,
+    InProgress,
+    /// An init container failed and the restart policy is Never.
+    Failed,
+}
+
+enum Sidecar {
+    Up,
+    BackingOff,
+}
+
+struct Planner<'a> {
+    pod: &'a Pod,
+    status: &'a PodRuntimeStatus,
+    backoff: &'a CrashLoopBackOff,
+    now_unix_ns: i64,
+    /// `None`: a new one is needed.
+    sandbox: Option<&'a str>,
+}
+
+impl<'a> Planner<'a> {
+    fn regular(&self) -> &'a [Container] {
+        self.pod.spec.as_ref().map_or(&[], |s| &s.containers)
+    }
+
+    fn init(&self) -> &'a [Container] {
+        self.pod.spec.as_ref().and_then(|s| s.init_containers.as_deref()).unwrap_or_default()
+    }
+
+    fn restart_policy(&self) -> &'a str {
+        self.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always")
+    }
+
+    fn in_sandbox(&self, status: &ContainerStatus) -> bool {
+        self.sandbox == Some(status.sandbox_id.as_str())
+    }
+
+    /// The newest instance in the current sandbox: what an init container did for an earlier one is lost with it.
+    fn init_status(&self, name: &str) -> Option<&'a ContainerStatus> {
+        self.status.containers.iter().find(|c| c.name == name && self.in_sandbox(c))
+    }
+
+    fn all_succeeded(&self) -> bool {
+        self.regular().iter().all(|c| self.status.container(&c.name).is_some_and(succeeded))
+    }
+
+    /// A pod whose sandbox ended gets no new one when its restart policy has nothing left to start.
+    fn ended_with_its_sandbox(&self) -> Option<bool> {
+        if self.status.sandboxes.is_empty() || self.status.containers.is_empty() {
+            return None;
+        }
+        match self.restart_policy() {
+            "Never" => Some(self.all_succeeded()),
+            "OnFailure" if self.all_succeeded() => Some(true),
+            _ => None,
+        }
+    }
+
+    /// Stops what is left (sidecars, the sandbox), once.
+    fn complete(&self, succeeded: bool) -> PodActions {
+        let alive =
+            |c: &ContainerStatus| matches!(c.state, ContainerState::Running | ContainerState::Unknown);
+        PodActions {
+            kill_pod: self.status.sandboxes.iter().any(|s| s.ready)
+                || self.status.containers.iter().any(alive),
+            completed: Some(succeeded),
+            ..PodActions::default()
+        }
+    }
+
+    /// `computeInitContainerActions`: one init container after the other, sidecars kept running beside them.
+    fn init_containers(&self, actions: &mut PodActions) -> Init {
+        let initialized = self
+            .regular()
+            .iter()
+            .any(|c| self.status.containers.iter().any(|s| s.name == c.name && self.in_sandbox(s)));
+        // The last one that was started: all before it have done their part, even if their remains are gone.
+        let reached = self.init().iter().rposition(|c| self.init_status(&c.name).is_some()).unwrap_or(0);
+        for (index, container) in self.init().iter().enumerate() {
+            if is_sidecar(container) {
+                match self.sidecar(container, actions) {
+                    Sidecar::BackingOff if !initialized && index >= reached => return Init::InProgress,
+                    Sidecar::Up | Sidecar::BackingOff => continue,
+                }
+            }
+            if initialized || index < reached {
+                continue;
+            }
+            match self.init_status(&container.name) {
+                Some(s) if s.state == ContainerState::Exited && s.exit_code == 0 => continue,
+                Some(s) if s.state == ContainerState::Running => return Init::InProgress,
+                Some(s) if s.state != ContainerState::Created && self.restart_policy() == "Never" => {
+                    return Init::Failed;
+                }
+                Some(s) if s.state == ContainerState::Unknown => actions.containers_to_kill.push(unknown(s)),
+                _ => {}
+            }
+            self.start(container, true, actions);
+            return Init::InProgress;
+        }
+        Init::Done
+    }
+
+    /// A sidecar counts as up as soon as it is started; the next one need not wait for another plan.
+    fn sidecar(&self, container: &Container, actions: &mut PodActions) -> Sidecar {
+        match self.init_status(&container.name) {
+            Some(s) if s.state == ContainerState::Running => {
+                if !changed(container, s) {
+                    return Sidecar::Up;
+                }
+                actions.containers_to_kill.push(spec_changed(container, s));
+            }
+            Some(s) if s.state == ContainerState::Unknown => actions.containers_to_kill.push(unknown(s)),
+            _ => {}
+        }
+        if self.start(container, true, actions) { Sidecar::Up } else { Sidecar::BackingOff }
+    }
+
+    /// How many containers run and are left to.
+    fn containers(&self, actions: &mut PodActions) -> usize {
+        let mut kept = 0;
+        for container in self.regular() {
+            let Some(status) = self.status.container(&container.name) else {
+                self.start(container, false, actions);
+                continue;
+            };
+            match status.state {
+                ContainerState::Running if self.in_sandbox(status) => {
+                    if changed(container, status) {
+                        // Whatever the restart policy says: it is another container now.
+                        actions.containers_to_kill.push(spec_changed(container, status));
+                        self.start(container, false, actions);
+                    } else {
+                        kept += 1;
+                    }
+                }
+                ContainerState::Unknown => {
+                    actions.containers_to_kill.push(unknown(status));
+                    self.start(container, false, actions);
+                }
+                ContainerState::Created => {
+                    self.start(container, false, actions);
+                }
+                ContainerState::Exited | ContainerState::Running => {
+                    let restart = match self.restart_policy() {
+                        "Never" => false,
+                        "OnFailure" => !succeeded(status),
+                        _ => true,
+                    };
+                    if restart {
+                        self.start(container, false, actions);
+                    }
+                }
+            }
+        }
+        kept
+    }
+
+    /// False: its CrashLoopBackOff is not over.
+    fn start(&self, container: &Container, init: bool, actions: &mut PodActions) -> bool {
+        let last = self.status.container(&container.name);
+        if let Some(last) = last.filter(|s| s.state == ContainerState::Exited) {
+            let hash = container_hash(container);
+            if let Some(left) = self.backoff.remaining(last, hash, self.now_unix_ns) {
+                let delay = self.backoff.delay(last, hash);
+                actions.waiting.push(self.crash_loop(container, delay));
+                let sooner = actions.next_sync_in.is_none_or(|(d, _)| left < d);
+                if sooner {
+                    actions.next_sync_in = Some((left, Reason::CrashLoopBackOffEnded));
+                }
+                return false;
+            }
+        }
+        // Over all instances: the runtime's container names end in it and must differ.
+        let same_name = self.status.containers.iter().filter(|s| s.name == container.name);
+        let restart_count = same_name.map(|s| s.restart_count.saturating_add(1)).max().unwrap_or(0);
+        actions.containers_to_start.push(ContainerStart {
+            name: container.name.clone(),
+            init,
+            restart_count,
+        });
+        true
+    }
+
+    fn crash_loop(&self, container: &Container, delay: Duration) -> ContainerWaiting {
+        let meta = &self.pod.metadata;
+        let text = |field: &'a Option<String>| field.as_deref().unwrap_or_default();
+        ContainerWaiting {
+            container: container.name.clone(),
+            reason: "CrashLoopBackOff".to_owned(),
+            message: format!(
+                "back-off {} restarting failed container={} pod={}_{}({})",
+                go_duration(delay),
+                container.name,
+                text(&meta.name),
+                text(&meta.namespace),
+                text(&meta.uid),
+            ),
+        }
+    }
+
+    /// What runs though it should not: beside a newer instance, outside the sandbox, or in no manifest.
+    fn strays(&self, actions: &mut PodActions) {
+        for status in self.status.containers.iter().filter(|s| s.state == ContainerState::Running) {
+            // The instance that the plan above looked at.
+            let planned = if self.regular().iter().any(|c| c.name == status.name) {
+                self.status.container(&status.name)
+            } else if self.init().iter().any(|c| c.name == status.name) {
+                self.init_status(&status.name)
+            } else {
+                None
+            };
+            let listed = actions.containers_to_kill.iter().any(|k| k.id == status.id);
+            if listed || self.in_sandbox(status) && planned.is_some_and(|p| p.id == status.id) {
+                continue;
+            }
+            actions.containers_to_kill.push(ContainerKill {
+                id: status.id.clone(),
+                name: status.name.clone(),
+                message: format!("Container {} is not the one that the pod runs", status.name),
+                reason: Reason::StrayContainer,
+            });
+        }
+    }
+}
+
+fn succeeded(status: &ContainerStatus) -> bool {
+    status.state == ContainerState::Exited && status.exit_code == 0
+}
+
+fn changed(container: &Container, status: &ContainerStatus) -> bool {
+    // Without a hash the container was started by something else; it is taken as it is.
+    status.hash.is_some_and(|hash| hash != container_hash(container))
+}
+
+fn spec_changed(container: &Container, status: &ContainerStatus) -> ContainerKill {
+    ContainerKill {
+        id: status.id.clone(),
+        name: status.name.clone(),
+        message: format!("Container {} definition changed, will be restarted", container.name),
+        reason: Reason::ContainerChanged,
+    }
+}
+
+fn unknown(status: &ContainerStatus) -> ContainerKill {
+    ContainerKill {
+        id: status.id.clone(),
+        name: status.name.clone(),
+        message: "Container is in \"unknown\" state, try killing it before restart".to_owned(),
+        reason: Reason::ContainerStateUnknown,
+    }
+}
+
+/// Whole seconds as Go prints a duration: `10s`, `2m40s`, `5m0s`.
+fn go_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s}s"),
+        (h, m, s) => format!("{h}h{m}m{s}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn node() -> NodeFacts {
+    NodeFacts {
+        name: "node-1".into(),
+        allocatable: Amounts { milli_cpu: 2000, memory_bytes: 1000 },
+        max_pods: 3,
+        os: "linux".into(),
+        arch: "amd64".into(),
+        labels: BTreeMap::from([("disk".into(), "ssd".into()), ("gen".into(), "7".into())]),
+        memory_pressure: false,
+    }
+}
+
+fn pod(uid: &str, spec: Value) -> Pod {
+    let mut spec = spec;
+    if spec.get("containers").is_none() {
+        spec["containers"] = json!([{"name": "a", "image": "i"}]);
+    }
+    serde_json::from_value(json!({"metadata": {"name": uid, "uid": uid}, "spec": spec})).unwrap()
+}
+
+fn asking(uid: &str, cpu: &str, memory: &str) -> Pod {
+    let requests = json!({"cpu": cpu, "memory": memory});
+    pod(uid, json!({"containers": [{"name": "a", "image": "i", "resources": {"requests": requests}}]}))
+}
+
+#[test]
+fn resources_fit() {
+    let active = [Arc::new(asking("1", "1", "600")), Arc::new(asking("2", "500m", "100"))];
+    for (what, pod, want) in [
+        ("fits exactly", asking("3", "500m", "300"), Ok(())),
+        ("asks for nothing", pod("3", json!({})), Ok(())),
+        ("is counted once", asking("1", "1500m", "900"), Ok(())),
+        (
+            "cpu",
+            asking("3", "501m", "1"),
+            Err((Reason::Outofcpu, "resource: cpu, requested: 501, used: 1500, capacity: 2000")),
+        ),
+        (
+            "memory",
+            asking("3", "1m", "301"),
+            Err((Reason::OutOfmemory, "resource: memory, requested: 301, used: 700, capacity: 1000")),
+        ),
+    ] {
+        match (admit(&pod, &node(), &active), want) {
+            (Ok(()), Ok(())) => {}
+            (Err(r), Err((reason, text))) => {
+                assert!(r.reason == reason && r.message.contains(text), "{what}: {r:?}");
+            }
+            (got, want) => panic!("{what}: {got:?}, wanted {want:?}"),
+        }
+    }
+    let full = [active[0].clone(), active[1].clone(), Arc::new(pod("3", json!({})))];
+    assert_eq!(admit(&pod("4", json!({})), &node(), &full).unwrap_err().reason, Reason::Outofpods);
+}
+
+#[test]
+fn memory_pressure_refuses_best_effort() {
+    let node = NodeFacts { memory_pressure: true, ..node() };
+    let rejection = admit(&pod("1", json!({})), &node, &[]).unwrap_err();
+    assert_eq!(rejection.reason, Reason::Evicted);
+    assert_eq!(rejection.message, "The node had condition: [MemoryPressure]. ");
+    assert_eq!(admit(&asking("1", "1m", "1"), &node, &[]), Ok(()));
+    assert_eq!(admit(&pod("1", json!({"priority": 2_000_000_000})), &node, &[]), Ok(()));
+    let key = "node.kubernetes.io/memory-pressure";
+    for (toleration, admitted) in [
+        (json!({"key": key, "operator": "Exists", "effect": "NoSchedule"}), true),
+        (json!({"key": key, "operator": "Exists"}), true),
+        (json!({"operator": "Exists"}), true),
+        (json!({"key": key}), true),
+        (json!({"key": key, "value": "x"}), false),
+        (json!({"key": key, "operator": "Exists", "effect": "NoExecute"}), false),
+        (json!({"key": "other", "operator": "Exists"}), false),
+    ] {
+        let pod = pod("1", json!({"tolerations": [toleration]}));
+        assert_eq!(admit(&pod, &node, &[]).is_ok(), admitted, "{toleration}");
+    }
+}
+
+#[test]
+fn selectors() {
+    let affinity = |term: Value| {
+        json!({"affinity": {"nodeAffinity":
+            {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}})
+    };
+    let expr = |key: &str, operator: &str, values: Value| {
+        affinity(json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]}))
+    };
+    for (spec, admitted) in [
+        (json!({"nodeSelector": {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}}), true),
+        (json!({"nodeSelector": {"kubernetes.io/hostname": "node-1", "disk": "ssd"}}), true),
+        (json!({"nodeSelector": {"kubernetes.io/arch": "arm64"}}), false),
+        (json!({"nodeSelector": {"none": ""}}), false),
+        (expr("disk", "In", json!(["hdd", "ssd"])), true),
+        (expr("disk", "NotIn", json!(["ssd"])), false),
+        (expr("none", "NotIn", json!(["ssd"])), true),
+        (expr("none", "Exists", json!(null)), false),
+        (expr("none", "DoesNotExist", json!(null)), true),
+        (expr("gen", "Gt", json!(["6"])), true),
+        (expr("gen", "Lt", json!(["6"])), false),
+        (expr("gen", "Resembles", json!(["7"])), false),
+        (
+            affinity(
+                json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}),
+            ),
+            true,
+        ),
+        (affinity(json!({})), false),
+    ] {
+        let result = admit(&pod("1", spec.clone()), &node(), &[]);
+        assert_eq!(result.is_ok(), admitted, "{spec}");
+        if let Err(rejection) = result {
+            assert_eq!(rejection.reason, Reason::NodeAffinity);
+        }
+    }
+    let windows = admit(&pod("1", json!({"os": {"name": "windows"}})), &node(), &[]).unwrap_err();
+    assert_eq!(windows.reason, Reason::PodOSNotSupported);
+}
+
+#[test]
+fn refused_features_are_named() {
+    let volume = |v: Value| json!({"volumes": [v]});
+    let container = |mut c: Value| {
+        c["name"] = "a".into();
+        c["image"] = "i".into();
+        json!({"containers": [c]})
+    };
+    for (spec, want) in [
+        (volume(json!({"name": "v", "configMap": {"name": "cm"}})), "spec.volumes[v]: configMap"),
+        (volume(json!({"name": "v", "secret": {"secretName": "s"}})), "spec.volumes[v]: secret"),
+        (volume(json!({"name": "v", "emptyDir": {"medium": "HugePages"}})), "HugePages"),
+        (
+            volume(json!({"name": "v", "iscsi": {"iqn": "q", "lun": 0, "targetPortal": "t"}})),
+            "this volume type",
+        ),
+        (json!({"runtimeClassName": "gvisor"}), "spec.runtimeClassName"),
+        (json!({"hostUsers": false}), "spec.hostUsers"),
+        (container(json!({"resources": {"limits": {"nvidia.com/gpu": "1"}}})), "\"nvidia.com/gpu\""),
+        (container(json!({"volumeDevices": [{"name": "d", "devicePath": "/d"}]})), "volumeDevices"),
+        (
+            container(json!({"volumeMounts": [{"name": "d", "mountPath": "/d", "subPathExpr": "$(A)"}]})),
+            "subPathExpr",
+        ),
+    ] {
+        let rejection = admit(&pod("1", spec), &node(), &[]).unwrap_err();
+        assert_eq!(rejection.reason, Reason::UnsupportedFeature);
+        assert!(rejection.message.contains(want), "{}", rejection.message);
+    }
+    let fine = volume(json!({"name": "v", "emptyDir": {"medium": "Memory"}}));
+    assert_eq!(admit(&pod("1", fine), &node(), &[]), Ok(()));
+}
+
+#[test]
+fn what_is_left_undone_is_listed() {
+    let plain = pod("1", json!({}));
+    assert_eq!(unsupported(&plain), Vec::<String>::new());
+    let busy = pod(
+        "1",
+        json!({
+            "dnsConfig": {},
+            "containers": [{"name": "a", "livenessProbe": {}, "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}],
+        }),
+    );
+    assert_eq!(
+        unsupported(&busy),
+        ["spec.dnsConfig", "spec.containers[a].livenessProbe", "spec.containers[a].lifecycle.preStop"]
+    );
+}
