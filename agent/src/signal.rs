@@ -173,6 +173,15 @@ impl DomainReading {
     }
 }
 
+/// Which domains to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReadScope {
+    /// The node and `kubepods`: what a threshold or the forecast is about.
+    Top,
+    /// These and every watched pod and container: what ranking needs.
+    AllPods,
+}
+
 /// What the sampler read in one go, and why it was asked to.
 #[derive(Clone, Debug)]
 pub struct MemoryReading {

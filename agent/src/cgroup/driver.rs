@@ -1,0 +1,336 @@
+//! The kubepods tree: `kubepods`, the QoS classes and the pods, in every hierarchy that is mounted. Owns the
+//! directories it makes there; containers' directories below a pod's are the runtime's, but go with the pod.
+//!
+//! A pod's cgroup is made in the `unified` mount of a hybrid system as well, although its limits are on v1:
+//! the runtime puts containers there too, and `bpf_get_current_cgroup_id` speaks of those directories, so they
+//! must be known before the first container starts.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::CgroupError;
+use super::create::{self, Parents, below};
+use super::hierarchy::{CgroupVersion, Hierarchies};
+use super::names::{self, Layout};
+use super::resources::{ControllerDir, ControllerDirs};
+use super::tree::{self, KillTarget};
+use crate::pod::PodUid;
+use crate::pod::qos::{CgroupResources, QosClass};
+use crate::signal::{CgroupId, Hierarchy};
+
+const QOS_CLASSES: [QosClass; 3] = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
+
+/// kubelet's `cgroupDriver`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverKind {
+    #[default]
+    Cgroupfs,
+    Systemd,
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// kubelet's `cgroupRoot`: `/` or an absolute path in each hierarchy, made if it is not there.
+    pub cgroup_root: String,
+    pub driver: DriverKind,
+}
+
+/// Where one cgroup's directories are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodDirs {
+    /// In the hierarchy that has the memory controller.
+    pub memory: PathBuf,
+    /// In the v2 hierarchy, if one is mounted; the same as `memory` on a pure v2 system.
+    pub unified: Option<PathBuf>,
+}
+
+/// The one that makes, changes and removes pods' cgroups. All calls block for as long as file operations take,
+/// and up to seconds where processes have to end.
+#[derive(Clone, Debug)]
+pub struct CgroupDriver {
+    hierarchies: Hierarchies,
+    /// Mount point of the memory controller, and its hierarchy.
+    memory: (PathBuf, Hierarchy),
+    layout: Layout,
+    cgroup_root: String,
+}
+
+impl CgroupDriver {
+    /// Detects the hierarchies. Makes nothing yet.
+    ///
+    /// # Errors
+    /// [`CgroupError::NoMemoryController`], [`CgroupError::BadRoot`], [`CgroupError::SystemdDriver`] for the
+    /// systemd driver: a slice is started over D-Bus, and cgroups-rs' client starts units with processes only.
+    pub fn open(options: Options) -> Result<Self, CgroupError> {
+        Self::open_on(options, Hierarchies::detect()?)
+    }
+
+    /// On hierarchies that the caller has found.
+    ///
+    /// # Errors
+    /// As [`CgroupDriver::open`].
+    pub fn open_on(options: Options, hierarchies: Hierarchies) -> Result<Self, CgroupError> {
+        if options.driver == DriverKind::Systemd {
+            return Err(CgroupError::SystemdDriver);
+        }
+        let root = Path::new(&options.cgroup_root);
+        let why = if !root.is_absolute() {
+            Some("it is not an absolute path")
+        } else if root.components().any(|c| !matches!(c, Component::RootDir | Component::Normal(_))) {
+            Some("it contains `..`")
+        } else {
+            None
+        };
+        if let Some(why) = why {
+            return Err(CgroupError::BadRoot { root: options.cgroup_root, why });
+        }
+        let Some((mount, hierarchy)) = hierarchies.memory_mount() else {
+            return Err(CgroupError::NoMemoryController { found: "none where it was looked for".to_owned() });
+        };
+        let memory = (mount.to_owned(), hierarchy);
+        Ok(CgroupDriver { hierarchies, memory, layout: Layout::Cgroupfs, cgroup_root: options.cgroup_root })
+    }
+
+    #[must_use]
+    pub fn version(&self) -> CgroupVersion {
+        self.hierarchies.version()
+    }
+
+    #[must_use]
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Root of the memory controller's hierarchy: the whole machine.
+    #[must_use]
+    pub fn memory_root(&self) -> &Path {
+        &self.memory.0
+    }
+
+    /// Which hierarchy memory's numbers and ids are of.
+    #[must_use]
+    pub fn memory_hierarchy(&self) -> Hierarchy {
+        self.memory.1
+    }
+
+    /// Makes `kubepods` with these limits and the QoS classes below it. BestEffort gets kubelet's 2 shares;
+    /// Burstable's follow with [`CgroupDriver::update_qos`].
+    ///
+    /// # Errors
+    /// When a directory or file cannot be written, or (v2) a controller cannot be delegated.
+    pub fn ensure_kubepods(&self, node_allocatable: &CgroupResources) -> Result<(), CgroupError> {
+        let kubepods = names::kubepods(self.layout, &self.cgroup_root);
+        create::make(&self.hierarchies, &kubepods, Parents::Make)?;
+        self.use_hierarchy(&kubepods)?;
+        self.controller_dirs(&kubepods).apply(node_allocatable)?;
+        for qos in [QosClass::Burstable, QosClass::BestEffort] {
+            let class = names::qos_class(self.layout, &self.cgroup_root, qos);
+            create::make(&self.hierarchies, &class, Parents::MustExist)?;
+        }
+        let best_effort = CgroupResources { cpu_shares: Some(2), ..CgroupResources::default() };
+        self.update_qos(QosClass::BestEffort, &best_effort)
+    }
+
+    /// Sets a QoS class's resources. Guaranteed pods have no cgroup of their class: nothing to do.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn update_qos(&self, qos: QosClass, res: &CgroupResources) -> Result<(), CgroupError> {
+        if qos == QosClass::Guaranteed {
+            return Ok(());
+        }
+        self.controller_dirs(&names::qos_class(self.layout, &self.cgroup_root, qos)).apply(res)
+    }
+
+    /// Makes the pod's cgroup and sets its limits; changes the limits if it is there. Returns what the CRI's
+    /// `cgroup_parent` takes.
+    ///
+    /// # Errors
+    /// [`CgroupError::BadUid`], [`CgroupError::LimitBelowUsage`], [`CgroupError::Io`].
+    pub fn ensure_pod(
+        &self,
+        uid: &PodUid,
+        qos: QosClass,
+        res: &CgroupResources,
+    ) -> Result<String, CgroupError> {
+        check_uid(uid)?;
+        let path = self.pod_path(uid, qos);
+        create::make(&self.hierarchies, &path, Parents::MustExist)?;
+        self.controller_dirs(&path).apply(res)?;
+        Ok(path)
+    }
+
+    /// Removes the pod's cgroup and the runtime's below it, in all hierarchies. One that is gone is fine.
+    ///
+    /// # Errors
+    /// When processes are in it for longer than a second; every hierarchy has been tried by then.
+    pub fn remove_pod(&self, uid: &PodUid, qos: QosClass) -> Result<(), CgroupError> {
+        check_uid(uid)?;
+        self.remove(&self.pod_path(uid, qos))
+    }
+
+    /// Kills every process of the pod and waits until they are gone. Returns how many were signalled.
+    ///
+    /// # Errors
+    /// [`CgroupError::StillRunning`] after ten seconds.
+    pub fn kill_pod(&self, uid: &PodUid, qos: QosClass) -> Result<usize, CgroupError> {
+        check_uid(uid)?;
+        let path = self.pod_path(uid, qos);
+        let dirs = self.dirs(&path);
+        let freezer = self.hierarchies.with_controller("freezer").filter(|(_, v2)| !v2);
+        let freezer = freezer.map(|(mount, _)| below(mount, &path));
+        let all: Vec<PathBuf> = self.hierarchies.mount_points().map(|m| below(m, &path)).collect();
+        tree::kill(&KillTarget {
+            memory: &dirs.memory,
+            unified: dirs.unified.as_deref(),
+            freezer_v1: freezer.as_deref(),
+            all: &all,
+        })
+    }
+
+    /// Every pod that has a cgroup in any hierarchy.
+    ///
+    /// # Errors
+    /// When a directory cannot be listed.
+    pub fn list_pods(&self) -> Result<Vec<(PodUid, QosClass)>, CgroupError> {
+        let mut pods = BTreeSet::new();
+        for mount in self.hierarchies.mount_points() {
+            for qos in QOS_CLASSES {
+                let class = below(mount, &names::qos_class(self.layout, &self.cgroup_root, qos));
+                for dir in tree::child_dirs(&class)? {
+                    let name = dir.file_name().and_then(|n| n.to_str());
+                    pods.extend(name.and_then(|n| names::pod_uid(self.layout, n)).map(|uid| (uid, qos)));
+                }
+            }
+        }
+        Ok(pods.into_iter().collect())
+    }
+
+    /// Where the pod's directories are, or would be.
+    #[must_use]
+    pub fn pod_dir(&self, uid: &PodUid, qos: QosClass) -> PodDirs {
+        self.dirs(&self.pod_path(uid, qos))
+    }
+
+    /// Where `kubepods` is, or would be.
+    #[must_use]
+    pub fn kubepods_dir(&self) -> PodDirs {
+        self.dirs(&names::kubepods(self.layout, &self.cgroup_root))
+    }
+
+    /// Ids of the pod's cgroup (`None`) and of everything below it, each with the container (or sandbox) id it
+    /// belongs to, in the memory controller's hierarchy and in the unified one. What is gone is left out.
+    #[must_use]
+    pub fn cgroup_ids(&self, uid: &PodUid, qos: QosClass) -> Vec<(CgroupId, Option<String>)> {
+        let dirs = self.pod_dir(uid, qos);
+        let mut ids = Vec::new();
+        self.ids_below(&dirs.memory, self.memory.1, &mut ids);
+        if let Some(unified) = dirs.unified.filter(|u| *u != dirs.memory) {
+            self.ids_below(&unified, Hierarchy::Unified, &mut ids);
+        }
+        ids
+    }
+
+    /// Removes the kubepods tree, and `cgroupRoot` itself if that leaves it empty. For tests and demonstrations;
+    /// a node keeps its tree when the agent ends.
+    ///
+    /// # Errors
+    /// [`CgroupError::InUse`] when processes run in it; nothing is removed then.
+    pub fn remove_kubepods(&self) -> Result<(), CgroupError> {
+        let kubepods = names::kubepods(self.layout, &self.cgroup_root);
+        for mount in self.hierarchies.mount_points() {
+            let path = below(mount, &kubepods);
+            let processes = tree::processes(&path)?.len();
+            if processes > 0 {
+                return Err(CgroupError::InUse { path, processes });
+            }
+        }
+        self.remove(&kubepods)?;
+        if self.cgroup_root.contains(|c| c != '/') {
+            for mount in self.hierarchies.mount_points() {
+                let root = below(mount, &self.cgroup_root);
+                match fs::remove_dir(&root) {
+                    Err(e) if !tree::is_gone(&e) => {
+                        tracing::debug!(path = %root.display(), error = %e, "cgroup root is kept");
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pod_path(&self, uid: &PodUid, qos: QosClass) -> String {
+        names::pod(self.layout, &self.cgroup_root, uid, qos)
+    }
+
+    fn dirs(&self, path: &str) -> PodDirs {
+        PodDirs {
+            memory: below(&self.memory.0, path),
+            unified: self.hierarchies.unified.as_ref().map(|u| below(&u.mount_point, path)),
+        }
+    }
+
+    fn controller_dirs(&self, path: &str) -> ControllerDirs {
+        let dir = |controller| {
+            let (mount, v2) = self.hierarchies.with_controller(controller)?;
+            Some(ControllerDir { path: below(mount, path), v2 })
+        };
+        let (mount, hierarchy) = &self.memory;
+        ControllerDirs {
+            memory: ControllerDir { path: below(mount, path), v2: *hierarchy == Hierarchy::Unified },
+            cpu: dir("cpu"),
+            pids: dir("pids"),
+        }
+    }
+
+    fn remove(&self, path: &str) -> Result<(), CgroupError> {
+        let mut first_error = Ok(());
+        for mount in self.hierarchies.mount_points() {
+            let removed = tree::remove(&below(mount, path));
+            if first_error.is_ok() {
+                first_error = removed;
+            }
+        }
+        first_error
+    }
+
+    /// v1 before Linux 5.11 does not charge a child's memory to its parent unless told so, and only while the
+    /// parent has no children. Later kernels always do.
+    fn use_hierarchy(&self, kubepods: &str) -> Result<(), CgroupError> {
+        let file = below(&self.memory.0, kubepods).join("memory.use_hierarchy");
+        match fs::read_to_string(&file) {
+            Ok(text) if text.trim() == "0" => fs::write(&file, "1")
+                .map_err(|e| CgroupError::io("turn on hierarchical accounting in", file, e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn ids_below(&self, pod: &Path, hierarchy: Hierarchy, ids: &mut Vec<(CgroupId, Option<String>)>) {
+        let Ok(dirs) = tree::subtree(pod) else { return };
+        for dir in dirs {
+            // Inside its own cgroup a container may make more; they are the container's as well.
+            let first_below_pod = dir.strip_prefix(pod).ok().and_then(|p| p.components().next());
+            let container = first_below_pod
+                .and_then(|c| c.as_os_str().to_str())
+                .and_then(|name| names::container_id(self.layout, name));
+            if let Ok(meta) = fs::symlink_metadata(&dir) {
+                ids.push((CgroupId { hierarchy, id: meta.ino() }, container));
+            }
+        }
+    }
+}
+
+fn check_uid(uid: &PodUid) -> Result<(), CgroupError> {
+    names::check_uid(uid).map_err(|why| CgroupError::BadUid { uid: uid.to_string(), why })
+}
+
+#[cfg(test)]
+mod tests;

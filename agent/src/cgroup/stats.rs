@@ -1,0 +1,313 @@
+//! The memory files of the node, of `kubepods` and of every watched pod and container, kept open: a reading is
+//! a `pread` a file into one buffer that is never given back, so that it also works when memory is short.
+//! The sampler's hands; what to read when is decided elsewhere.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::driver::CgroupDriver;
+use super::parse::{self, MemInfo, ParseError};
+use super::{CgroupError, tree};
+use crate::clock::Mono;
+use crate::reason::Reason;
+use crate::signal::{Domain, DomainReading, Hierarchy, MemoryReading, ReadScope};
+
+pub use super::parse::Psi;
+
+/// `/proc/vmstat` is the largest of the files, about 4.5 KiB on Linux 6.18; `memory.stat` has 2 KiB.
+const BUFFER_BYTES: usize = 32 * 1024;
+
+/// Names of a cgroup's memory files.
+struct FileNames {
+    usage: &'static str,
+    limit: &'static str,
+    oom: &'static str,
+}
+
+const V1: FileNames =
+    FileNames { usage: "memory.usage_in_bytes", limit: "memory.limit_in_bytes", oom: "memory.oom_control" };
+const V2: FileNames = FileNames { usage: "memory.current", limit: "memory.max", oom: "memory.events" };
+
+/// One cgroup's open files.
+#[derive(Debug)]
+struct CgroupFiles {
+    usage: OwnedFd,
+    stat: OwnedFd,
+    limit: OwnedFd,
+    oom: OwnedFd,
+}
+
+/// The node's open files. v1 accounts the whole machine in its root cgroup; v2's root has `memory.stat` only.
+#[derive(Debug)]
+struct NodeFiles {
+    meminfo: OwnedFd,
+    stat: OwnedFd,
+    usage_v1: Option<OwnedFd>,
+    vmstat: OwnedFd,
+}
+
+#[derive(Debug)]
+struct Watched {
+    domain: Domain,
+    dir: PathBuf,
+    files: CgroupFiles,
+}
+
+/// Open memory files, read on demand.
+#[derive(Debug)]
+pub struct MemoryFiles {
+    hierarchy: Hierarchy,
+    node: NodeFiles,
+    kubepods: Watched,
+    watched: Vec<Watched>,
+    buffer: Vec<u8>,
+}
+
+impl MemoryFiles {
+    /// Opens the node's and kubepods' files; [`CgroupDriver::ensure_kubepods`] comes first.
+    ///
+    /// # Errors
+    /// [`CgroupError::Io`] naming the file that cannot be opened.
+    pub fn open(driver: &CgroupDriver) -> Result<Self, CgroupError> {
+        let hierarchy = driver.memory_hierarchy();
+        let root = driver.memory_root();
+        let node = NodeFiles {
+            meminfo: open(Path::new("/proc/meminfo"))?,
+            stat: open(&root.join("memory.stat"))?,
+            usage_v1: match hierarchy {
+                Hierarchy::MemoryV1 => Some(open(&root.join(V1.usage))?),
+                Hierarchy::Unified => None,
+            },
+            vmstat: open(Path::new("/proc/vmstat"))?,
+        };
+        let kubepods = Watched::open(hierarchy, Domain::Kubepods, &driver.kubepods_dir().memory)?;
+        Ok(MemoryFiles { hierarchy, node, kubepods, watched: Vec::new(), buffer: vec![0; BUFFER_BYTES] })
+    }
+
+    /// Reads `domain` from `dir` from now on; replaces what was watched for it before.
+    ///
+    /// # Errors
+    /// [`CgroupError::Io`] when the cgroup is not there.
+    pub fn watch(&mut self, domain: Domain, dir: &Path) -> Result<(), CgroupError> {
+        let new = Watched::open(self.hierarchy, domain, dir)?;
+        match self.watched.iter_mut().find(|w| w.domain == new.domain) {
+            Some(old) => *old = new,
+            None => self.watched.push(new),
+        }
+        Ok(())
+    }
+
+    pub fn unwatch(&mut self, domain: &Domain) {
+        self.watched.retain(|w| &w.domain != domain);
+    }
+
+    #[must_use]
+    pub fn is_watched(&self, domain: &Domain) -> bool {
+        self.watched.iter().any(|w| &w.domain == domain)
+    }
+
+    /// Reads now. A pod or container whose cgroup is gone is absent from the result and no longer watched;
+    /// one that cannot be read for another reason is absent, with a warning.
+    ///
+    /// # Errors
+    /// When the node's own numbers cannot be read or lack what kubelet's arithmetic needs: there is nothing
+    /// to decide on then.
+    pub fn read(
+        &mut self,
+        scope: ReadScope,
+        why: Reason,
+        caused_by: Option<Mono>,
+    ) -> Result<MemoryReading, CgroupError> {
+        let at = Mono::now();
+        let count = if scope == ReadScope::AllPods { self.watched.len() } else { 0 };
+        let mut domains = Vec::with_capacity(2 + count);
+        let (node, info) = self.node.read(&mut self.buffer)?;
+        domains.push(node);
+        match self.kubepods.read_or_reopen(self.hierarchy, &mut self.buffer) {
+            Ok(Some(reading)) => domains.push(reading),
+            Ok(None) => tracing::warn!(dir = %self.kubepods.dir.display(), "the kubepods cgroup is gone"),
+            Err(e) => tracing::warn!(error = %e, "cannot read kubepods' memory"),
+        }
+        if scope == ReadScope::AllPods {
+            let (hierarchy, buffer) = (self.hierarchy, &mut self.buffer);
+            self.watched.retain_mut(|w| match w.read_or_reopen(hierarchy, buffer) {
+                Ok(Some(reading)) => {
+                    domains.push(reading);
+                    true
+                }
+                Ok(None) => false,
+                Err(e) => {
+                    tracing::warn!(error = %e, "cannot read a pod's memory");
+                    true
+                }
+            });
+        }
+        Ok(MemoryReading {
+            at,
+            done_at: Mono::now(),
+            why,
+            caused_by,
+            mem_available_bytes: info.available_bytes,
+            domains,
+        })
+    }
+}
+
+impl NodeFiles {
+    fn read(&self, buffer: &mut [u8]) -> Result<(DomainReading, MemInfo), CgroupError> {
+        let named = |path: &'static str| move |e: ReadError| e.at(Path::new(path));
+        let info = read(&self.meminfo, buffer, parse::meminfo).map_err(named("/proc/meminfo"))?;
+        let (stat, usage_bytes) = match &self.usage_v1 {
+            // On v1 the root cgroup accounts the whole machine, as cAdvisor reads it.
+            Some(usage) => (
+                read(&self.stat, buffer, parse::memory_stat_v1),
+                read(usage, buffer, |t| parse::single(t, V1.usage))
+                    .map_err(named("memory.usage_in_bytes of the root cgroup"))?,
+            ),
+            // v2's root has no memory.current; cAdvisor and kubelet take what meminfo says is not free.
+            None => (
+                read(&self.stat, buffer, parse::memory_stat_v2),
+                info.total_bytes.saturating_sub(info.free_bytes),
+            ),
+        };
+        let stat = stat.map_err(named("memory.stat of the root cgroup"))?;
+        // The root cgroup's own counter sees only what runs directly in it (v1) or does not exist (v2).
+        let oom_kills = read(&self.vmstat, buffer, parse::oom_kills).map_err(named("/proc/vmstat"))?;
+        let reading = DomainReading {
+            domain: Domain::Node,
+            usage_bytes,
+            inactive_file_bytes: stat.inactive_file_bytes,
+            active_file_bytes: stat.active_file_bytes,
+            dirty_bytes: stat.dirty_bytes,
+            limit_bytes: Some(info.total_bytes),
+            oom_kills,
+        };
+        Ok((reading, info))
+    }
+}
+
+impl Watched {
+    fn open(hierarchy: Hierarchy, domain: Domain, dir: &Path) -> Result<Self, CgroupError> {
+        Ok(Watched { domain, dir: dir.to_owned(), files: CgroupFiles::open(hierarchy, dir)? })
+    }
+
+    /// `None`: the cgroup is gone. One that was removed and made again has new files; they are opened.
+    fn read_or_reopen(
+        &mut self,
+        hierarchy: Hierarchy,
+        buffer: &mut [u8],
+    ) -> Result<Option<DomainReading>, CgroupError> {
+        match self.read(hierarchy, buffer) {
+            Err(ReadError::Io(e)) if tree::is_gone(&e) => {}
+            result => return result.map(Some).map_err(|e| e.at(&self.dir)),
+        }
+        match CgroupFiles::open(hierarchy, &self.dir) {
+            Ok(files) => self.files = files,
+            Err(CgroupError::Io { source, .. }) if tree::is_gone(&source) => return Ok(None),
+            Err(e) => return Err(e),
+        }
+        match self.read(hierarchy, buffer) {
+            Err(ReadError::Io(e)) if tree::is_gone(&e) => Ok(None),
+            result => result.map(Some).map_err(|e| e.at(&self.dir)),
+        }
+    }
+
+    fn read(&self, hierarchy: Hierarchy, buffer: &mut [u8]) -> Result<DomainReading, ReadError> {
+        let names = file_names(hierarchy);
+        let stat = match hierarchy {
+            Hierarchy::MemoryV1 => parse::memory_stat_v1,
+            Hierarchy::Unified => parse::memory_stat_v2,
+        };
+        let usage_bytes = read(&self.files.usage, buffer, |t| parse::single(t, names.usage))?;
+        let stat = read(&self.files.stat, buffer, stat)?;
+        Ok(DomainReading {
+            domain: self.domain.clone(),
+            usage_bytes,
+            inactive_file_bytes: stat.inactive_file_bytes,
+            active_file_bytes: stat.active_file_bytes,
+            dirty_bytes: stat.dirty_bytes,
+            limit_bytes: read(&self.files.limit, buffer, |t| parse::limit(t, names.limit))?,
+            // v2 counts kills in the cgroups below as well. v1 counts them where the victim was only, so
+            // there a pod's kills are the sum over its containers.
+            oom_kills: read(&self.files.oom, buffer, parse::oom_kills)?,
+        })
+    }
+}
+
+const fn file_names(hierarchy: Hierarchy) -> &'static FileNames {
+    match hierarchy {
+        Hierarchy::MemoryV1 => &V1,
+        Hierarchy::Unified => &V2,
+    }
+}
+
+impl CgroupFiles {
+    fn open(hierarchy: Hierarchy, dir: &Path) -> Result<Self, CgroupError> {
+        let names = file_names(hierarchy);
+        Ok(CgroupFiles {
+            usage: open(&dir.join(names.usage))?,
+            stat: open(&dir.join("memory.stat"))?,
+            limit: open(&dir.join(names.limit))?,
+            oom: open(&dir.join(names.oom))?,
+        })
+    }
+}
+
+/// Pressure of one cgroup (`<dir>/memory.pressure`) or of the node (`/proc/pressure/memory`). `None` where the
+/// kernel does not keep it, or the cgroup is gone.
+#[must_use]
+pub fn psi(path: &Path) -> Option<Psi> {
+    parse::psi(&fs::read(path).ok()?).ok()
+}
+
+enum ReadError {
+    Io(io::Error),
+    Parse(ParseError),
+}
+
+impl From<ParseError> for ReadError {
+    fn from(e: ParseError) -> Self {
+        ReadError::Parse(e)
+    }
+}
+
+impl ReadError {
+    fn at(self, path: &Path) -> CgroupError {
+        match self {
+            ReadError::Io(e) => CgroupError::io("read the memory files of", path, e),
+            ReadError::Parse(source) => CgroupError::Malformed { path: path.to_owned(), source },
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, CgroupError> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| CgroupError::io("open", path, e))
+}
+
+/// One `pread` from the start makes the kernel write the file anew. These are single-record seq_files, which
+/// hand over the whole text at once if the buffer holds it; a text that fills the buffer goes on beyond it.
+fn read<T>(
+    fd: &OwnedFd,
+    buffer: &mut [u8],
+    parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
+) -> Result<T, ReadError> {
+    let length = loop {
+        match rustix::io::pread(fd, &mut *buffer, 0) {
+            Err(Errno::INTR) => {}
+            result => break result.map_err(|e| ReadError::Io(e.into()))?,
+        }
+    };
+    if length == buffer.len() {
+        return Err(ReadError::Io(io::Error::from(Errno::OVERFLOW)));
+    }
+    Ok(parse(&buffer[..length])?)
+}
+
+#[cfg(test)]
+mod tests;

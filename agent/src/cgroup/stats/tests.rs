@@ -1,0 +1,157 @@
+use std::fs;
+
+use super::*;
+use crate::cgroup::test_tree::TestTree;
+use crate::pod::PodUid;
+use crate::pod::qos::{CgroupResources, QosClass};
+
+fn none() -> CgroupResources {
+    CgroupResources::default()
+}
+
+fn read(files: &mut MemoryFiles, scope: ReadScope) -> MemoryReading {
+    files.read(scope, Reason::SampleDue, None).unwrap()
+}
+
+#[test]
+fn node_and_kubepods() {
+    let tree = TestTree::new(&CgroupResources { memory_limit_bytes: Some(1 << 30), ..none() });
+    let mut files = MemoryFiles::open(&tree.driver).unwrap();
+    let before = Mono::now();
+    let reading = files.read(ReadScope::Top, Reason::KernelSignal, Some(Mono(7))).unwrap();
+    assert!(before <= reading.at && reading.at < reading.done_at);
+    assert_eq!((reading.why, reading.caused_by), (Reason::KernelSignal, Some(Mono(7))));
+    let [node, kubepods] = reading.domains.as_slice() else { panic!("{reading:?}") };
+    assert_eq!((&node.domain, &kubepods.domain), (&Domain::Node, &Domain::Kubepods));
+    let total = node.limit_bytes.unwrap();
+    assert!(node.usage_bytes > 1 << 20 && node.usage_bytes < total, "{node:?}");
+    assert!(node.inactive_file_bytes < node.usage_bytes, "{node:?}");
+    assert!(reading.mem_available_bytes > 0 && reading.mem_available_bytes < total);
+    assert_eq!((kubepods.limit_bytes, kubepods.oom_kills), (Some(1 << 30), 0));
+    assert!(kubepods.usage_bytes < 64 << 20, "{kubepods:?}");
+}
+
+#[test]
+fn pods_come_and_go() {
+    let tree = TestTree::new(&none());
+    let (a, b) = (PodUid::from("a"), PodUid::from("b"));
+    let mut files = MemoryFiles::open(&tree.driver).unwrap();
+    for uid in [&a, &b] {
+        tree.driver.ensure_pod(uid, QosClass::Burstable, &none()).unwrap();
+        files.watch(Domain::Pod(uid.clone()), &tree.driver.pod_dir(uid, QosClass::Burstable).memory).unwrap();
+    }
+    let container = tree.driver.pod_dir(&a, QosClass::Burstable).memory.join("c1");
+    fs::create_dir(&container).unwrap();
+    let c1 = Domain::Container(a.clone(), "app".into());
+    files.watch(c1.clone(), &container).unwrap();
+    files.watch(c1.clone(), &container).unwrap();
+    assert_eq!(read(&mut files, ReadScope::AllPods).domains.len(), 5, "watching twice is watching once");
+    assert_eq!(read(&mut files, ReadScope::Top).domains.len(), 2);
+
+    // Removed and made again under the same name: read on, from the new files.
+    tree.driver.remove_pod(&b, QosClass::Burstable).unwrap();
+    tree.driver.ensure_pod(&b, QosClass::Burstable, &none()).unwrap();
+    assert!(read(&mut files, ReadScope::AllPods).of(&Domain::Pod(b.clone())).is_some());
+
+    tree.driver.remove_pod(&a, QosClass::Burstable).unwrap();
+    let reading = read(&mut files, ReadScope::AllPods);
+    assert!(reading.of(&Domain::Pod(a.clone())).is_none() && reading.of(&c1).is_none());
+    assert!(!files.is_watched(&c1) && files.is_watched(&Domain::Pod(b.clone())));
+    files.unwatch(&Domain::Pod(b));
+    assert_eq!(read(&mut files, ReadScope::AllPods).domains.len(), 2);
+
+    let error = files.watch(Domain::Pod(a), &container).unwrap_err().to_string();
+    assert!(error.contains("cannot open") && error.contains("c1/memory."), "{error}");
+}
+
+/// Usage, limit and the kill counter of a real OOM in a cgroup of 24 MiB.
+#[test]
+fn a_growing_process_and_its_oom_kill() {
+    let tree = TestTree::new(&none());
+    let uid = PodUid::from("hog");
+    let limit = CgroupResources { memory_limit_bytes: Some(24 << 20), ..none() };
+    tree.driver.ensure_pod(&uid, QosClass::Guaranteed, &limit).unwrap();
+    let dir = tree.driver.pod_dir(&uid, QosClass::Guaranteed).memory;
+    let mut files = MemoryFiles::open(&tree.driver).unwrap();
+    let domain = Domain::Pod(uid);
+    files.watch(domain.clone(), &dir).unwrap();
+    let node_before = read(&mut files, ReadScope::Top).domains[0].oom_kills;
+    let script = format!("echo $$ > {}/cgroup.procs; exec tail /dev/zero", dir.display());
+    let status = std::process::Command::new("sh").args(["-c", &script]).status().unwrap();
+    assert!(!status.success());
+    let reading = read(&mut files, ReadScope::AllPods);
+    let pod = reading.of(&domain).unwrap();
+    assert_eq!((pod.limit_bytes, pod.oom_kills), (Some(24 << 20), 1));
+    assert!(reading.domains[0].oom_kills > node_before);
+}
+
+/// Prints what a reading costs; `cargo test -p oomlet reading_cost -- --nocapture`.
+#[test]
+fn reading_cost_with_thirty_pods() {
+    let tree = TestTree::new(&none());
+    let mut files = MemoryFiles::open(&tree.driver).unwrap();
+    for i in 0..30 {
+        let uid = PodUid::from(format!("cost-{i}").as_str());
+        tree.driver.ensure_pod(&uid, QosClass::Burstable, &none()).unwrap();
+        let dir = tree.driver.pod_dir(&uid, QosClass::Burstable).memory;
+        files.watch(Domain::Pod(uid), &dir).unwrap();
+    }
+    for scope in [ReadScope::Top, ReadScope::AllPods] {
+        let mut micros: Vec<u128> = (0..200)
+            .map(|_| {
+                let reading = read(&mut files, scope);
+                reading.done_at.since(reading.at).as_nanos() / 1000
+            })
+            .collect();
+        micros.sort_unstable();
+        println!("{scope:?}: p50 {} µs, p99 {} µs", micros[100], micros[197]);
+        // A bound that only a mistake (a walk, a reopen a read) would break.
+        assert!(micros[100] < 20_000, "{scope:?} takes {} µs", micros[100]);
+    }
+}
+
+/// A v2 tree as plain files: this machine's memory controller is on v1.
+#[test]
+fn v2_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("memory.current", "1000\n"),
+        ("memory.stat", "anon 1\nfile_dirty 5\nfile_writeback 6\ninactive_file 300\nactive_file 200\n"),
+        ("memory.max", "max\n"),
+        ("memory.events", "low 0\nhigh 0\nmax 0\noom 2\noom_kill 3\n"),
+    ] {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut w = Watched::open(Hierarchy::Unified, Domain::Kubepods, dir.path()).unwrap();
+    let reading = w.read_or_reopen(Hierarchy::Unified, &mut buffer).unwrap().unwrap();
+    assert_eq!(
+        reading,
+        DomainReading {
+            domain: Domain::Kubepods,
+            usage_bytes: 1000,
+            inactive_file_bytes: 300,
+            active_file_bytes: 200,
+            dirty_bytes: 11,
+            limit_bytes: None,
+            oom_kills: 3,
+        }
+    );
+    assert_eq!(reading.working_set_bytes(), 700);
+    fs::write(dir.path().join("memory.stat"), "anon 1\n").unwrap();
+    let error = w.read_or_reopen(Hierarchy::Unified, &mut buffer).unwrap_err().to_string();
+    assert!(error.contains("`inactive_file` is missing"), "{error}");
+    let mut tiny = vec![0; 4];
+    assert!(w.read_or_reopen(Hierarchy::Unified, &mut tiny).is_err(), "a file cut short is not parsed");
+}
+
+#[test]
+fn pressure() {
+    let tree = TestTree::new(&none());
+    if let Some(node) = psi(Path::new("/proc/pressure/memory")) {
+        assert!(node.some_avg10 >= 0.0 && node.some_total_us >= node.full_total_us, "{node:?}");
+        let unified = tree.driver.kubepods_dir().unified.unwrap();
+        assert_eq!(psi(&unified.join("memory.pressure")).map(|p| p.full_total_us), Some(0));
+    }
+    assert_eq!(psi(Path::new("/nonexistent")), None);
+}
