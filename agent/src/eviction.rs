@@ -18,6 +18,7 @@ use crate::pod::PodRef;
 use crate::pod::qos::QosClass;
 use crate::reason::Reason;
 use crate::signal::Domain;
+pub use crate::signal::ReadScope;
 use threshold::{Signal, Threshold, ThresholdValue};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -94,14 +95,6 @@ pub enum EvictionStep {
     Evict(Box<Eviction>),
     /// Memory would be gone before the evicted pod's grace ends: kill it now.
     CutGrace { pod: PodRef, why: Reason, numbers: Numbers },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadScope {
-    /// Node and `kubepods`: two small files each.
-    Top,
-    /// These and every pod with its containers.
-    AllPods,
 }
 
 /// One decision to evict.

@@ -69,7 +69,9 @@ pub fn load(dir: &Path) -> Result<(Vec<SavedPod>, Vec<String>), PodStoreError> {
             .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|e| e.to_string()));
         match parsed {
             Ok(pod) => pods.push(pod),
-            Err(why) => unreadable.push(format!("{} is not a saved pod ({why}) and is left out", path.display())),
+            Err(why) => {
+                unreadable.push(format!("{} is not a saved pod ({why}) and is left out", path.display()))
+            }
         }
     }
     Ok((pods, unreadable))
@@ -98,7 +100,8 @@ impl PodStore {
                 () = self.shared.wake.notified() => {}
                 () = cancel.cancelled() => last = true,
             }
-            let waiting = std::mem::take(&mut *self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            let waiting =
+                std::mem::take(&mut *self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             let dir = self.dir.clone();
             let written = tokio::task::spawn_blocking(move || {
                 for (uid, pod) in waiting {
@@ -157,7 +160,7 @@ mod tests {
     fn saved(uid: &str) -> SavedPod {
         let mut pod = crate::pod::Pod::default();
         pod.metadata.uid = Some(uid.into());
-        let failure = Some(Failure { reason: Reason::Evicted, message: "low on memory".into() });
+        let failure = Some(Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption: true });
         SavedPod { pod, manifest_path: Some("/etc/pods/a.yaml".into()), failure }
     }
 

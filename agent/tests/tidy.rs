@@ -120,7 +120,10 @@ fn files_are_finished_and_of_readable_size() {
         }
         let text = fs::read_to_string(&path).unwrap();
         if text.lines().count() > MAX_LINES {
-            found.push(format!("{name}: {} lines, more than {MAX_LINES}: it has two jobs", text.lines().count()));
+            found.push(format!(
+                "{name}: {} lines, more than {MAX_LINES}: it has two jobs",
+                text.lines().count()
+            ));
         }
         if path.file_name().is_some_and(|f| f == "mod.rs") {
             found.push(format!("{name}: write `foo.rs` beside `foo/`"));

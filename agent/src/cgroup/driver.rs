@@ -238,6 +238,37 @@ impl CgroupDriver {
         ids
     }
 
+    /// Ids of `kubepods` and of the QoS classes' cgroups, in the same hierarchies.
+    #[must_use]
+    pub fn top_cgroup_ids(&self) -> Vec<(CgroupId, Option<QosClass>)> {
+        let classes = [None, Some(QosClass::Burstable), Some(QosClass::BestEffort)];
+        let id = |dir: &Path, hierarchy| {
+            fs::symlink_metadata(dir).ok().map(|meta| CgroupId { hierarchy, id: meta.ino() })
+        };
+        let mut ids = Vec::new();
+        for class in classes {
+            let path = match class {
+                None => names::kubepods(self.layout, &self.cgroup_root),
+                Some(qos) => names::qos_class(self.layout, &self.cgroup_root, qos),
+            };
+            let dirs = self.dirs(&path);
+            let unified = dirs.unified.filter(|u| *u != dirs.memory);
+            let found = id(&dirs.memory, self.memory.1)
+                .into_iter()
+                .chain(unified.and_then(|dir| id(&dir, Hierarchy::Unified)));
+            ids.extend(found.map(|id| (id, class)));
+        }
+        ids
+    }
+
+    /// The memory directories right below the pod's, each with the container (or sandbox) id it is named for.
+    #[must_use]
+    pub fn container_dirs(&self, uid: &PodUid, qos: QosClass) -> Vec<(PathBuf, String)> {
+        let dirs = tree::child_dirs(&self.pod_dir(uid, qos).memory).unwrap_or_default();
+        let id = |dir: &Path| names::container_id(self.layout, dir.file_name()?.to_str()?);
+        dirs.into_iter().filter_map(|dir| id(&dir).map(|id| (dir, id))).collect()
+    }
+
     /// Removes the kubepods tree, and `cgroupRoot` itself if that leaves it empty. For tests and demonstrations;
     /// a node keeps its tree when the agent ends.
     ///

@@ -14,6 +14,7 @@ use super::driver::CgroupDriver;
 use super::parse::{self, MemInfo, ParseError};
 use super::{CgroupError, tree};
 use crate::clock::Mono;
+use crate::pod::PodUid;
 use crate::reason::Reason;
 use crate::signal::{Domain, DomainReading, Hierarchy, MemoryReading, ReadScope};
 
@@ -104,6 +105,11 @@ impl MemoryFiles {
 
     pub fn unwatch(&mut self, domain: &Domain) {
         self.watched.retain(|w| &w.domain != domain);
+    }
+
+    /// The pod and all its containers.
+    pub fn unwatch_pod(&mut self, uid: &PodUid) {
+        self.watched.retain(|w| !w.domain.is_of(uid));
     }
 
     #[must_use]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use kube_quantity::ParsedQuantity;
+use crate::quantity::{self, QuantityError};
 
 /// The signals that are acted on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -142,7 +142,7 @@ pub fn parse_thresholds(
     let reclaims = parse_values("evictionMinimumReclaim", minimum_reclaim, &mut Vec::new())?;
     let graces = parse_grace_periods(soft_grace_period)?;
 
-    let mut add = |out: &mut Thresholds, name: &str, value, grace_period| {
+    let add = |out: &mut Thresholds, name: &str, value, grace_period| {
         if let Some(signal) = Signal::parse(name) {
             let min_reclaim = reclaims.get(name).copied();
             out.enforced.push(Threshold { signal, value, grace_period, min_reclaim });
@@ -217,23 +217,19 @@ fn parse_value(text: &str, zero_allowed: bool) -> Result<Option<ThresholdValue>,
             _ => Err("it is more than 100 %"),
         };
     }
-    match parse_bytes(text)? {
+    match parse_quantity(text)? {
         0 if !zero_allowed => Err("it is not more than zero"),
         bytes => Ok(Some(ThresholdValue::Bytes(bytes))),
     }
 }
 
-/// A Kubernetes quantity in whole bytes, a fraction rounded up as `Quantity.Value` does.
-fn parse_bytes(text: &str) -> Result<u64, &'static str> {
-    if text.starts_with('-') {
-        return Err("it is negative");
-    }
-    if !text.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
-        return Err("not an amount");
-    }
-    let parsed = ParsedQuantity::try_from(text).map_err(|_| "not an amount")?;
-    let bytes = parsed.to_bytes_f64().ok_or("not an amount")?.ceil();
-    if bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err("it is too large") }
+/// In whole bytes; the error in a few words, for the caller to put beside the key.
+fn parse_quantity(text: &str) -> Result<u64, &'static str> {
+    quantity::parse_bytes(text).map_err(|e| match e {
+        QuantityError::Negative(_) => "it is negative",
+        QuantityError::Syntax(_) => "not an amount",
+        QuantityError::TooLarge(_) => "it is too large",
+    })
 }
 
 fn parse_grace_periods(map: &BTreeMap<String, String>) -> Result<BTreeMap<String, Duration>, ThresholdError> {

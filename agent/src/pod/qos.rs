@@ -163,6 +163,12 @@ pub fn priority(pod: &Pod) -> i32 {
     })
 }
 
+/// One container's own requests.
+#[must_use]
+pub fn container_requests(container: &Container) -> Amounts {
+    Listed::of_container(container).requests
+}
+
 /// What the pod needs at its peak (`PodRequests`, component-helpers resource/helpers.go): the containers and
 /// sidecars together or the hungriest init container with the sidecars before it, whichever is more; plus overhead.
 #[must_use]

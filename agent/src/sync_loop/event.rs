@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::pod::order::WorkerReport;
 use crate::pod::runtime_status::ContainerState;
 use crate::pod::{Pod, PodRef, PodUid};
+use crate::signal::attribution::Target;
 use crate::signal::{CgroupId, KernelEvent, MemoryReading};
 
 #[derive(Clone, Debug)]
@@ -22,8 +23,8 @@ pub enum Event {
     Reading(MemoryReading),
     /// Pods that have cgroups or volumes on the node at start.
     Leftovers(Vec<PodUid>),
-    /// The ids of a pod's cgroups; the container's name with those of its containers.
-    Cgroups { pod: PodUid, ids: Vec<(CgroupId, Option<String>)> },
+    /// What these cgroups are in Kubernetes' terms.
+    Cgroups(Vec<(CgroupId, Target)>),
     /// A pod worker finished a piece of work.
     Worker(WorkerReport),
     /// The runtime stopped answering (`Err`: why) or answers again.

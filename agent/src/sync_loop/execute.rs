@@ -16,6 +16,7 @@ use crate::pod::qos::QosClass;
 use crate::pod::worker::PodWorkers;
 use crate::pod_store::PodStoreHandle;
 use crate::signal::Domain;
+use crate::signal::attribution::Target;
 
 #[derive(Debug)]
 pub struct Executor {
@@ -32,7 +33,7 @@ impl Executor {
     pub fn execute(&mut self, action: Action) -> Option<Event> {
         let Action { kind, reason } = action;
         match kind {
-            ActionKind::Dispatch { pod, order } | ActionKind::CutGrace { pod, order } => {
+            ActionKind::Dispatch { pod, order } | ActionKind::CutGrace { pod, order, .. } => {
                 self.workers.dispatch(pod, order);
                 None
             }
@@ -49,9 +50,15 @@ impl Executor {
                 None
             }
             ActionKind::ReadMemory { scope, caused_by } => {
-                Some(Event::Reading(self.memory.read(scope, reason, caused_by)))
+                match self.memory.read(scope, reason, caused_by) {
+                    Ok(reading) => Some(Event::Reading(reading)),
+                    Err(error) => {
+                        tracing::warn!(%error, "no memory numbers: eviction waits for the next reading");
+                        None
+                    }
+                }
             }
-            ActionKind::MapCgroups { pod, qos, containers } => Some(self.map_cgroups(pod, qos, &containers)),
+            ActionKind::MapCgroups { pod, qos, containers } => Some(self.map_cgroups(&pod, qos, &containers)),
             ActionKind::WatchInit { pids } => {
                 for pid in pids {
                     if let Err(error) = self.kernel.watch_init(pid) {
@@ -71,25 +78,21 @@ impl Executor {
         }
     }
 
-    fn map_cgroups(&mut self, pod: PodUid, qos: QosClass, containers: &[(String, String)]) -> Event {
-        let name_of = |dir: &str| containers.iter().find(|(id, _)| dir.contains(id)).map(|(_, name)| name);
-        let dirs = self.cgroups.pod_dirs(&pod, qos);
-        self.watch(Domain::Pod(pod.clone()), &dirs.memory);
-        let mut ids = Vec::new();
-        for (id, dir) in self.cgroups.cgroup_ids(&pod, qos) {
-            match dir {
-                None => ids.push((id, None)),
-                // The sandbox's own cgroup has no container name: it counts as the pod's.
-                Some(dir) => {
-                    let name = name_of(&dir);
-                    if let Some(name) = name {
-                        self.watch(Domain::Container(pod.clone(), name.clone()), &dirs.memory.join(&dir));
-                    }
-                    ids.push((id, name.cloned()));
-                }
+    fn map_cgroups(&mut self, pod: &PodUid, qos: QosClass, containers: &[(String, String)]) -> Event {
+        let name_of = |id: &str| containers.iter().find(|(known, _)| known == id).map(|(_, name)| name);
+        self.watch(Domain::Pod(pod.clone()), &self.cgroups.pod_dir(pod, qos).memory);
+        for (dir, id) in self.cgroups.container_dirs(pod, qos) {
+            if let Some(name) = name_of(&id) {
+                self.watch(Domain::Container(pod.clone(), name.clone()), &dir);
             }
         }
-        Event::Cgroups { pod, ids }
+        // The sandbox's own cgroup has no container name: it counts as the pod's.
+        let target = |id: Option<String>| match id.as_deref().and_then(name_of) {
+            Some(name) => Target::Container(pod.clone(), name.clone()),
+            None => Target::Pod(pod.clone()),
+        };
+        let ids = self.cgroups.cgroup_ids(pod, qos);
+        Event::Cgroups(ids.into_iter().map(|(cgroup, id)| (cgroup, target(id))).collect())
     }
 
     /// A cgroup that is gone by now needs no watching.

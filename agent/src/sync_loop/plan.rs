@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::state::{Mode, PodState, State};
 use crate::clock::Mono;
-use crate::eviction::manager::{Eviction, EvictionStep};
-use crate::pod::lifecycle::termination_grace;
+use crate::eviction::{Eviction, EvictionStep, Numbers};
 use crate::pod::order::WorkOrder;
-use crate::pod::qos::{QosClass, qos_class};
+use crate::pod::qos::QosClass;
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
 use crate::signal::ReadScope;
@@ -30,7 +29,7 @@ pub enum ActionKind {
     /// Order the termination of a pod because of memory pressure.
     Evict { eviction: Box<Eviction>, pod: Arc<Pod> },
     /// An evicted pod's grace is over before its time.
-    CutGrace { pod: PodUid, order: WorkOrder },
+    CutGrace { pod: PodUid, order: WorkOrder, numbers: Box<Numbers> },
     /// Nothing of the pod is left: end its worker, drop its files.
     Forget(PodUid),
     /// Read the memory of the domains now.
@@ -70,6 +69,8 @@ impl SavedPod {
 pub struct Failure {
     pub reason: Reason,
     pub message: String,
+    /// It had been running: condition DisruptionTarget.
+    pub disruption: bool,
 }
 
 /// Everything that is due at `now`.
@@ -90,27 +91,26 @@ fn plan_memory(state: &State, now: Mono) -> Vec<Action> {
     let mut actions = Vec::new();
     for step in state.eviction().plan(&state.candidates(), now) {
         match step {
-            EvictionStep::Read { why, caused_by, scope } => actions
-                .push(Action { kind: ActionKind::ReadMemory { scope, caused_by }, reason: why }),
+            EvictionStep::Read { why, caused_by, scope } => {
+                actions.push(Action { kind: ActionKind::ReadMemory { scope, caused_by }, reason: why })
+            }
             EvictionStep::Evict(eviction) => {
                 if let Some(victim) = state.pod(&eviction.pod.uid) {
                     let reason = eviction.reason;
                     let pod = Arc::clone(&victim.pod);
-                    actions.push(Action { kind: ActionKind::Evict { eviction: Box::new(eviction), pod }, reason });
+                    actions.push(Action { kind: ActionKind::Evict { eviction, pod }, reason });
                 }
             }
-            EvictionStep::CutGrace { pod: uid, .. } => {
-                if let Some(victim) = state.pod(&uid) {
+            EvictionStep::CutGrace { pod, why, numbers } => {
+                if let Some(victim) = state.pod(&pod.uid) {
                     let order = WorkOrder::Terminate {
                         pod: Arc::clone(&victim.pod),
                         grace: std::time::Duration::ZERO,
-                        reason: Reason::GraceCutShort,
+                        reason: why,
                         remove: false,
                     };
-                    actions.push(Action {
-                        kind: ActionKind::CutGrace { pod: uid, order },
-                        reason: Reason::GraceCutShort,
-                    });
+                    let kind = ActionKind::CutGrace { pod: pod.uid, order, numbers: Box::new(numbers) };
+                    actions.push(Action { kind, reason: why });
                 }
             }
         }
@@ -134,7 +134,7 @@ fn plan_pod(state: &State, pod: &PodState, now: Mono, actions: &mut Vec<Action>)
                 let reason = pod.mode.termination_reason();
                 let grace = match &pod.mode {
                     Mode::Evicted { grace, .. } => *grace,
-                    _ => termination_grace(&pod.pod),
+                    _ => pod.grace_period(),
                 };
                 let order = WorkOrder::Terminate { pod: Arc::clone(&pod.pod), grace, reason, remove: false };
                 actions.push(dispatch(order, reason));
@@ -144,7 +144,7 @@ fn plan_pod(state: &State, pod: &PodState, now: Mono, actions: &mut Vec<Action>)
             if pod.termination_due(now) {
                 let order = WorkOrder::Terminate {
                     pod: Arc::clone(&pod.pod),
-                    grace: termination_grace(&pod.pod),
+                    grace: pod.grace_period(),
                     reason: *reason,
                     remove: true,
                 };
@@ -158,7 +158,7 @@ fn plan_pod(state: &State, pod: &PodState, now: Mono, actions: &mut Vec<Action>)
     }
     if pod.cgroups_stale && pod.mode.may_hold_memory() {
         let containers = pod.runtime.containers.iter().map(|c| (c.id.clone(), c.name.clone())).collect();
-        let kind = ActionKind::MapCgroups { pod: uid(), qos: qos_class(&pod.pod), containers };
+        let kind = ActionKind::MapCgroups { pod: uid(), qos: QosClass::of(&pod.pod), containers };
         actions.push(Action { kind, reason: Reason::PodLifecycleEvent });
     }
     let pids: Vec<u32> = pod.unwatched_pids().collect();
@@ -166,7 +166,7 @@ fn plan_pod(state: &State, pod: &PodState, now: Mono, actions: &mut Vec<Action>)
         actions.push(Action { kind: ActionKind::WatchInit { pids }, reason: Reason::PodLifecycleEvent });
     }
     if pod.unsaved && !pod.orphan {
-        let saved = Arc::new(state.saved(pod));
+        let saved = Arc::new(state.saved(pod, now));
         actions.push(Action { kind: ActionKind::Save(saved), reason: Reason::PodLifecycleEvent });
     }
 }

@@ -4,12 +4,16 @@
 //! - [`sources`]: pod lists arrive: new, gone, replaced; admission; adoption of what already runs.
 //! - [`runtime`]: PLEG and worker reports.
 //! - [`memory`]: kernel events and readings, in relation to pods.
+//! - [`oom`]: OOM kills, explained.
 //! - [`note`]: the plan is on its way.
+//! - [`saved`]: a pod as it goes to disk.
 
 mod memory;
 mod note;
+mod oom;
 mod pod;
 mod runtime;
+mod saved;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -23,7 +27,8 @@ pub use pod::{Mode, PodState};
 use super::event::Event;
 use super::plan::SavedPod;
 use crate::clock::Mono;
-use crate::eviction::manager::{EvictionConfig, EvictionManager};
+use crate::eviction::EvictionConfig;
+use crate::eviction::manager::EvictionManager;
 use crate::pod::admission::NodeFacts;
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
@@ -40,6 +45,12 @@ pub struct StateConfig {
     pub sync_frequency: Duration,
     /// A static pod's UID is stable over restarts, so what was evicted before stays evicted.
     pub saved: Vec<SavedPod>,
+    /// The node's addresses, for `status.hostIPs`.
+    pub host_ips: Vec<String>,
+    /// As in `containerd://<id>`.
+    pub runtime_name: String,
+    /// What to add to a [`Mono`] to get Unix time, nanoseconds.
+    pub unix_offset_ns: i64,
 }
 
 #[derive(Debug)]
@@ -52,6 +63,8 @@ pub struct State {
     rejected: BTreeMap<PathBuf, String>,
     /// Named by the source last time.
     sources_ready: bool,
+    /// Pods of which the last relist found a container running.
+    found_running: BTreeSet<PodUid>,
     /// The runtime has been listed at least once.
     relisted: bool,
     runtime_error: Option<String>,
@@ -82,6 +95,7 @@ impl State {
             saved,
             rejected: BTreeMap::new(),
             sources_ready: false,
+            found_running: BTreeSet::new(),
             relisted: false,
             runtime_error: None,
             attribution: Attribution::default(),
@@ -105,7 +119,7 @@ impl State {
             Event::Worker(report) => self.apply_worker_report(report, now),
             Event::Runtime(result) => self.apply_runtime(result, now),
             Event::Kernel(event) => self.apply_kernel_event(&event, now),
-            Event::Cgroups { pod, ids } => self.apply_cgroups(&pod, ids),
+            Event::Cgroups(cgroups) => self.apply_cgroups(cgroups),
             Event::Reading(reading) => self.apply_reading(&reading, now),
             Event::Tick => {}
         }
@@ -114,7 +128,6 @@ impl State {
 
     /// What time alone changes: a MemoryPressure condition ends, and pods that waited are admitted.
     fn apply_time(&mut self, now: Mono) {
-        self.kicks.retain(|at| *at > now || self.kick_due(now));
         self.update_pressure(now);
         self.admit(now);
     }
@@ -155,7 +168,14 @@ impl State {
         self.outbox.push(record);
     }
 
-    fn record_pod(&mut self, now: Mono, kind: Kind, reason: Reason, pod: &PodRef, message: impl Into<String>) {
+    fn record_pod(
+        &mut self,
+        now: Mono,
+        kind: Kind,
+        reason: Reason,
+        pod: &PodRef,
+        message: impl Into<String>,
+    ) {
         self.record(Record::new(now, kind, reason, message).pod(pod));
     }
 }

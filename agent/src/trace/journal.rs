@@ -54,7 +54,10 @@ impl Journal {
     ///
     /// # Errors
     /// When the file cannot be opened for appending.
-    pub fn open(capacity: usize, file: Option<&Path>) -> Result<(Arc<Journal>, Option<FileWriter>), OpenTraceFile> {
+    pub fn open(
+        capacity: usize,
+        file: Option<&Path>,
+    ) -> Result<(Arc<Journal>, Option<FileWriter>), OpenTraceFile> {
         let capacity = capacity.max(1);
         let (sender, writer) = match file {
             None => (None, None),
@@ -209,8 +212,7 @@ mod tests {
         cancel.cancel();
         writer.unwrap().run(cancel).await;
         let text = std::fs::read_to_string(&path).unwrap();
-        let seqs: Vec<u64> =
-            text.lines().map(|l| serde_json::from_str::<Record>(l).unwrap().seq).collect();
+        let seqs: Vec<u64> = text.lines().map(|l| serde_json::from_str::<Record>(l).unwrap().seq).collect();
         assert_eq!(seqs, (1..=600).collect::<Vec<_>>());
         assert_eq!(journal.file_dropped(), 0);
     }

@@ -81,13 +81,14 @@ mod tests {
     #[test]
     fn lines() {
         let pod = PodRef { uid: "u".into(), namespace: "default".into(), name: "hog".into() };
-        let mut killed = Record::new(Mono(1), Kind::OomKill, Reason::OomKilled, "the kernel killed leak (pid 7)")
-            .pod(&pod)
-            .container("leak")
-            .domain("container")
-            .number("usage_bytes", 64 << 20)
-            .number("victim_pid", 7)
-            .number("lead_ms", 12);
+        let mut killed =
+            Record::new(Mono(1), Kind::OomKill, Reason::OomKilled, "the kernel killed leak (pid 7)")
+                .pod(&pod)
+                .container("leak")
+                .domain("container")
+                .number("usage_bytes", 64 << 20)
+                .number("victim_pid", 7)
+                .number("lead_ms", 12);
         killed.unix_ms = 3_723_004;
         assert_eq!(
             line(&killed, false),

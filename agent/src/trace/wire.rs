@@ -135,7 +135,8 @@ pub async fn watch(
         .map_err(|source| WireError::Connect { path: socket.to_owned(), source })?;
     let stream = |source: Status| WireError::Stream { path: socket.to_owned(), source: Box::new(source) };
     let mut client = v1::trace_client::TraceClient::new(channel);
-    let mut records = client.watch(v1::WatchRequest { after_seq, follow }).await.map_err(stream)?.into_inner();
+    let mut records =
+        client.watch(v1::WatchRequest { after_seq, follow }).await.map_err(stream)?.into_inner();
     while let Some(record) = records.message().await.map_err(stream)? {
         let seq = record.seq;
         let record =
@@ -233,7 +234,8 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_said_with_the_remedy() {
-        let error = watch(Path::new("/nonexistent/t.sock"), 0, false, |_| true).await.unwrap_err().to_string();
+        let error =
+            watch(Path::new("/nonexistent/t.sock"), 0, false, |_| true).await.unwrap_err().to_string();
         assert!(error.contains("/nonexistent/t.sock") && error.contains("--root-dir"), "{error}");
     }
 }

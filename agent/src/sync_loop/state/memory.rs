@@ -1,19 +1,15 @@
-//! Kernel events and readings, put in relation to pods: hints for the eviction manager, explanations of OOM kills,
+//! Kernel events and readings, put in relation to pods: hints for the eviction manager, its decisions for the trace,
 //! and the MemoryPressure condition.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Mode, State};
+use super::{Mode, PodState, State};
 use crate::clock::Mono;
-use crate::eviction::manager::{Candidate, ContainerUse, Eviction};
+use crate::eviction::{Candidate, ContainerUse, Eviction, Numbers};
 use crate::pod::qos;
-use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
-use crate::signal::attribution::{OomLimit, Target, limit_that_killed, parse_cgroup_path};
-use crate::signal::{
-    CgroupId, Domain, DomainReading, KernelEvent, KernelEventKind, MemoryReading, OomVictim,
-};
+use crate::signal::attribution::{Target, parse_cgroup_path};
+use crate::signal::{CgroupId, Domain, KernelEvent, KernelEventKind, MemoryReading};
 use crate::trace::record::{Kind, Record};
 
 impl State {
@@ -22,12 +18,14 @@ impl State {
             KernelEventKind::OomKill(victim) => self.apply_oom_kill(event, victim),
             KernelEventKind::InitExit { pid } => self.apply_init_exit(*pid, now),
             KernelEventKind::CgroupMade { path, .. } => {
-                let pod = parse_cgroup_path(path).and_then(|(uid, _)| self.pods.get_mut(&uid));
+                let pod = parse_cgroup_path(path).and_then(|p| self.pods.get_mut(&p.pod));
                 if let Some(pod) = pod {
                     pod.cgroups_stale = true;
                 }
             }
-            KernelEventKind::CgroupRemoved { cgroup, .. } => self.attribution.remove(cgroup),
+            KernelEventKind::CgroupRemoved { cgroup, .. } => {
+                self.attribution.remove(*cgroup);
+            }
             KernelEventKind::Lost { records } => self.apply_lost(*records, now),
             KernelEventKind::MemcgReclaim { cgroup, .. }
             | KernelEventKind::DirectReclaim { cgroup, .. }
@@ -39,8 +37,8 @@ impl State {
 
     /// A hint that memory is moving: the manager will want fresh numbers.
     fn apply_pressure(&mut self, event: &KernelEvent, cgroup: Option<CgroupId>, now: Mono) {
-        let target = cgroup.and_then(|id| self.attribution.lookup(&id).cloned());
-        self.eviction.observe_kernel_event(event, target.as_ref().map(|t| &t.pod), now);
+        let target = cgroup.and_then(|id| self.attribution.lookup(id).cloned());
+        self.eviction.observe_kernel_event(event, target.as_ref().and_then(Target::pod), now);
         let node_wide = matches!(
             event.kind,
             KernelEventKind::DirectReclaim { .. }
@@ -53,7 +51,7 @@ impl State {
         }
         let mut record = signal_record(event);
         if let Some(target) = target {
-            record = self.of_target(record, &target);
+            record = self.with_target(record, &target);
         }
         self.record(record);
     }
@@ -66,13 +64,16 @@ impl State {
             pod.cgroups_stale |= pod.mode.may_hold_memory();
         }
         let message = "the ring buffer was full and records were lost; pods and memory are read afresh";
-        self.record(Record::new(now, Kind::Warning, Reason::RecordsLost, message).number("lost_records", records));
+        self.record(
+            Record::new(now, Kind::Warning, Reason::RecordsLost, message).number("lost_records", records),
+        );
     }
 
-    pub(super) fn apply_cgroups(&mut self, uid: &PodUid, ids: Vec<(CgroupId, Option<String>)>) {
-        if self.pods.contains_key(uid) {
-            for (id, container) in ids {
-                self.attribution.insert(id, Target { pod: uid.clone(), container });
+    /// Ids of a pod that is gone by now are of no use: they are never used again.
+    pub(super) fn apply_cgroups(&mut self, cgroups: Vec<(CgroupId, Target)>) {
+        for (id, target) in cgroups {
+            if target.pod().is_none_or(|uid| self.pods.contains_key(uid)) {
+                self.attribution.insert(id, target);
             }
         }
     }
@@ -94,13 +95,14 @@ impl State {
         for caused_by in std::mem::take(&mut self.undecided) {
             let took = now.since(caused_by);
             let forecast = self.eviction.forecasts().find(|(d, _)| *d == Domain::Kubepods).map(|(_, f)| f);
-            let mut record = Record::new(now, Kind::Forecast, Reason::KernelSignal, "decided on fresh numbers")
-                .number("signal_to_decision_us", took.as_micros());
+            let mut record =
+                Record::new(now, Kind::Forecast, Reason::KernelSignal, "decided on fresh numbers")
+                    .number("signal_to_decision_us", took.as_micros());
             if let Some(f) = forecast {
                 record = record
                     .domain("kubepods")
                     .number("headroom_bytes", f.headroom_bytes)
-                    .number("growth_bytes_per_s", f.fast_rate as i64);
+                    .number("fast_rate_bytes_per_s", f.fast_rate_bytes_per_s);
                 if let Some(t) = f.time_to_oom {
                     record = record.number("time_to_oom_ms", t.as_millis());
                 }
@@ -109,137 +111,17 @@ impl State {
         }
     }
 
-    /// Tier 0 learns of a kill from the container's `oom_kill` counter; with the kernel's own record this is the
-    /// cross-check, and says nothing new.
-    fn compare_oom_counter(&mut self, reading: &DomainReading, now: Mono) {
-        let Domain::Container(uid, container) = &reading.domain else { return };
-        let Some(before) = self.oom_kills.insert(reading.domain.clone(), reading.oom_kills) else { return };
-        let told = self.told_kills.remove(&reading.domain).unwrap_or(0);
-        let new = reading.oom_kills.saturating_sub(before).saturating_sub(told);
-        let Some(pod) = self.pods.get_mut(uid).filter(|_| new > 0) else { return };
-        pod.oom_told.insert(container.clone());
-        let id = pod.id.clone();
-        let message = "the container's oom_kill counter rose: the kernel killed a process of it";
-        let mut record =
-            Record::new(now, Kind::OomKill, Reason::OomKilled, message).pod(&id).container(container.clone());
-        if let Some(limit) = self.limit_reached_last(uid, Some(container)) {
-            record = self.with_limit(record, &limit);
-        }
-        self.record(record.number("kills", new));
-    }
-
-    fn apply_oom_kill(&mut self, event: &KernelEvent, victim: &OomVictim) {
-        let target = victim
-            .cgroup
-            .iter()
-            .chain(victim.levels.iter().map(|l| &l.cgroup))
-            .find_map(|id| self.attribution.lookup(id).cloned())
-            .or_else(|| self.target_of_pid(victim.pid));
-        let limit = match &target {
-            _ if !victim.levels.is_empty() => {
-                Some(limit_that_killed(&victim.levels, |id| self.attribution.lookup(id).cloned()))
-            }
-            Some(t) => self.limit_reached_last(&t.pod, t.container.as_deref()),
-            None => None,
-        };
-        let mut message = describe_victim(victim);
-        let _ = match &limit {
-            Some(limit) => write!(message, ": {}", describe_limit(limit)),
-            None => write!(message, "; which limit was reached is not known below tier 2"),
-        };
-        let mut record = Record::new(event.at, Kind::OomKill, Reason::OomKilled, message)
-            .number("victim_pid", victim.pid)
-            .number("event_to_record_us", event.read_at.since(event.at).as_micros());
-        for (name, value) in [
-            ("victim_anon_rss_bytes", victim.anon_rss_bytes),
-            ("victim_file_rss_bytes", victim.file_rss_bytes),
-            ("victim_shmem_rss_bytes", victim.shmem_rss_bytes),
-            ("victim_total_vm_bytes", victim.total_vm_bytes),
-        ] {
-            if let Some(value) = value {
-                record = record.number(name, value);
-            }
-        }
-        if let Some(limit) = &limit {
-            record = self.with_limit(record, limit);
-        }
-        if let Some(target) = target {
-            if let Some(container) = &target.container {
-                let domain = Domain::Container(target.pod.clone(), container.clone());
-                *self.told_kills.entry(domain).or_default() += 1;
-                if let Some(pod) = self.pods.get_mut(&target.pod) {
-                    pod.oom_told.insert(container.clone());
-                }
-            }
-            record = self.of_target(record, &target);
-        }
-        self.record(record);
-    }
-
-    /// Below tier 2 the record has a pid only; container init processes are known by theirs.
-    fn target_of_pid(&self, pid: u32) -> Option<Target> {
-        self.pods.values().find_map(|pod| {
-            let container = pod.runtime.containers.iter().find(|c| c.pid == Some(pid))?;
-            Some(Target { pod: pod.id.uid.clone(), container: Some(container.name.clone()) })
-        })
-    }
-
-    /// Without the kernel's own levels: the smallest domain that was at its limit when last read.
-    fn limit_reached_last(&self, uid: &PodUid, container: Option<&str>) -> Option<OomLimit> {
-        let reading = self.last_reading.as_ref()?;
-        let domains = container
-            .map(|c| Domain::Container(uid.clone(), c.to_owned()))
-            .into_iter()
-            .chain([Domain::Pod(uid.clone()), Domain::Kubepods]);
-        domains.filter_map(|d| reading.of(&d)).find_map(|r| {
-            // 3 %: what a hog may take between the last sample and the kill.
-            let limit = r.limit_bytes.filter(|limit| r.usage_bytes >= limit - limit / 32)?;
-            Some(OomLimit { domain: r.domain.kind(), usage_bytes: r.usage_bytes, limit_bytes: Some(limit) })
-        })
-    }
-
-    fn with_limit(&self, record: Record, limit: &OomLimit) -> Record {
-        let record = record.domain(limit.domain).number("usage_bytes", limit.usage_bytes);
-        match limit.limit_bytes {
-            Some(bytes) => record.number("limit_bytes", bytes),
-            None => record,
-        }
-    }
-
-    fn of_target(&self, record: Record, target: &Target) -> Record {
-        let record = match self.pods.get(&target.pod) {
-            Some(pod) => record.pod(&pod.id),
-            None => {
-                let uid = target.pod.clone();
-                record.pod(&PodRef { uid, namespace: String::new(), name: String::new() })
-            }
-        };
-        match &target.container {
-            Some(container) => record.container(container.clone()),
-            None => record,
-        }
-    }
-
     pub(super) fn record_decision(&mut self, eviction: &Eviction, now: Mono) {
-        let n = &eviction.numbers;
-        let mut record = Record::new(now, Kind::Decision, eviction.reason, eviction.message.clone())
+        let record = Record::new(now, Kind::Decision, eviction.reason, eviction.message.clone())
             .pod(&eviction.pod)
-            .domain(n.domain.kind())
-            .number("usage_bytes", n.usage_bytes)
-            .number("available_bytes", n.available_bytes)
-            .number("headroom_bytes", n.headroom_bytes)
-            .number("growth_bytes_per_s", n.growth_bytes_per_s as i64)
-            .number("time_to_free_ms", n.time_to_free.as_millis())
-            .number("grace_ms", eviction.grace.as_millis());
-        for (name, value) in [("limit_bytes", n.limit_bytes), ("threshold_bytes", n.threshold_bytes)] {
-            if let Some(value) = value {
-                record = record.number(name, value);
-            }
-        }
-        if let Some(lead) = n.time_to_oom {
+            .domain(eviction.domain.kind())
+            .number("grace_ms", eviction.grace.as_millis())
+            .number("read_to_decision_us", now.since(eviction.read_at).as_micros());
+        let mut record = with_numbers(record, &eviction.numbers);
+        if let Some(lead) = eviction.lead {
             record = record.number("lead_ms", lead.as_millis());
         }
-        if let Some(caused_by) = n.caused_by {
+        if let Some(caused_by) = eviction.caused_by {
             record = record.number("signal_to_decision_us", now.since(caused_by).as_micros());
         }
         self.record(record);
@@ -255,25 +137,10 @@ impl State {
                 pod: p.id.clone(),
                 priority: qos::priority(&p.pod),
                 critical: qos::is_critical(&p.pod),
-                memory_request_bytes: qos::memory_request_bytes(&p.pod),
-                grace_period: crate::pod::lifecycle::termination_grace(&p.pod),
-                qos: qos::qos_class(&p.pod),
-                containers: self.container_uses(p),
-            })
-            .collect()
-    }
-
-    fn container_uses(&self, pod: &super::PodState) -> Vec<ContainerUse> {
-        let containers = pod.pod.spec.iter().flat_map(|s| &s.containers);
-        containers
-            .map(|c| {
-                let domain = Domain::Container(pod.id.uid.clone(), c.name.clone());
-                let reading = self.last_reading.as_ref().and_then(|r| r.of(&domain));
-                ContainerUse {
-                    name: c.name.clone(),
-                    request_bytes: qos::container_memory_request_bytes(c),
-                    usage_bytes: reading.map(DomainReading::working_set_bytes),
-                }
+                memory_request_bytes: qos::pod_requests(&p.pod).memory_bytes,
+                grace_period: p.grace_period(),
+                qos: qos::QosClass::of(&p.pod),
+                containers: container_uses(p),
             })
             .collect()
     }
@@ -285,7 +152,11 @@ impl State {
         }
         self.under_pressure = pressure.is_some();
         let (reason, message) = match pressure {
-            Some(why) => (Reason::MemoryPressure, format!("the node is under memory pressure: {why}")),
+            Some(p) => {
+                let (signal, available) = (p.signal, p.available_bytes >> 20);
+                let message = format!("{signal} is {available} MiB, below {} MiB", p.threshold_bytes >> 20);
+                (Reason::MemoryPressure, message)
+            }
             None => {
                 let period: Duration = self.config.eviction.transition_period;
                 let message = format!("no memory pressure for {} s", period.as_secs());
@@ -310,11 +181,13 @@ fn signal_record(event: &KernelEvent) -> Record {
     };
     match &event.kind {
         KernelEventKind::MemcgReclaim { events, stalled, .. } => {
-            record("container", "reclaim at a cgroup's limit").number("events", *events).number("stalled_us", stalled.as_micros())
+            record("container", "reclaim at a cgroup's limit")
+                .number("events", *events)
+                .number("stalled_us", stalled.as_micros())
         }
-        KernelEventKind::DirectReclaim { events, stalled, .. } => {
-            record("node", "direct reclaim").number("events", *events).number("stalled_us", stalled.as_micros())
-        }
+        KernelEventKind::DirectReclaim { events, stalled, .. } => record("node", "direct reclaim")
+            .number("events", *events)
+            .number("stalled_us", stalled.as_micros()),
         KernelEventKind::KswapdWake { events } => record("node", "kswapd woken").number("events", *events),
         KernelEventKind::ReclaimRetry { no_progress_loops, .. } => {
             record("node", "reclaim makes no progress").number("no_progress_loops", *no_progress_loops)
@@ -326,22 +199,18 @@ fn signal_record(event: &KernelEvent) -> Record {
     }
 }
 
-fn describe_victim(victim: &OomVictim) -> String {
-    let comm = victim.comm.as_deref().unwrap_or("a process");
-    let mut text = format!("the kernel's OOM killer killed {comm} (pid {})", victim.pid);
-    if let Some(rss) = victim.anon_rss_bytes {
-        let _ = write!(text, " with {} MiB of anonymous memory", rss >> 20);
-    }
-    text
+fn container_uses(pod: &PodState) -> Vec<ContainerUse> {
+    let containers = pod.pod.spec.iter().flat_map(|s| &s.containers);
+    // The manager knows each container's use from its own readings.
+    containers
+        .map(|c| ContainerUse {
+            name: c.name.clone(),
+            memory_request_bytes: qos::container_requests(c).memory_bytes,
+            usage_bytes: None,
+        })
+        .collect()
 }
 
-fn describe_limit(limit: &OomLimit) -> String {
-    let used = limit.usage_bytes >> 20;
-    match (limit.domain, limit.limit_bytes) {
-        ("node", _) => format!("the node was out of memory ({used} MiB used)"),
-        (domain, Some(bytes)) => {
-            format!("the limit of the {domain}, {} MiB, was reached ({used} MiB used)", bytes >> 20)
-        }
-        (domain, None) => format!("the {domain} was out of memory ({used} MiB used)"),
-    }
+pub(super) fn with_numbers(record: Record, numbers: &Numbers) -> Record {
+    numbers.entries().into_iter().fold(record, |record, (name, value)| record.number(name, value))
 }

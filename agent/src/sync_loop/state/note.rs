@@ -1,9 +1,10 @@
 //! The plan is on its way: what the state must remember so as not to plan it again.
 
+use super::memory::with_numbers;
 use super::pod::Outstanding;
 use super::{Mode, State};
 use crate::clock::Mono;
-use crate::eviction::manager::Eviction;
+use crate::eviction::{Eviction, Numbers};
 use crate::pod::PodUid;
 use crate::pod::order::WorkOrder;
 use crate::reason::Reason;
@@ -16,7 +17,7 @@ impl State {
         match &action.kind {
             ActionKind::Dispatch { pod, order } => self.note_order(pod, order, action.reason, now),
             ActionKind::Evict { eviction, .. } => self.note_eviction(eviction, now),
-            ActionKind::CutGrace { pod, .. } => self.note_grace_cut(pod, now),
+            ActionKind::CutGrace { pod, numbers, .. } => self.note_grace_cut(pod, numbers, now),
             ActionKind::Forget(uid) => self.forget(uid, now),
             ActionKind::MapCgroups { pod, .. } => {
                 if let Some(pod) = self.pods.get_mut(pod) {
@@ -36,11 +37,11 @@ impl State {
             }
             ActionKind::Save(saved) => {
                 if let Some(pod) = self.pods.get_mut(&saved.uid()) {
+                    pod.status.clone_from(&saved.pod.status);
                     pod.unsaved = false;
                 }
             }
-            // The reading itself, which follows at once, is what changes the state.
-            ActionKind::ReadMemory { .. } => {}
+            ActionKind::ReadMemory { scope, .. } => self.eviction.read_ordered(*scope, now),
         }
     }
 
@@ -64,31 +65,27 @@ impl State {
     fn note_eviction(&mut self, eviction: &Eviction, now: Mono) {
         let Some(pod) = self.pods.get_mut(&eviction.pod.uid) else { return };
         pod.mode = Mode::Evicted {
-            failure: Failure { reason: Reason::Evicted, message: eviction.message.clone() },
+            failure: Failure { reason: Reason::Evicted, message: eviction.message.clone(), disruption: true },
             grace: eviction.grace,
             stopped: false,
         };
         pod.outstanding = Outstanding::Terminate;
         pod.next_sync = None;
         pod.unsaved = true;
-        self.eviction.eviction_ordered(&eviction.pod.uid, now);
+        self.eviction.eviction_ordered(&eviction.pod, eviction.grace, now);
         self.record_decision(eviction, now);
     }
 
-    fn note_grace_cut(&mut self, uid: &PodUid, now: Mono) {
-        self.eviction.grace_cut(uid);
+    fn note_grace_cut(&mut self, uid: &PodUid, numbers: &Numbers, now: Mono) {
+        self.eviction.grace_cut(uid, now);
         let Some(pod) = self.pods.get_mut(uid) else { return };
         if let Mode::Evicted { grace, .. } = &mut pod.mode {
             *grace = std::time::Duration::ZERO;
         }
         let id = pod.id.clone();
-        self.record_pod(
-            now,
-            Kind::Eviction,
-            Reason::GraceCutShort,
-            &id,
-            "the pod still grows and the memory would be gone before its grace ends: SIGKILL now",
-        );
+        let message = "the pod still grows and the memory would be gone before its grace ends: SIGKILL now";
+        let record = Record::new(now, Kind::Eviction, Reason::GraceCutShort, message).pod(&id);
+        self.record(with_numbers(record, numbers));
     }
 
     fn forget(&mut self, uid: &PodUid, now: Mono) {
@@ -98,7 +95,13 @@ impl State {
         self.told_kills.retain(|domain, _| !domain.is_of(uid));
         self.saved.remove(uid);
         if let Some(pod) = self.pods.remove(uid) {
-            self.record_pod(now, Kind::Pod, Reason::PodRemoved, &pod.id, "nothing of the pod is left on the node");
+            self.record_pod(
+                now,
+                Kind::Pod,
+                Reason::PodRemoved,
+                &pod.id,
+                "nothing of the pod is left on the node",
+            );
             if let Some(named) = pod.comes_back {
                 self.add(named.pod, &named.path, now);
             }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::PodStatus;
+
 use crate::clock::Mono;
 use crate::pod::order::ContainerWaiting;
 use crate::pod::runtime_status::{ContainerState, PodRuntimeStatus};
@@ -67,8 +69,6 @@ pub struct PodState {
     pub cgroups_stale: bool,
     /// What `oomlet pods` would show has changed.
     pub unsaved: bool,
-    /// The last relist found a container of it running.
-    pub(super) found_running: bool,
     /// The source named it again while it was being removed: it starts anew once it is gone.
     pub(super) comes_back: Option<SourcePod>,
     pub(super) sync_wanted: Option<Reason>,
@@ -77,6 +77,10 @@ pub struct PodState {
     pub(super) watched_pids: BTreeSet<u32>,
     /// Containers whose OOM kill has been told, until the runtime reports their exit.
     pub(super) oom_told: BTreeSet<String>,
+    /// Ids of containers in which the kernel killed a process: the runtime does not always say so.
+    pub(super) oom_killed: BTreeSet<String>,
+    /// The status as it was last saved: keeps start time and times of conditions.
+    pub(super) status: Option<PodStatus>,
     /// Last error told, so that a repeating one is told once.
     pub(super) last_error: Option<String>,
 }
@@ -101,13 +105,14 @@ impl PodState {
             waiting: Vec::new(),
             cgroups_stale: false,
             unsaved: true,
-            found_running: false,
             comes_back: None,
             sync_wanted: None,
             next_sync: None,
             outstanding: Outstanding::Nothing,
             watched_pids: BTreeSet::new(),
             oom_told: BTreeSet::new(),
+            oom_killed: BTreeSet::new(),
+            status: None,
             last_error: None,
         }
     }
@@ -129,6 +134,22 @@ impl PodState {
         !stopped
             && self.outstanding != Outstanding::Terminate
             && self.next_sync.is_none_or(|(at, _)| at <= now)
+    }
+
+    /// `terminationGracePeriodSeconds`, 30 s by default.
+    #[must_use]
+    pub fn grace_period(&self) -> Duration {
+        let seconds = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    }
+
+    /// The kernel killed a process of the container that runs under this name.
+    pub(super) fn note_oom_kill(&mut self, container: &str) {
+        self.oom_told.insert(container.to_owned());
+        if let Some(c) = self.runtime.container(container) {
+            self.oom_killed.insert(c.id.clone());
+        }
+        self.unsaved = true;
     }
 
     /// It is not wanted any more.

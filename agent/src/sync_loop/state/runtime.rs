@@ -9,16 +9,13 @@ use crate::pod::order::{WorkerOutcome, WorkerReport};
 use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
-use crate::sync_loop::event::{PodLifecycleEvent, PodLifecycleEventKind, RuntimePods};
+use crate::sync_loop::event::{PodLifecycleEvent, PodLifecycleEventKind, RuntimePod, RuntimePods};
 use crate::trace::record::{Kind, Record};
 
 impl State {
     pub(super) fn apply_relist(&mut self, runtime: &RuntimePods, now: Mono) {
-        for found in &runtime.pods {
-            if let Some(pod) = self.pods.get_mut(&found.pod.uid) {
-                pod.found_running = found.containers.iter().any(|(_, _, s)| *s == ContainerState::Running);
-            }
-        }
+        let runs = |p: &&RuntimePod| p.containers.iter().any(|(_, _, s)| *s == ContainerState::Running);
+        self.found_running = runtime.pods.iter().filter(runs).map(|p| p.pod.uid.clone()).collect();
         self.relisted = true;
         self.adopt_orphans(runtime, now);
     }
@@ -43,7 +40,9 @@ impl State {
                 now,
                 Kind::Warning,
                 Reason::RuntimeStateChanged,
-                format!("the container runtime does not answer: {why}; pods run on, nothing is started or stopped"),
+                format!(
+                    "the container runtime does not answer: {why}; pods run on, nothing is started or stopped"
+                ),
             ),
             None => {
                 // What a worker could not do meanwhile is tried at once.
@@ -150,7 +149,8 @@ impl State {
         for ms in [5, 40, 250] {
             self.kicks.insert(now + Duration::from_millis(ms));
         }
-        let record = Record::new(now, Kind::Signal, Reason::InitProcessExited, "a container's first process exited");
+        let record =
+            Record::new(now, Kind::Signal, Reason::InitProcessExited, "a container's first process exited");
         self.record(record.pod(&id).number("pid", pid));
     }
 }
@@ -206,7 +206,11 @@ mod tests {
             (vec![], vec![("a", Running, 0)], vec!["container started"]),
             (vec![("a", Running, 0)], vec![("a", Running, 0)], vec![]),
             (vec![("a", Running, 0)], vec![("a", Exited, 0)], vec!["container exited with 137 (OOMKilled)"]),
-            (vec![("a", Exited, 0)], vec![("b", Running, 1), ("a", Exited, 0)], vec!["container started, restart 1"]),
+            (
+                vec![("a", Exited, 0)],
+                vec![("b", Running, 1), ("a", Exited, 0)],
+                vec!["container started, restart 1"],
+            ),
             (vec![], vec![("a", Created, 0)], vec![]),
         ];
         for (old, new, expected) in cases {

@@ -140,7 +140,13 @@ impl State {
         state.orphan = true;
         state.remove(Reason::OrphanedPod);
         self.pods.insert(id.uid.clone(), state);
-        self.record_pod(now, Kind::Pod, Reason::OrphanedPod, &id, "it is on the node, and no manifest names it");
+        self.record_pod(
+            now,
+            Kind::Pod,
+            Reason::OrphanedPod,
+            &id,
+            "it is on the node, and no manifest names it",
+        );
     }
 
     /// Admits pending pods, critical ones first, once it is known what already runs.
@@ -151,35 +157,47 @@ impl State {
         let mut pending: Vec<_> = self
             .pods
             .values()
-            .filter(|p| p.mode == Mode::Pending && !self.name_is_taken(&p.id))
+            .filter(|p| p.mode == Mode::Pending)
             .map(|p| (std::cmp::Reverse(crate::pod::qos::priority(&p.pod)), p.id.clone()))
             .collect();
         pending.sort();
         for (_, id) in pending {
-            self.admit_one(&id, now);
+            if !self.name_is_taken(&id) {
+                self.admit_one(&id, now);
+            }
         }
     }
 
     /// A pod of the same name that is still ending keeps its successor waiting, as kubelet does for static pods.
     fn name_is_taken(&self, id: &PodRef) -> bool {
         self.pods.values().any(|p| {
-            p.id.uid != id.uid && p.id.name == id.name && p.id.namespace == id.namespace && p.mode != Mode::Pending
+            p.id.uid != id.uid
+                && p.id.name == id.name
+                && p.id.namespace == id.namespace
+                && p.mode != Mode::Pending
         })
     }
 
     fn admit_one(&mut self, id: &PodRef, now: Mono) {
         let Some(state) = self.pods.get(&id.uid) else { return };
         let pod = Arc::clone(&state.pod);
-        let running = state.found_running || state.runtime.any_running();
+        let running = self.found_running.contains(&id.uid) || state.runtime.any_running();
         let saved = self.saved.get(&id.uid).and_then(|s| s.failure.clone());
         let (mode, record) = if let Some(failure) = saved {
             let message = format!("failed before the agent started: {}", failure.message);
             (
-                Mode::Evicted { failure, grace: std::time::Duration::ZERO, stopped: false },
+                if failure.disruption {
+                    Mode::Evicted { failure, grace: std::time::Duration::ZERO, stopped: false }
+                } else {
+                    Mode::Rejected(failure)
+                },
                 Record::new(now, Kind::Pod, Reason::PodAdopted, message),
             )
         } else if running {
-            (Mode::Active, Record::new(now, Kind::Pod, Reason::PodAdopted, "it runs already and is taken over"))
+            (
+                Mode::Active,
+                Record::new(now, Kind::Pod, Reason::PodAdopted, "it runs already and is taken over"),
+            )
         } else {
             let mut facts = self.config.node.clone();
             facts.memory_pressure = self.under_pressure;
@@ -193,7 +211,8 @@ impl State {
                 Ok(()) => (Mode::Active, Record::new(now, Kind::Pod, Reason::PodAdded, "admitted")),
                 Err(no) => {
                     let record = Record::new(now, Kind::Warning, no.reason, no.message.clone());
-                    (Mode::Rejected(Failure { reason: no.reason, message: no.message }), record)
+                    let failure = Failure { reason: no.reason, message: no.message, disruption: false };
+                    (Mode::Rejected(failure), record)
                 }
             }
         };

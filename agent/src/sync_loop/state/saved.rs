@@ -1,0 +1,46 @@
+//! A pod as it goes to disk: its manifest with the status of now.
+
+use k8s_openapi::api::core::v1::PodStatus;
+
+use super::{Mode, PodState, State};
+use crate::clock::Mono;
+use crate::pod::Pod;
+use crate::pod::status::{PodFailure, StatusInput, pod_status};
+use crate::sync_loop::plan::{Failure, SavedPod};
+
+impl State {
+    /// What `oomlet pods` shows of it, and the next start needs.
+    #[must_use]
+    pub fn saved(&self, pod: &PodState, now: Mono) -> SavedPod {
+        let failure = match &pod.mode {
+            Mode::Rejected(failure) | Mode::Evicted { failure, .. } => Some(failure.clone()),
+            _ => None,
+        };
+        let status = self.status(pod, failure.as_ref(), now);
+        SavedPod {
+            pod: Pod { status: Some(status), ..pod.pod.as_ref().clone() },
+            manifest_path: pod.path.clone(),
+            failure,
+        }
+    }
+
+    fn status(&self, pod: &PodState, failure: Option<&Failure>, now: Mono) -> PodStatus {
+        let failed = failure.map(|f| PodFailure {
+            reason: f.reason.as_str().to_owned(),
+            message: f.message.clone(),
+            disruption: f.disruption,
+        });
+        pod_status(&StatusInput {
+            pod: &pod.pod,
+            runtime: &pod.runtime,
+            waiting: &pod.waiting,
+            failed: failed.as_ref(),
+            completed: matches!(pod.mode, Mode::Completed { .. }),
+            previous: pod.status.as_ref(),
+            oom_killed: &pod.oom_killed,
+            host_ips: &self.config.host_ips,
+            runtime_name: &self.config.runtime_name,
+            now_unix_ns: i64::try_from(now.0).unwrap_or(i64::MAX).saturating_add(self.config.unix_offset_ns),
+        })
+    }
+}

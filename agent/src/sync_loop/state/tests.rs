@@ -1,0 +1,433 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::eviction::threshold::{Signal, Threshold, ThresholdValue};
+use crate::pod::Pod;
+use crate::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
+use crate::pod::qos::Amounts;
+use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
+use crate::signal::attribution::Target;
+use crate::signal::{
+    CgroupId, DomainReading, Hierarchy, KernelEvent, KernelEventKind, MemcgLevel, OomVictim,
+};
+use crate::sync_loop::event::{PodSource, PodUpdate, RejectedManifest, RuntimePod, RuntimePods, SourcePod};
+use crate::sync_loop::plan::{ActionKind, Failure, plan};
+
+const MIB: u64 = 1 << 20;
+
+fn config() -> StateConfig {
+    let allocatable = Threshold {
+        signal: Signal::AllocatableMemoryAvailable,
+        value: ThresholdValue::Bytes(60 * MIB),
+        grace_period: Duration::ZERO,
+        min_reclaim: None,
+    };
+    StateConfig {
+        node: NodeFacts {
+            name: "node".into(),
+            allocatable: Amounts { milli_cpu: 2000, memory_bytes: 300 * MIB },
+            max_pods: 110,
+            os: "linux".into(),
+            arch: "amd64".into(),
+            ..NodeFacts::default()
+        },
+        eviction: EvictionConfig { thresholds: vec![allocatable], ..EvictionConfig::default() },
+        sync_frequency: Duration::from_secs(60),
+        saved: Vec::new(),
+        host_ips: Vec::new(),
+        runtime_name: "containerd".into(),
+        unix_offset_ns: 0,
+    }
+}
+
+fn pod(name: &str, uid: &str) -> Arc<Pod> {
+    Arc::new(
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": name, "namespace": "default", "uid": uid},
+            "spec": {"containers": [{"name": "c", "image": "i"}], "terminationGracePeriodSeconds": 5}
+        }))
+        .unwrap(),
+    )
+}
+
+fn source(pods: &[(&str, &str)]) -> Event {
+    Event::Pods(PodUpdate {
+        source: PodSource::File,
+        pods: pods
+            .iter()
+            .map(|(name, uid)| SourcePod { path: format!("/m/{name}.yaml").into(), pod: pod(name, uid) })
+            .collect(),
+        rejected: Vec::new(),
+    })
+}
+
+fn relist(running: &[(&str, &str)]) -> Event {
+    let pods = running.iter().map(|(name, uid)| RuntimePod {
+        pod: PodRef { uid: (*uid).into(), namespace: "default".into(), name: (*name).into() },
+        containers: vec![("c".into(), format!("{uid}-c"), ContainerState::Running)],
+        ready_sandboxes: 1,
+        sandboxes: 1,
+    });
+    Event::Relisted(RuntimePods { pods: pods.collect() })
+}
+
+fn running(uid: &str, pid: u32) -> PodRuntimeStatus {
+    let container = ContainerStatus {
+        id: format!("{uid}-c"),
+        sandbox_id: "s".into(),
+        name: "c".into(),
+        restart_count: 0,
+        state: ContainerState::Running,
+        created_at_ns: 1,
+        started_at_ns: 1,
+        finished_at_ns: 0,
+        exit_code: 0,
+        reason: String::new(),
+        message: String::new(),
+        image: "i".into(),
+        image_ref: "i".into(),
+        hash: None,
+        log_path: String::new(),
+        pid: Some(pid),
+    };
+    PodRuntimeStatus { sandboxes: Vec::new(), containers: vec![container] }
+}
+
+fn report(uid: &str, outcome: WorkerOutcome, runtime: PodRuntimeStatus) -> Event {
+    Event::Worker(WorkerReport { pod: uid.into(), at: Mono::from_millis(1), outcome, runtime })
+}
+
+fn synced(uid: &str) -> Event {
+    report(uid, WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() }, running(uid, 42))
+}
+
+/// The state, its clock, and what the plan said in short.
+struct Node {
+    state: State,
+    now: Mono,
+}
+
+impl Node {
+    fn new(config: StateConfig) -> Node {
+        Node { state: State::new(config), now: Mono::from_millis(1000) }
+    }
+
+    /// Applies, plans, notes, as the loop does, until there is nothing left to do; returns the plan but for readings
+    /// and file writes, which every step brings.
+    fn step(&mut self, event: Event) -> Vec<String> {
+        self.now = self.now + Duration::from_millis(1);
+        self.state.apply(event, self.now);
+        let mut done = Vec::new();
+        // What is noted may itself change what is to be saved; beyond that nothing follows from a plan.
+        for _ in 0..3 {
+            let actions = plan(&self.state, self.now);
+            for action in &actions {
+                self.state.note(action, self.now);
+            }
+            done.extend(actions.iter().filter_map(|a| short(&a.kind)));
+        }
+        let again = plan(&self.state, self.now);
+        assert!(again.is_empty(), "planned again: {:?}", again.iter().map(|a| &a.reason).collect::<Vec<_>>());
+        let distinct: BTreeSet<&String> = done.iter().collect();
+        assert_eq!(distinct.len(), done.len(), "planned twice: {done:?}");
+        done
+    }
+
+    fn records(&mut self) -> Vec<(Kind, Reason, String)> {
+        self.state.take_records().into_iter().map(|r| (r.kind, r.reason, r.message)).collect()
+    }
+}
+
+fn short(kind: &ActionKind) -> Option<String> {
+    Some(match kind {
+        ActionKind::Dispatch { pod, order } | ActionKind::CutGrace { pod, order, .. } => match order {
+            WorkOrder::Sync { .. } => format!("sync {pod}"),
+            WorkOrder::Terminate { grace, remove, .. } => {
+                format!("{} {pod} grace {}", if *remove { "remove" } else { "stop" }, grace.as_secs())
+            }
+        },
+        ActionKind::Evict { eviction, .. } => format!("evict {}", eviction.pod.uid),
+        ActionKind::Forget(uid) => format!("forget {uid}"),
+        ActionKind::KickPleg => "kick".into(),
+        ActionKind::WatchInit { pids } => format!("watch {pids:?}"),
+        ActionKind::MapCgroups { pod, .. } => format!("map {pod}"),
+        ActionKind::ReadMemory { .. } | ActionKind::Save(_) => return None,
+    })
+}
+
+#[test]
+fn a_pod_starts_once_source_and_runtime_have_spoken() {
+    let mut node = Node::new(config());
+    assert_eq!(node.step(source(&[("a", "1")])), [""; 0], "the runtime has not been listed");
+    assert_eq!(node.step(relist(&[])), ["sync 1"]);
+    assert_eq!(node.step(synced("1")), ["map 1", "watch [42]"]);
+    assert_eq!(node.step(Event::Tick), [""; 0]);
+}
+
+#[test]
+fn a_running_pod_is_taken_over_whatever_admission_would_say() {
+    let mut tight = config();
+    tight.node.max_pods = 0;
+    let mut node = Node::new(tight);
+    node.step(relist(&[("a", "1")]));
+    assert_eq!(node.step(source(&[("a", "1"), ("b", "2")])), ["sync 1", "map 1"]);
+    let records = node.records();
+    assert!(records.iter().any(|(_, r, _)| *r == Reason::PodAdopted), "{records:?}");
+    assert!(records.iter().any(|(_, r, _)| *r == Reason::Outofpods), "{records:?}");
+}
+
+#[test]
+fn a_removed_manifest_ends_the_pod_and_nothing_stays() {
+    let mut node = Node::new(config());
+    node.step(relist(&[]));
+    node.step(source(&[("a", "1")]));
+    node.step(synced("1"));
+    assert_eq!(node.step(source(&[])), ["remove 1 grace 5"]);
+    let stopped = WorkerOutcome::Stopped { took: Duration::from_millis(80), killed: false };
+    assert_eq!(node.step(report("1", stopped, PodRuntimeStatus::default())), [""; 0]);
+    assert_eq!(node.step(report("1", WorkerOutcome::Removed, PodRuntimeStatus::default())), ["forget 1"]);
+    assert_eq!(node.state.pods().count(), 0);
+}
+
+#[test]
+fn a_changed_manifest_ends_the_old_pod_before_the_new_one_starts() {
+    let mut node = Node::new(config());
+    node.step(relist(&[]));
+    node.step(source(&[("a", "1")]));
+    node.step(synced("1"));
+    assert_eq!(node.step(source(&[("a", "2")])), ["remove 1 grace 5"]);
+    assert!(node.records().iter().any(|(_, r, _)| *r == Reason::PodReplaced));
+    node.step(report("1", WorkerOutcome::Removed, PodRuntimeStatus::default()));
+    assert_eq!(node.step(Event::Tick), ["sync 2"]);
+}
+
+#[test]
+fn a_pod_named_again_while_it_ends_starts_anew() {
+    let mut node = Node::new(config());
+    node.step(relist(&[]));
+    node.step(source(&[("a", "1")]));
+    node.step(source(&[]));
+    assert_eq!(node.step(source(&[("a", "1")])), [""; 0]);
+    node.step(report("1", WorkerOutcome::Removed, PodRuntimeStatus::default()));
+    assert_eq!(node.step(Event::Tick), ["sync 1"]);
+}
+
+#[test]
+fn orphans_end_only_once_the_source_has_spoken() {
+    let mut node = Node::new(config());
+    assert_eq!(node.step(relist(&[("old", "9")])), [""; 0]);
+    node.step(source(&[]));
+    assert_eq!(node.step(relist(&[("old", "9")])), ["remove 9 grace 30"]);
+}
+
+#[test]
+fn an_unreadable_manifest_leaves_its_pod_running() {
+    let broken = |pods: &[(&str, &str)]| {
+        let Event::Pods(mut update) = source(pods) else { unreachable!() };
+        let error = "/m/a.yaml: not a pod".to_owned();
+        update.rejected = vec![RejectedManifest { path: "/m/a.yaml".into(), error }];
+        Event::Pods(update)
+    };
+    let mut node = Node::new(config());
+    node.step(relist(&[]));
+    node.step(source(&[("a", "1"), ("b", "2")]));
+    node.step(synced("1"));
+    assert_eq!(node.step(broken(&[("b", "2")])), [""; 0], "pod a runs on");
+    let told = node.records().iter().filter(|(_, r, _)| *r == Reason::ManifestRejected).count();
+    assert_eq!(told, 1);
+    node.step(broken(&[("b", "2")]));
+    assert_eq!(node.records(), [], "told once");
+    assert_eq!(node.step(source(&[("b", "2")])), ["remove 1 grace 5"], "the file is gone now");
+
+    // The same after a restart: the agent knows the pod from its own files.
+    let saved =
+        SavedPod { pod: (*pod("a", "1")).clone(), manifest_path: Some("/m/a.yaml".into()), failure: None };
+    let mut node = Node::new(StateConfig { saved: vec![saved], ..config() });
+    node.step(relist(&[("a", "1")]));
+    assert_eq!(node.step(broken(&[])), ["sync 1", "map 1"]);
+}
+
+#[test]
+fn what_was_evicted_stays_evicted_over_a_restart() {
+    let failure = Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption: true };
+    let saved = SavedPod { pod: (*pod("a", "1")).clone(), manifest_path: None, failure: Some(failure) };
+    let mut node = Node::new(StateConfig { saved: vec![saved], ..config() });
+    node.step(relist(&[]));
+    assert_eq!(node.step(source(&[("a", "1")])), ["stop 1 grace 0"]);
+    let stopped = WorkerOutcome::Stopped { took: Duration::ZERO, killed: false };
+    assert_eq!(node.step(report("1", stopped, PodRuntimeStatus::default())), [""; 0]);
+    let state = node.state.pod(&"1".into()).unwrap();
+    let status = node.state.saved(state, node.now).pod.status.unwrap();
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+}
+
+#[test]
+fn a_failed_sync_is_retried_after_its_back_off_and_told_once() {
+    let mut node = Node::new(config());
+    node.step(relist(&[]));
+    node.step(source(&[("a", "1")]));
+    let failed = || {
+        let retry_in = Duration::from_secs(10);
+        let error = "image nope is not there".to_owned();
+        report("1", WorkerOutcome::Failed { error, retry_in, waiting: vec![] }, PodRuntimeStatus::default())
+    };
+    node.records();
+    assert_eq!(node.step(failed()), [""; 0]);
+    assert_eq!(node.records().len(), 1);
+    node.now = node.now + Duration::from_secs(10);
+    assert_eq!(node.step(Event::Tick), ["sync 1"]);
+    node.step(failed());
+    assert_eq!(node.records(), []);
+}
+
+fn reading(now: Mono, why: Reason, usage: u64, pods: &[(&str, u64)]) -> Event {
+    let domain = |domain, usage_bytes, limit_bytes| DomainReading {
+        domain,
+        usage_bytes,
+        inactive_file_bytes: 0,
+        active_file_bytes: 0,
+        dirty_bytes: 0,
+        limit_bytes,
+        oom_kills: 0,
+    };
+    let mut domains = vec![
+        domain(Domain::Node, 1000 * MIB, Some(24_000 * MIB)),
+        domain(Domain::Kubepods, usage, Some(300 * MIB)),
+    ];
+    domains.extend(pods.iter().map(|(uid, usage)| domain(Domain::Pod((*uid).into()), *usage, None)));
+    Event::Reading(MemoryReading {
+        at: now,
+        done_at: now,
+        why,
+        caused_by: None,
+        mem_available_bytes: 23_000 * MIB,
+        domains,
+    })
+}
+
+#[test]
+fn memory_short_of_the_threshold_evicts_the_pod_over_its_request_and_keeps_the_record() {
+    let mut node = Node::new(config());
+    node.step(relist(&[]));
+    node.step(source(&[("hog", "1"), ("idle", "2")]));
+    node.step(synced("1"));
+    node.step(synced("2"));
+    let mut evicted = Vec::new();
+    for usage in [200, 210, 220, 235, 245, 245] {
+        let pods = [("1", (usage - 10) * MIB), ("2", 10 * MIB)];
+        let event = reading(node.now + Duration::from_millis(1), Reason::SampleDue, usage * MIB, &pods);
+        evicted.extend(node.step(event).into_iter().filter(|a| a.starts_with("evict")));
+    }
+    assert_eq!(evicted, ["evict 1"]);
+    assert!(node.state.under_memory_pressure());
+    let records = node.state.take_records();
+    let decision = records.iter().find(|r| r.kind == Kind::Decision).expect("a decision is recorded");
+    assert_eq!(decision.pod.as_ref().unwrap().name, "hog");
+    assert_eq!(decision.numbers["limit_bytes"], 300 << 20);
+    assert!(decision.message.contains("low on resource: memory"), "{}", decision.message);
+}
+
+#[test]
+fn an_oom_kill_names_pod_container_and_limit() {
+    let mut node = Node::new(config());
+    node.step(relist(&[]));
+    node.step(source(&[("hog", "1")]));
+    node.step(synced("1"));
+    let id = |id| CgroupId { hierarchy: Hierarchy::MemoryV1, id };
+    node.step(Event::Cgroups(vec![
+        (id(7), Target::Container("1".into(), "c".into())),
+        (id(6), Target::Pod("1".into())),
+        (id(5), Target::Kubepods),
+    ]));
+    node.records();
+    let level = |n, usage, limit: Option<u64>| MemcgLevel {
+        cgroup: id(n),
+        usage_bytes: usage * MIB,
+        limit_bytes: limit.map(|l| l * MIB),
+    };
+    let victim = OomVictim {
+        pid: 4711,
+        comm: Some("leak".into()),
+        uid: None,
+        oom_score_adj: None,
+        total_vm_bytes: None,
+        anon_rss_bytes: Some(60 * MIB),
+        file_rss_bytes: None,
+        shmem_rss_bytes: None,
+        pgtables_bytes: None,
+        cgroup: None,
+        levels: vec![level(7, 64, Some(64)), level(6, 65, None), level(5, 100, Some(300))],
+    };
+    let kind = KernelEventKind::OomKill(Box::new(victim));
+    node.step(Event::Kernel(KernelEvent { at: node.now, read_at: node.now, kind }));
+    let records = node.state.take_records();
+    let kill = records.iter().find(|r| r.kind == Kind::OomKill).expect("the kill is recorded");
+    assert_eq!(kill.pod.as_ref().unwrap().name, "hog");
+    assert_eq!((kill.container.as_deref(), kill.domain.as_deref()), (Some("c"), Some("container")));
+    assert_eq!(kill.numbers["limit_bytes"], 64 << 20);
+    assert!(kill.message.contains("the memory limit of the container, 64 MiB"), "{}", kill.message);
+}
+
+#[test]
+fn an_exit_seen_by_the_kernel_kicks_pleg() {
+    let mut node = Node::new(config());
+    node.step(relist(&[]));
+    node.step(source(&[("a", "1")]));
+    node.step(synced("1"));
+    let kind = KernelEventKind::InitExit { pid: 42 };
+    node.step(Event::Kernel(KernelEvent { at: node.now, read_at: node.now, kind }));
+    node.now = node.now + Duration::from_millis(10);
+    assert_eq!(node.step(Event::Tick), ["kick"]);
+}
+
+/// Any order of events, sensible or not.
+fn any_event() -> impl Strategy<Value = Event> {
+    let uid = prop_oneof![Just("1"), Just("2"), Just("3")];
+    let pods = proptest::collection::btree_set(0usize..3, 0..3);
+    let pick = |set: BTreeSet<usize>| -> Vec<(&'static str, &'static str)> {
+        set.into_iter().map(|i| [("a", "1"), ("a", "2"), ("b", "3")][i]).collect()
+    };
+    let outcome = prop_oneof![
+        Just(WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() }),
+        Just(WorkerOutcome::Completed { succeeded: true }),
+        Just(WorkerOutcome::Failed {
+            error: "e".into(),
+            retry_in: Duration::from_secs(10),
+            waiting: Vec::new()
+        }),
+        Just(WorkerOutcome::Stopped { took: Duration::from_millis(5), killed: true }),
+        Just(WorkerOutcome::Removed),
+    ];
+    prop_oneof![
+        pods.clone().prop_map(move |set| source(&pick(set))),
+        pods.prop_map(move |set| relist(&pick(set))),
+        (uid.clone(), outcome, any::<bool>()).prop_map(|(uid, outcome, run)| {
+            report(uid, outcome, if run { running(uid, 42) } else { PodRuntimeStatus::default() })
+        }),
+        Just(Event::Tick),
+        Just(Event::Runtime(Err("down".into()))),
+        Just(Event::Runtime(Ok(()))),
+        (0u64..60_000, 100u64..300).prop_map(|(ms, usage)| {
+            reading(Mono::from_millis(1000 + ms), Reason::SampleDue, usage * MIB, &[("1", usage * MIB / 2)])
+        }),
+    ]
+}
+
+proptest! {
+    /// [`Node::step`] asserts that planning over a noted plan plans nothing.
+    #[test]
+    fn any_events_come_to_rest(events in proptest::collection::vec(any_event(), 1..60)) {
+        let mut node = Node::new(config());
+        for event in events {
+            node.step(event);
+            node.now = node.now + Duration::from_millis(700);
+            // No two pods of one name run at a time.
+            let active = node.state.pods().filter(|p| p.mode == Mode::Active && p.id.name == "a").count();
+            prop_assert!(active <= 1);
+        }
+    }
+}
