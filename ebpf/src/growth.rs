@@ -1,0 +1,75 @@
+//! Growth: a perf event on each CPU runs this program once every so many page faults. A cgroup that takes
+//! memory at speed shows as many samples, a quiet one as almost none, and neither pays per fault.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::bpf_get_current_cgroup_id;
+use aya_ebpf::macros::{map, perf_event};
+use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::programs::PerfEventContext;
+use oomlet_ebpf_common::record::{Growth, kind};
+
+use crate::atomic::Counter;
+use crate::globals::global;
+use crate::ring::{ROUTINE, header, now_ns, send};
+
+/// Faults of one cgroup since `since_ns`.
+#[repr(C)]
+struct Faults {
+    count: Counter,
+    since_ns: u64,
+}
+
+#[map]
+static FAULTS: LruHashMap<u64, Faults> = LruHashMap::with_max_entries(4096, 0);
+
+#[perf_event]
+pub fn page_fault_sample(_ctx: PerfEventContext) -> i32 {
+    sample();
+    0
+}
+
+#[inline(always)]
+fn sample() {
+    let ts = now_ns();
+    // SAFETY: no arguments, no preconditions.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    let Some(faults) = FAULTS.get_ptr_mut(cgroup) else {
+        // The faults of the first sample happened before this window: it only opens the window.
+        let fresh = Faults {
+            count: Counter::ZERO,
+            since_ns: ts,
+        };
+        let _ = FAULTS.insert(cgroup, &fresh, u64::from(BPF_NOEXIST));
+        return;
+    };
+    // SAFETY: the verifier knows the pointer as a map value; an aligned 64-bit word is not torn.
+    let since = unsafe { (&raw const (*faults).since_ns).read_volatile() };
+    let window_ns = ts.saturating_sub(since);
+    // SAFETY: as above; the count is an atomic that other CPUs add to as well.
+    let count = unsafe { &(*faults).count };
+    if window_ns > global!(TUNING.growth_window_ns) {
+        // Too slow to be worth a record: forget it and open a new window.
+        let stale = count.load();
+        count.add(-stale);
+        // SAFETY: as above.
+        unsafe { (&raw mut (*faults).since_ns).write_volatile(ts) };
+        return;
+    }
+    count.add(global!(TUNING.fault_sample_period) as i64);
+    let seen = count.load();
+    if seen < global!(TUNING.growth_min_faults) as i64 || window_ns < global!(TUNING.cool_down_ns) {
+        return;
+    }
+    // Opening the next window first keeps another CPU from reporting the same faults; where it was as fast,
+    // the count goes below zero and its next faults pay that back.
+    // SAFETY: as above.
+    unsafe { (&raw mut (*faults).since_ns).write_volatile(ts) };
+    count.add(-seen);
+    let record = Growth {
+        header: header::<Growth>(kind::GROWTH, ts),
+        cgroup,
+        faults: seen as u64,
+        window_ns,
+    };
+    send(record, ROUTINE);
+}
