@@ -142,7 +142,7 @@ pub fn parse_thresholds(
     let reclaims = parse_values("evictionMinimumReclaim", minimum_reclaim, &mut Vec::new())?;
     let graces = parse_grace_periods(soft_grace_period)?;
 
-    let mut add = |out: &mut Thresholds, name: &str, value, grace_period| {
+    let add = |out: &mut Thresholds, name: &str, value, grace_period| {
         if let Some(signal) = Signal::parse(name) {
             let min_reclaim = reclaims.get(name).copied();
             out.enforced.push(Threshold { signal, value, grace_period, min_reclaim });

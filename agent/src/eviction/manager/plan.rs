@@ -111,6 +111,11 @@ impl EvictionManager {
         now.since(at) <= bound && self.last_stopped.is_none_or(|stopped| at > stopped)
     }
 
+    /// There is a danger, whether or not anything can be done about it just now.
+    pub(super) fn in_danger(&self, now: Mono) -> bool {
+        self.danger(now).is_some()
+    }
+
     /// The most pressing danger: a hard threshold, then a forecast, then a soft threshold.
     fn danger(&self, now: Mono) -> Option<Danger<'_>> {
         let threshold = |hard: bool| {
@@ -139,7 +144,7 @@ impl EvictionManager {
         threshold(true).or_else(|| forecast().filter(|_| self.cfg.forecast)).or_else(|| threshold(false))
     }
 
-    fn domain(&self, signal: Signal) -> &TopDomain {
+    pub(super) fn domain(&self, signal: Signal) -> &TopDomain {
         match signal {
             Signal::MemoryAvailable => &self.node,
             Signal::AllocatableMemoryAvailable => &self.kubepods,
