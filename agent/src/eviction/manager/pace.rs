@@ -44,7 +44,7 @@ impl EvictionManager {
         let Some(last) = self.top_at else { return (Mono::ZERO, Reason::SampleDue, None) };
         let mut due = last + self.sample_interval(self.cfg.assumed_max_rate_bytes_per_s);
         if self.evicting.values().any(|e| !e.written_off(last)) {
-            due = due.min(last + EVICTING_INTERVAL);
+            due = due.min(self.evicting_due());
         }
         let soft = self.thresholds.iter().filter_map(|t| t.counts_from()).filter(|at| *at > last).min();
         due = soft.map_or(due, |at| due.min(at));
@@ -65,6 +65,11 @@ impl EvictionManager {
             }
         }
         (due, Reason::SampleDue, self.hint.map(|h| h.earliest))
+    }
+
+    /// When numbers are due while a pod is being evicted.
+    pub(super) fn evicting_due(&self) -> Mono {
+        self.top_at.map_or(Mono::ZERO, |last| last + EVICTING_INTERVAL)
     }
 
     /// Before the headroom could be gone, and when at the rate seen the next threshold or the forecast is reached.

@@ -71,20 +71,24 @@ impl EvictionManager {
         if self.reading_under_way(now).is_some() {
             return Vec::new();
         }
+        let mut steps = Vec::new();
         if self.cfg.enabled {
-            let cuts = self.grace_cuts(now);
-            if !cuts.is_empty() {
-                return cuts;
+            steps = self.grace_cuts(now);
+            if steps.is_empty() {
+                steps.extend(self.decide(candidates, now));
             }
-            if let Some(step) = self.decide(candidates, now) {
-                return vec![step];
+            if matches!(steps[..], [EvictionStep::Read { .. }]) {
+                return steps;
             }
         }
-        let (due, why, caused_by) = self.read_due();
-        if now < due {
-            return Vec::new();
+        let (mut due, why, caused_by) = self.read_due();
+        if !steps.is_empty() {
+            due = due.min(self.evicting_due());
         }
-        vec![EvictionStep::Read { why, caused_by, scope: self.scope_at(now) }]
+        if now >= due {
+            steps.push(EvictionStep::Read { why, caused_by, scope: self.scope_at(now) });
+        }
+        steps
     }
 
     /// One pod a pass, on numbers of all pods that are fresh.

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use super::*;
 use crate::eviction::threshold::{Threshold, ThresholdValue};
 use crate::eviction::{Candidate, ContainerUse, Eviction};
@@ -127,7 +125,7 @@ impl Sim {
 
     /// Growth events instead of fast sampling.
     fn with_ebpf(mut self) -> Sim {
-        self.manager.set_assumed_max_rate(64 * MIB);
+        self.manager.set_assumed_max_rate(crate::forecast::MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S);
         self.event_every = Some(8 * MIB);
         self
     }
@@ -136,18 +134,17 @@ impl Sim {
         let end = self.now + Duration::from_millis(for_ms);
         while self.now < end && self.out.oom_at.is_none() {
             let steps = self.manager.plan(&self.candidates(), self.now);
-            assert!(steps.len() <= 1, "{steps:?}");
             for step in &steps {
                 self.manager.applied(step, self.now);
-                assert_eq!(self.manager.plan(&self.candidates(), self.now), [], "after {step:?}");
+            }
+            assert_eq!(self.manager.plan(&self.candidates(), self.now), [], "after {steps:?}");
+            for step in &steps {
                 self.carry_out(step);
             }
             if steps.is_empty() {
                 assert!(self.manager.next_wakeup() > self.now, "spins at {}", self.now);
-                self.advance();
-                while self.now < self.manager.next_wakeup() && self.now < end && !self.event() {
-                    self.advance();
-                }
+                let wakeup = self.manager.next_wakeup().min(end);
+                while !self.advance() && !self.event() && self.now < wakeup {}
             }
         }
         self.out
@@ -190,8 +187,8 @@ impl Sim {
         })
     }
 
-    /// One step of time.
-    fn advance(&mut self) {
+    /// One step of time. `true`: the manager was told something.
+    fn advance(&mut self) -> bool {
         self.now = self.now + STEP;
         let ms = self.now.0 / 1_000_000 - 1000;
         let mut stopped = Vec::new();
@@ -209,6 +206,7 @@ impl Sim {
                 self.out.exited_by_itself.extend(exited.then_some(p.pod.name));
             }
         }
+        let told = !stopped.is_empty();
         for uid in stopped {
             self.manager.pod_stopped(&uid, self.now);
         }
@@ -224,6 +222,7 @@ impl Sim {
             p.cache -= gives;
             over -= gives;
         }
+        told || self.out.oom_at.is_some()
     }
 
     /// A growth event, if one is due.
@@ -295,144 +294,4 @@ fn with_neighbours(hog: SimPod) -> Vec<SimPod> {
     neighbours().into_iter().chain([hog]).collect()
 }
 
-#[test]
-fn a_leaking_pod_is_evicted_in_time_and_its_handler_runs() {
-    for (rate, threshold, least_lead_ms) in [
-        (10, 60, 5_900),
-        (50, 60, 1_150),
-        (100, 60, 580),
-        (500, 60, 150),
-        (1000, 60, 70),
-        (10, 100, 9_900),
-        (50, 100, 1_950),
-        (100, 100, 970),
-        (500, 100, 180),
-        (1000, 100, 90),
-    ] {
-        for ebpf in [false, true] {
-            let case = format!("{rate} MiB/s, threshold {threshold} MiB, eBPF {ebpf}");
-            let sim = Sim::new(config(threshold), with_neighbours(hog(rate)));
-            let sim = if ebpf { sim.with_ebpf() } else { sim };
-            let out = sim.run(40_000);
-            println!(
-                "{case}: lead {:?}, {} readings, {} of all pods, {:?}",
-                out.leads,
-                out.readings,
-                out.pods_readings,
-                out.evicted.first().map(|(_, e)| (&e.message, e.lead, e.grace))
-            );
-            assert_eq!(out.oom_at, None, "{case}");
-            assert_eq!(out.names(), ["hog"], "{case}");
-            assert!(out.leads[0] >= Duration::from_millis(least_lead_ms), "{case}: {:?}", out.leads);
-            assert_eq!((out.exited_by_itself, out.cuts), (vec!["hog"], vec![]), "{case}");
-        }
-    }
-}
-
-#[test]
-fn what_the_kernel_would_not_kill_is_not_evicted() {
-    let burst = |rate, gains_mib| SimPod { gains_mib, ..hog(rate) };
-    let reader = SimPod { name: "reader", cache_mib_s: 800, ..IDLE };
-    for (case, pods) in [
-        ("neighbours alone", neighbours()),
-        ("a burst of 120 MiB in 120 ms", with_neighbours(burst(1000, 120))),
-        ("a burst of 160 MiB in 1.6 s", with_neighbours(burst(100, 160))),
-        ("a page cache reader", with_neighbours(reader.clone())),
-        ("a page cache reader and a burst", vec![reader, burst(500, 100)]),
-    ] {
-        for ebpf in [false, true] {
-            // No thresholds: the forecast alone decides.
-            let cfg = EvictionConfig { thresholds: vec![], ..EvictionConfig::default() };
-            let sim = Sim::new(cfg, pods.clone());
-            let sim = if ebpf { sim.with_ebpf() } else { sim };
-            let out = sim.run(5_000);
-            assert_eq!((out.names(), out.oom_at), (vec![], None), "{case}, eBPF {ebpf}");
-        }
-    }
-    let out = Sim::new(config(60), with_neighbours(burst(1000, 120))).run(5_000);
-    assert_eq!(out.names(), [""; 0], "the threshold is not met either");
-}
-
-#[test]
-fn a_burst_that_meets_a_threshold_and_ends_costs_its_own_pod_only() {
-    let out = Sim::new(config(60), with_neighbours(SimPod { gains_mib: 215, ..hog(300) })).run(5_000);
-    assert_eq!((out.names(), out.oom_at), (vec!["hog"], None));
-}
-
-#[test]
-fn a_pod_that_ignores_sigterm_is_killed_before_memory_is_gone() {
-    for rate in [10, 50, 100] {
-        let stubborn = SimPod { exits_in: None, ..hog(rate) };
-        let out = Sim::new(config(60), with_neighbours(stubborn)).run(40_000);
-        println!("{rate}: evicted {:?} cut {:?}", out.evicted[0].0, out.cuts);
-        assert_eq!((out.names(), out.oom_at), (vec!["hog"], None), "{rate} MiB/s");
-        assert_eq!(out.cuts.len(), 1, "{rate} MiB/s");
-    }
-}
-
-#[test]
-fn a_second_leak_is_evicted_when_waiting_for_the_first_would_be_too_late() {
-    let slow_to_stop = SimPod { name: "first", exits_in: Some(Duration::from_secs(20)), ..hog(10) };
-    let second = SimPod { name: "second", starts_ms: 26_000, request_mib: 1, ..hog(100) };
-    let out = Sim::new(config(60), with_neighbours(slow_to_stop).into_iter().chain([second])).run(40_000);
-    println!(
-        "{:?} {:?}",
-        out.evicted
-            .iter()
-            .map(|(at, e)| (at.to_string(), e.pod.name.clone(), &e.message))
-            .collect::<Vec<_>>(),
-        out.cuts
-    );
-    assert_eq!(out.oom_at, None);
-    assert_eq!(out.names(), ["first", "second"]);
-}
-
-#[test]
-fn a_runaway_of_high_priority_goes_before_idle_pods_of_low_priority() {
-    for rate in [10, 100, 1000] {
-        let runaway = SimPod { priority: 1000, ..hog(rate) };
-        let out = Sim::new(config(60), with_neighbours(runaway)).run(40_000);
-        assert_eq!((out.names(), out.oom_at), (vec!["hog"], None), "{rate} MiB/s");
-    }
-    // A slow leak that does not threaten anybody soon: kubelet's order holds.
-    let runaway = SimPod { priority: 1000, anon_mib: 185, ..hog(1) };
-    let out = Sim::new(config(60), with_neighbours(runaway)).run(20_000);
-    assert_ne!(out.names()[0], "hog");
-}
-
-#[test]
-fn switched_off_it_only_watches() {
-    let cfg = EvictionConfig { enabled: false, ..config(60) };
-    let sim = Sim::new(cfg, with_neighbours(hog(100)));
-    let out = sim.run(40_000);
-    assert!(out.names().is_empty() && out.oom_at.is_some());
-}
-
-#[test]
-fn at_rest_sampling_is_cheap() {
-    let without = Sim::new(config(60), neighbours()).run(20_000);
-    let with = Sim::new(config(60), neighbours()).with_ebpf().run(20_000);
-    assert!(without.readings < 50 * 20, "{}", without.readings);
-    assert!(with.readings <= 21, "{}", with.readings);
-    assert!(with.pods_readings <= 3, "{}", with.pods_readings);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn only_the_leak_is_evicted_and_in_time(
-        rate in 5u64..1200, threshold in 60u64..120, request in 0u64..60, idle in 1u64..30,
-        priority in 0i32..3, exits_ms in 0u64..400, ebpf: bool
-    ) {
-        let exits_in = Some(Duration::from_millis(exits_ms));
-        let leak = SimPod { request_mib: request, exits_in, ..hog(rate) };
-        let neighbour = SimPod { name: "neighbour", anon_mib: idle, priority, ..IDLE };
-        let sim = Sim::new(config(threshold), [neighbour, leak]);
-        let sim = if ebpf { sim.with_ebpf() } else { sim };
-        let out = sim.run(300_000 / rate + 3_000);
-        prop_assert_eq!(out.oom_at, None);
-        prop_assert_eq!(out.names(), vec!["hog"]);
-        prop_assert!(out.leads[0] > DELIVERY);
-    }
-}
+mod scenarios;
