@@ -34,7 +34,8 @@ pub struct EvictionConfig {
     pub forecast: bool,
     /// Act when the time to OOM is below the time that freeing takes, times this.
     pub safety: f64,
-    /// Fastest growth that no event would tell of; lower it when the growth programs are loaded.
+    /// Fastest growth that no event would tell of: [`MAX_RATE_BYTES_PER_S`], or
+    /// [`crate::forecast::MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S`] while the growth programs are loaded.
     pub assumed_max_rate_bytes_per_s: u64,
     /// Longest time between two samples.
     pub max_sample_interval: Duration,

@@ -17,6 +17,12 @@ use crate::signal::window::Growth;
 /// channels of a server take when every core zeroes fresh pages.
 pub const MAX_RATE_BYTES_PER_S: u64 = 6 << 30;
 
+/// Fastest that memory is assumed to be consumed without an event telling of it while the growth programs are loaded.
+/// They count page faults, and not all growth is faults that they see: writes to tmpfs charge pages without a fault,
+/// MAP_POPULATE and mlock fault without the perf event, and a huge page is one fault of 2 MiB. What one thread writes
+/// to tmpfs in a second is about this much.
+pub const MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S: u64 = 1 << 30;
+
 /// Closest together that samples are taken unprompted. One sample costs about 0.1 ms, so 5 % of one core at worst.
 pub const MIN_SAMPLE_INTERVAL: Duration = Duration::from_millis(2);
 

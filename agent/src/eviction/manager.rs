@@ -79,6 +79,8 @@ struct Hint {
 struct Asked {
     scope: ReadScope,
     at: Mono,
+    /// There was something to decide when it was asked for.
+    to_decide: bool,
 }
 
 /// A pod that was told to stop and has not yet.
@@ -120,7 +122,7 @@ impl EvictionManager {
 
     /// A hint that fresh numbers are needed; never by itself a reason to evict. Events that the newest reading
     /// already covers, and those that say nothing about memory running out, change nothing.
-    pub fn observe_kernel_event(&mut self, ev: &KernelEvent, _target: Option<&PodUid>, _now: Mono) {
+    pub fn observe_kernel_event(&mut self, ev: &KernelEvent) {
         let urgent = match ev.kind {
             // The kernel is at its last resort, or past it: whatever is known is out of date.
             KernelEventKind::OomKill(_) | KernelEventKind::ReclaimRetry { .. } => true,
@@ -143,7 +145,7 @@ impl EvictionManager {
     }
 
     /// Takes in fresh numbers. Readings may overtake each other: one that is older than what is known is dropped.
-    pub fn observe_reading(&mut self, r: &MemoryReading, _now: Mono) {
+    pub fn observe_reading(&mut self, r: &MemoryReading) {
         let answers = self.asked.filter(|asked| r.at >= asked.at);
         if answers.is_some() {
             self.asked = None;
@@ -159,7 +161,7 @@ impl EvictionManager {
         self.observe_top(r, all_pods);
         if all_pods {
             self.observe_pods(r);
-            self.pods_for_decision = asked_all;
+            self.pods_for_decision = answers.is_some_and(|asked| asked.to_decide);
         }
         for t in &mut self.thresholds {
             let domain =
@@ -211,7 +213,8 @@ impl EvictionManager {
 
     /// The SyncLoop has had a reading started.
     pub fn read_ordered(&mut self, scope: ReadScope, now: Mono) {
-        self.asked = Some(Asked { scope, at: now });
+        let to_decide = self.in_danger(now);
+        self.asked = Some(Asked { scope, at: now, to_decide });
     }
 
     /// The SyncLoop has ordered the pod to stop within `grace`. Also for a pod whose eviction an earlier run of the

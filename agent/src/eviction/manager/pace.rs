@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Asked, EvictionManager};
 use crate::clock::Mono;
 use crate::eviction::ReadScope;
-use crate::forecast::{MAX_RATE_BYTES_PER_S, MIN_SAMPLE_INTERVAL};
+use crate::forecast::{MAX_RATE_BYTES_PER_S, MIN_SAMPLE_INTERVAL, time_to_use};
 use crate::reason::Reason;
 
 /// Closest that a kernel event brings two readings together: a reading takes about 0.1 ms, and a storm of events must
@@ -44,10 +44,12 @@ impl EvictionManager {
         let Some(last) = self.top_at else { return (Mono::ZERO, Reason::SampleDue, None) };
         let mut due = last + self.sample_interval(self.cfg.assumed_max_rate_bytes_per_s);
         if self.evicting.values().any(|e| !e.written_off(last)) {
-            due = due.min(last + EVICTING_INTERVAL);
+            due = due.min(self.evicting_due());
         }
         let soft = self.thresholds.iter().filter_map(|t| t.counts_from()).filter(|at| *at > last).min();
         due = soft.map_or(due, |at| due.min(at));
+        // What an evicted pod gave back, and whether that is enough.
+        due = self.last_stopped.filter(|stopped| *stopped >= last).map_or(due, |stopped| due.min(stopped));
 
         if let Some(hint) = self.hint {
             // Without events the assumed rate holds. An event says that it does not: from the last sample on,
@@ -65,11 +67,25 @@ impl EvictionManager {
         (due, Reason::SampleDue, self.hint.map(|h| h.earliest))
     }
 
+    /// When numbers are due while a pod is being evicted.
+    pub(super) fn evicting_due(&self) -> Mono {
+        self.top_at.map_or(Mono::ZERO, |last| last + EVICTING_INTERVAL)
+    }
+
+    /// Before the headroom could be gone, and when at the rate seen the next threshold or the forecast is reached.
     fn sample_interval(&self, max_rate_bytes_per_s: u64) -> Duration {
+        let needed = self.needed();
+        let thresholds = self.thresholds.iter().filter(|t| t.met_since.is_none()).filter_map(|t| {
+            let (value, available, _) = t.newest?;
+            let rate = self.domain(t.threshold.signal).forecast.growth().fast();
+            Some(time_to_use(available.saturating_sub(value), rate))
+        });
+        let forecasts = self.top().into_iter().filter_map(|(_, d)| d.forecast.forecast()?.time_to_oom);
+        let reached = thresholds.chain(forecasts.filter_map(|t| t.checked_sub(needed))).min();
         let due =
             self.top().into_iter().filter_map(|(_, d)| d.forecast.next_sample_in(max_rate_bytes_per_s)).min();
         let most = self.cfg.max_sample_interval.max(MIN_SAMPLE_INTERVAL);
-        due.unwrap_or(most).clamp(MIN_SAMPLE_INTERVAL, most)
+        due.into_iter().chain(reached).min().unwrap_or(most).clamp(MIN_SAMPLE_INTERVAL, most)
     }
 
     /// What a reading at `now` should take in.

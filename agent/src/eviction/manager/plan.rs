@@ -71,20 +71,24 @@ impl EvictionManager {
         if self.reading_under_way(now).is_some() {
             return Vec::new();
         }
+        let mut steps = Vec::new();
         if self.cfg.enabled {
-            let cuts = self.grace_cuts(now);
-            if !cuts.is_empty() {
-                return cuts;
+            steps = self.grace_cuts(now);
+            if steps.is_empty() {
+                steps.extend(self.decide(candidates, now));
             }
-            if let Some(step) = self.decide(candidates, now) {
-                return vec![step];
+            if matches!(steps[..], [EvictionStep::Read { .. }]) {
+                return steps;
             }
         }
-        let (due, why, caused_by) = self.read_due();
-        if now < due {
-            return Vec::new();
+        let (mut due, why, caused_by) = self.read_due();
+        if !steps.is_empty() {
+            due = due.min(self.evicting_due());
         }
-        vec![EvictionStep::Read { why, caused_by, scope: self.scope_at(now) }]
+        if now >= due {
+            steps.push(EvictionStep::Read { why, caused_by, scope: self.scope_at(now) });
+        }
+        steps
     }
 
     /// One pod a pass, on numbers of all pods that are fresh.
@@ -109,6 +113,11 @@ impl EvictionManager {
     fn pods_are_fresh(&self, at: Mono, now: Mono) -> bool {
         let bound = if self.pods_for_decision { FRESH_FOR_DECISION } else { FRESH };
         now.since(at) <= bound && self.last_stopped.is_none_or(|stopped| at > stopped)
+    }
+
+    /// There is a danger, whether or not anything can be done about it just now.
+    pub(super) fn in_danger(&self, now: Mono) -> bool {
+        self.danger(now).is_some()
     }
 
     /// The most pressing danger: a hard threshold, then a forecast, then a soft threshold.
@@ -139,7 +148,7 @@ impl EvictionManager {
         threshold(true).or_else(|| forecast().filter(|_| self.cfg.forecast)).or_else(|| threshold(false))
     }
 
-    fn domain(&self, signal: Signal) -> &TopDomain {
+    pub(super) fn domain(&self, signal: Signal) -> &TopDomain {
         match signal {
             Signal::MemoryAvailable => &self.node,
             Signal::AllocatableMemoryAvailable => &self.kubepods,
