@@ -1,0 +1,145 @@
+//! The section `oomlet:` of the configuration: what kubelet has no key for. Core.
+
+use std::path::PathBuf;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde::Deserialize;
+
+use crate::quantity::parse_bytes;
+
+/// Every key may be left out.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Extension {
+    pub eviction: Eviction,
+    pub kernel: Kernel,
+    pub trace: Trace,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Eviction {
+    /// False: memory is watched and traced, no pod is ever evicted for it. True.
+    pub enabled: bool,
+    /// Act on the forecast too, not on thresholds alone. True.
+    pub forecast: bool,
+    /// How many times the time that freeing memory takes must be left; 1.0 to 100.0. 2.0.
+    pub safety: f64,
+}
+
+impl Default for Eviction {
+    fn default() -> Self {
+        Eviction { enabled: true, forecast: true, safety: 2.0 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// BTF of the running kernel. `/sys/kernel/btf/vmlinux`.
+    pub btf_path: PathBuf,
+    /// `/sys/kernel/tracing`.
+    pub tracefs_path: PathBuf,
+    /// The highest sensing tier to use: 0 sampler, 1 tracepoints, 2 BTF. 2.
+    pub max_tier: u8,
+    /// Size of the ring buffer: a power of two, 4 KiB to 64 MiB. 256 KiB.
+    pub ring_bytes: u32,
+    /// One event every so many page faults per CPU, 1 to 1,000,000. 64.
+    pub fault_sample_period: u64,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Kernel {
+            btf_path: PathBuf::from("/sys/kernel/btf/vmlinux"),
+            tracefs_path: PathBuf::from("/sys/kernel/tracing"),
+            max_tier: 2,
+            ring_bytes: 256 << 10,
+            fault_sample_period: 64,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Trace {
+    /// Records kept in memory, 1 to 1,000,000. 4096.
+    pub journal_records: usize,
+    /// JSON lines are appended to this file. None.
+    pub file: Option<PathBuf>,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Trace { journal_records: 4096, file: None }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct RawExtension {
+    eviction: Option<Eviction>,
+    kernel: Option<RawKernel>,
+    trace: Option<Trace>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawKernel {
+    btf_path: Option<PathBuf>,
+    tracefs_path: Option<PathBuf>,
+    max_tier: Option<u8>,
+    ring_bytes: Option<Quantity>,
+    fault_sample_period: Option<u64>,
+}
+
+impl RawExtension {
+    /// `Err`: the key below `oomlet` and what is wrong with its value.
+    pub(super) fn checked(self) -> Result<Extension, (&'static str, String)> {
+        let eviction = self.eviction.unwrap_or_default();
+        if !(1.0..=100.0).contains(&eviction.safety) {
+            return Err((
+                "eviction.safety",
+                format!("{} is out of range, must be 1.0 to 100.0", eviction.safety),
+            ));
+        }
+        let trace = self.trace.unwrap_or_default();
+        if !(1..=1_000_000).contains(&trace.journal_records) {
+            let error = format!("{} is out of range, must be 1 to 1000000", trace.journal_records);
+            return Err(("trace.journalRecords", error));
+        }
+        Ok(Extension { eviction, trace, kernel: self.kernel.unwrap_or_default().checked()? })
+    }
+}
+
+impl RawKernel {
+    fn checked(self) -> Result<Kernel, (&'static str, String)> {
+        let default = Kernel::default();
+        let max_tier = self.max_tier.unwrap_or(default.max_tier);
+        if max_tier > 2 {
+            return Err(("kernel.maxTier", format!("{max_tier} is out of range, must be 0, 1 or 2")));
+        }
+        let fault_sample_period = self.fault_sample_period.unwrap_or(default.fault_sample_period);
+        if !(1..=1_000_000).contains(&fault_sample_period) {
+            let error = format!("{fault_sample_period} is out of range, must be 1 to 1000000");
+            return Err(("kernel.faultSamplePeriod", error));
+        }
+        let ring_bytes = match self.ring_bytes {
+            None => default.ring_bytes,
+            Some(Quantity(text)) => {
+                let bytes = parse_bytes(&text).map_err(|e| ("kernel.ringBytes", e.to_string()))?;
+                u32::try_from(bytes)
+                    .ok()
+                    .filter(|b| b.is_power_of_two() && (4 << 10..=64 << 20).contains(b))
+                    .ok_or_else(|| {
+                        ("kernel.ringBytes", format!("{text} must be a power of two from 4Ki to 64Mi"))
+                    })?
+            }
+        };
+        Ok(Kernel {
+            btf_path: self.btf_path.unwrap_or(default.btf_path),
+            tracefs_path: self.tracefs_path.unwrap_or(default.tracefs_path),
+            max_tier,
+            ring_bytes,
+            fault_sample_period,
+        })
+    }
+}

@@ -1,0 +1,327 @@
+//! The file's shape, and from there to a checked [`Config`]. Core.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::duration::GoDuration;
+use super::extension::RawExtension;
+use super::{API_VERSION, CgroupDriver, Config, ConfigError, ConfigWarning, KIND, keys, thresholds};
+use crate::quantity::{parse_bytes, parse_milli_cpu};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Raw {
+    // Looked at before; here so that they are known keys.
+    #[serde(rename = "apiVersion")]
+    _api_version: Option<String>,
+    #[serde(rename = "kind")]
+    _kind: Option<String>,
+    static_pod_path: Option<PathBuf>,
+    file_check_frequency: Option<GoDuration>,
+    sync_frequency: Option<GoDuration>,
+    container_runtime_endpoint: Option<String>,
+    image_service_endpoint: Option<String>,
+    cgroup_root: Option<String>,
+    cgroup_driver: Option<CgroupDriver>,
+    enforce_node_allocatable: Option<Vec<String>>,
+    system_reserved: Option<BTreeMap<String, Quantity>>,
+    kube_reserved: Option<BTreeMap<String, Quantity>>,
+    eviction_hard: Option<BTreeMap<String, String>>,
+    eviction_soft: Option<BTreeMap<String, String>>,
+    eviction_soft_grace_period: Option<BTreeMap<String, GoDuration>>,
+    eviction_minimum_reclaim: Option<BTreeMap<String, String>>,
+    eviction_max_pod_grace_period: Option<u32>,
+    eviction_pressure_transition_period: Option<GoDuration>,
+    merge_default_eviction_settings: Option<bool>,
+    max_pods: Option<u32>,
+    pod_pids_limit: Option<i64>,
+    pod_logs_dir: Option<PathBuf>,
+    crash_loop_back_off: Option<RawCrashLoopBackOff>,
+    register_node: Option<bool>,
+    oom_score_adj: Option<i32>,
+    container_log_max_size: Option<Quantity>,
+    container_log_max_files: Option<u32>,
+    serialize_image_pulls: Option<bool>,
+    resolv_conf: Option<String>,
+    #[serde(rename = "clusterDNS")]
+    cluster_dns: Option<Vec<IpAddr>>,
+    cluster_domain: Option<String>,
+    address: Option<IpAddr>,
+    port: Option<u16>,
+    read_only_port: Option<u16>,
+    healthz_port: Option<u16>,
+    healthz_bind_address: Option<IpAddr>,
+    feature_gates: Option<BTreeMap<String, bool>>,
+    oomlet: Option<RawExtension>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawCrashLoopBackOff {
+    max_container_restart_period: Option<GoDuration>,
+}
+
+pub(super) fn parse(text: &str, origin: &Path) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+    let document: Value = serde_saphyr::from_str(text)
+        .map_err(|e| ConfigError::Syntax { path: origin.to_owned(), error: e.to_string() })?;
+    check_kind(&document, origin)?;
+
+    let mut warnings = Vec::new();
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(document, &mut track);
+    let raw: Result<Raw, _> =
+        serde_ignored::deserialize(tracked, |path| warnings.push(warning(&path.to_string())));
+    let raw = raw.map_err(|e| ConfigError::Value {
+        path: origin.to_owned(),
+        key: track.path().to_string(),
+        error: e.to_string(),
+    })?;
+    let config = checked(raw, &mut warnings).map_err(|(key, error)| ConfigError::Value {
+        path: origin.to_owned(),
+        key,
+        error,
+    })?;
+    Ok((config, warnings))
+}
+
+fn check_kind(document: &Value, origin: &Path) -> Result<(), ConfigError> {
+    for (key, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
+        let found = document.get(key);
+        if found.and_then(Value::as_str) != Some(expected) {
+            let found = found.map_or_else(|| "missing".to_owned(), Value::to_string);
+            return Err(ConfigError::WrongKind { path: origin.to_owned(), key, found, expected });
+        }
+    }
+    Ok(())
+}
+
+fn warning(key: &str) -> ConfigWarning {
+    // serde_ignored writes a `?` for each Option that it went through.
+    let key: String = key.split('.').filter(|part| *part != "?").collect::<Vec<_>>().join(".");
+    if keys::NOT_HONOURED.contains(&key.as_str()) {
+        ConfigWarning::NotHonoured { key }
+    } else {
+        ConfigWarning::Unknown { nearest: keys::nearest(&key), key }
+    }
+}
+
+/// Key, and what is wrong with its value.
+type Wrong = (String, String);
+
+fn at(key: &str) -> impl Fn(Wrong) -> Wrong {
+    let key = key.to_owned();
+    move |(below, error)| (format!("{key}[{below:?}]"), error)
+}
+
+fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong> {
+    let default = Config::default();
+    // kubelet takes a zero as not set.
+    let time = |given: Option<GoDuration>, default: Duration| {
+        given.map(|d| d.0).filter(|d| !d.is_zero()).unwrap_or(default)
+    };
+    let restart_period = raw.crash_loop_back_off.and_then(|c| c.max_container_restart_period).map(|d| d.0);
+    let eviction = checked_eviction(
+        raw.eviction_hard,
+        raw.merge_default_eviction_settings.unwrap_or(false),
+        raw.eviction_soft.unwrap_or_default(),
+        raw.eviction_soft_grace_period.unwrap_or_default(),
+        raw.eviction_minimum_reclaim.unwrap_or_default(),
+    )?;
+    warnings.extend(
+        raw.feature_gates
+            .iter()
+            .flatten()
+            .map(|(gate, _)| ConfigWarning::NotHonoured { key: format!("featureGates.{gate}") }),
+    );
+    Ok(Config {
+        static_pod_path: raw.static_pod_path.filter(|p| !p.as_os_str().is_empty()),
+        file_check_frequency: time(raw.file_check_frequency, default.file_check_frequency),
+        sync_frequency: time(raw.sync_frequency, default.sync_frequency),
+        container_runtime_endpoint: endpoint("containerRuntimeEndpoint", raw.container_runtime_endpoint)?
+            .unwrap_or(default.container_runtime_endpoint),
+        image_service_endpoint: endpoint("imageServiceEndpoint", raw.image_service_endpoint)?,
+        cgroup_root: cgroup_root(raw.cgroup_root.unwrap_or_default())?,
+        cgroup_driver: raw.cgroup_driver.unwrap_or_default(),
+        enforce_pods_allocatable: enforce_pods(raw.enforce_node_allocatable, warnings)?,
+        system_reserved: reserved("systemReserved", raw.system_reserved)?,
+        kube_reserved: reserved("kubeReserved", raw.kube_reserved)?,
+        eviction_hard: eviction.hard,
+        eviction_soft: eviction.soft,
+        eviction_soft_grace_period: eviction.soft_grace_period,
+        eviction_minimum_reclaim: eviction.minimum_reclaim,
+        eviction_max_pod_grace_period: Duration::from_secs(
+            raw.eviction_max_pod_grace_period.unwrap_or(0).into(),
+        ),
+        eviction_pressure_transition_period: time(
+            raw.eviction_pressure_transition_period,
+            default.eviction_pressure_transition_period,
+        ),
+        max_pods: raw.max_pods.filter(|n| *n > 0).unwrap_or(default.max_pods),
+        pod_pids_limit: pids_limit(raw.pod_pids_limit)?,
+        pod_logs_dir: pod_logs_dir(raw.pod_logs_dir, default.pod_logs_dir)?,
+        max_container_restart_period: restart_period
+            .map(|d| {
+                let allowed = Duration::from_secs(1)..=Duration::from_secs(300);
+                let key = "crashLoopBackOff.maxContainerRestartPeriod";
+                in_range(key, d, allowed.contains(&d), "1s to 300s")
+            })
+            .transpose()?
+            .unwrap_or(default.max_container_restart_period),
+        register_node: raw.register_node.unwrap_or(default.register_node),
+        oom_score_adj: {
+            let adj = raw.oom_score_adj.unwrap_or(default.oom_score_adj);
+            in_range("oomScoreAdj", adj, (-1000..=1000).contains(&adj), "-1000 to 1000")?
+        },
+        container_log_max_size_bytes: raw
+            .container_log_max_size
+            .map(|q| parse_bytes(&q.0).map_err(|e| ("containerLogMaxSize".to_owned(), e.to_string())))
+            .transpose()?
+            .filter(|bytes| *bytes > 0)
+            .unwrap_or(default.container_log_max_size_bytes),
+        container_log_max_files: {
+            let files = raw.container_log_max_files.unwrap_or(default.container_log_max_files);
+            in_range("containerLogMaxFiles", files, files > 1, "2 or more")?
+        },
+        serialize_image_pulls: raw.serialize_image_pulls.unwrap_or(default.serialize_image_pulls),
+        resolv_conf: raw.resolv_conf.unwrap_or(default.resolv_conf),
+        cluster_dns: raw.cluster_dns.unwrap_or_default(),
+        cluster_domain: raw.cluster_domain.unwrap_or_default(),
+        address: raw.address.unwrap_or(default.address),
+        port: raw.port.filter(|p| *p > 0).unwrap_or(default.port),
+        read_only_port: raw.read_only_port.unwrap_or(default.read_only_port),
+        healthz_port: raw.healthz_port.unwrap_or(default.healthz_port),
+        healthz_bind_address: raw.healthz_bind_address.unwrap_or(default.healthz_bind_address),
+        feature_gates: raw.feature_gates.unwrap_or_default(),
+        oomlet: raw
+            .oomlet
+            .unwrap_or_default()
+            .checked()
+            .map_err(|(key, error)| (format!("oomlet.{key}"), error))?,
+    })
+}
+
+fn in_range<T: std::fmt::Debug>(key: &str, value: T, fits: bool, allowed: &str) -> Result<T, Wrong> {
+    if fits {
+        Ok(value)
+    } else {
+        Err((key.to_owned(), format!("{value:?} is out of range, must be {allowed}")))
+    }
+}
+
+struct Thresholds {
+    hard: BTreeMap<String, String>,
+    soft: BTreeMap<String, String>,
+    soft_grace_period: BTreeMap<String, Duration>,
+    minimum_reclaim: BTreeMap<String, String>,
+}
+
+fn checked_eviction(
+    hard: Option<BTreeMap<String, String>>,
+    merge_defaults: bool,
+    soft: BTreeMap<String, String>,
+    soft_grace_period: BTreeMap<String, GoDuration>,
+    minimum_reclaim: BTreeMap<String, String>,
+) -> Result<Thresholds, Wrong> {
+    // As for kubelet, naming one hard threshold drops the default ones unless they are asked for.
+    let hard = match hard {
+        None => thresholds::hard_defaults(),
+        Some(hard) if merge_defaults => {
+            let mut merged = thresholds::hard_defaults();
+            merged.extend(hard);
+            merged
+        }
+        Some(hard) => hard,
+    };
+    thresholds::check(&hard).map_err(at("evictionHard"))?;
+    thresholds::check(&soft).map_err(at("evictionSoft"))?;
+    thresholds::check(&minimum_reclaim).map_err(at("evictionMinimumReclaim"))?;
+    for signal in soft_grace_period.keys() {
+        thresholds::check_signal(signal).map_err(at("evictionSoftGracePeriod"))?;
+    }
+    if let Some(signal) = soft.keys().find(|signal| !soft_grace_period.contains_key(*signal)) {
+        let error = "needs a grace period: add the signal to evictionSoftGracePeriod, for example \"1m\"";
+        return Err(at("evictionSoft")((signal.clone(), error.to_owned())));
+    }
+    let soft_grace_period = soft_grace_period.into_iter().map(|(signal, d)| (signal, d.0)).collect();
+    Ok(Thresholds { hard, soft, soft_grace_period, minimum_reclaim })
+}
+
+fn endpoint(key: &str, given: Option<String>) -> Result<Option<String>, Wrong> {
+    match given.filter(|text| !text.is_empty()) {
+        None => Ok(None),
+        Some(text) if text.starts_with("unix://") || text.starts_with('/') => Ok(Some(text)),
+        Some(text) => Err((
+            key.to_owned(),
+            format!("{text:?} must be a unix socket, as unix:///run/containerd/containerd.sock"),
+        )),
+    }
+}
+
+fn cgroup_root(given: String) -> Result<String, Wrong> {
+    if given.is_empty() {
+        return Ok("/".to_owned());
+    }
+    let escapes = given.split('/').any(|part| part == "..");
+    in_range("cgroupRoot", given.clone(), given.starts_with('/') && !escapes, "an absolute path without `..`")
+}
+
+fn pod_logs_dir(given: Option<PathBuf>, default: PathBuf) -> Result<PathBuf, Wrong> {
+    let dir = given.filter(|p| !p.as_os_str().is_empty()).unwrap_or(default);
+    in_range("podLogsDir", dir.clone(), dir.is_absolute(), "an absolute path")
+}
+
+fn pids_limit(given: Option<i64>) -> Result<Option<i64>, Wrong> {
+    match given {
+        None | Some(-1) => Ok(None),
+        Some(limit) => {
+            in_range("podPidsLimit", limit, limit > 0, "-1 (the node's limit) or more than 0").map(Some)
+        }
+    }
+}
+
+fn enforce_pods(given: Option<Vec<String>>, warnings: &mut Vec<ConfigWarning>) -> Result<bool, Wrong> {
+    let Some(given) = given else { return Ok(true) };
+    for word in &given {
+        match word.as_str() {
+            "pods" | "none" => {}
+            "system-reserved"
+            | "kube-reserved"
+            | "system-reserved-compressible"
+            | "kube-reserved-compressible" => {
+                warnings.push(ConfigWarning::NotHonoured { key: format!("enforceNodeAllocatable[{word}]") });
+            }
+            _ => {
+                let error = format!("{word:?} must be pods, system-reserved, kube-reserved or none");
+                return Err(("enforceNodeAllocatable".to_owned(), error));
+            }
+        }
+    }
+    if given.len() > 1 && given.iter().any(|word| word == "none") {
+        return Err(("enforceNodeAllocatable".to_owned(), "none must stand alone".to_owned()));
+    }
+    Ok(given.iter().any(|word| word == "pods"))
+}
+
+fn reserved(key: &str, given: Option<BTreeMap<String, Quantity>>) -> Result<BTreeMap<String, String>, Wrong> {
+    let mut checked = BTreeMap::new();
+    for (resource, Quantity(text)) in given.unwrap_or_default() {
+        let result = match resource.as_str() {
+            "cpu" => parse_milli_cpu(&text),
+            "memory" | "ephemeral-storage" | "pid" => parse_bytes(&text),
+            _ => {
+                let error =
+                    "not a reservable resource, must be cpu, memory, ephemeral-storage or pid".to_owned();
+                return Err(at(key)((resource, error)));
+            }
+        };
+        result.map_err(|e| at(key)((resource.clone(), e.to_string())))?;
+        checked.insert(resource, text);
+    }
+    Ok(checked)
+}

@@ -1,0 +1,225 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+
+fn parse(body: &str) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+    Config::parse(&format!("{HEAD}{body}"), Path::new("kubelet.yaml"))
+}
+
+fn config(body: &str) -> Config {
+    let (config, warnings) = parse(body).unwrap();
+    assert_eq!(warnings, [], "{body}");
+    config
+}
+
+#[test]
+fn nothing_but_the_kind_gives_the_defaults() {
+    let config = config("");
+    assert_eq!(config, Config::default());
+    assert_eq!(config.eviction_hard["memory.available"], "100Mi");
+    assert_eq!(config.eviction_hard.len(), 5);
+}
+
+#[test]
+fn everything_we_honour() {
+    let config = config(
+        r#"
+staticPodPath: /etc/kubernetes/manifests
+fileCheckFrequency: 1m30s
+syncFrequency: 0s
+containerRuntimeEndpoint: unix:///run/x.sock
+imageServiceEndpoint: ""
+cgroupRoot: /oomlet
+cgroupDriver: systemd
+enforceNodeAllocatable: [none]
+systemReserved: {cpu: 500m, memory: 1Gi}
+kubeReserved: {cpu: 1, memory: 67108864, pid: "100"}
+evictionHard: {memory.available: 200Mi, nodefs.available: 7.5%}
+evictionSoft: {memory.available: 10%}
+evictionSoftGracePeriod: {memory.available: 1m30s}
+evictionMinimumReclaim: {memory.available: 50Mi}
+evictionMaxPodGracePeriod: 60
+evictionPressureTransitionPeriod: 30s
+maxPods: 30
+podPidsLimit: 1024
+podLogsDir: /var/log/oomlet
+crashLoopBackOff: {maxContainerRestartPeriod: 60s}
+registerNode: false
+oomScoreAdj: 0
+containerLogMaxSize: 1Mi
+containerLogMaxFiles: 2
+serializeImagePulls: false
+resolvConf: ""
+clusterDNS: [10.96.0.10]
+clusterDomain: cluster.local
+address: 127.0.0.1
+port: 20250
+readOnlyPort: 10255
+healthzPort: 0
+healthzBindAddress: "::1"
+oomlet:
+  eviction: {enabled: false, safety: 3}
+  kernel: {maxTier: 1, ringBytes: 1Mi, btfPath: /btf}
+  trace: {file: /trace.jsonl}
+"#,
+    );
+    assert_eq!(config.static_pod_path.as_deref(), Some(Path::new("/etc/kubernetes/manifests")));
+    assert_eq!(config.file_check_frequency.as_secs(), 90);
+    assert_eq!(config.sync_frequency.as_secs(), 60, "zero is not set");
+    assert_eq!(config.image_service_endpoint, None);
+    assert_eq!(config.cgroup_driver, CgroupDriver::Systemd);
+    assert!(!config.enforce_pods_allocatable);
+    assert_eq!(config.reserved(), Amounts { milli_cpu: 1500, memory_bytes: (1 << 30) + (64 << 20) });
+    assert_eq!(config.eviction_hard.len(), 2, "the defaults are dropped");
+    assert_eq!(config.eviction_soft_grace_period["memory.available"].as_secs(), 90);
+    assert_eq!(config.eviction_max_pod_grace_period.as_secs(), 60);
+    assert_eq!(config.pod_pids_limit, Some(1024));
+    assert_eq!(config.max_container_restart_period.as_secs(), 60);
+    assert_eq!(config.container_log_max_size_bytes, 1 << 20);
+    assert_eq!(config.oomlet.eviction, extension::Eviction { enabled: false, forecast: true, safety: 3.0 });
+    assert_eq!((config.oomlet.kernel.max_tier, config.oomlet.kernel.ring_bytes), (1, 1 << 20));
+    assert_eq!(config.oomlet.kernel.fault_sample_period, 64);
+    assert_eq!(config.oomlet.trace.file.as_deref(), Some(Path::new("/trace.jsonl")));
+}
+
+#[test]
+fn json_is_yaml() {
+    let text =
+        r#"{"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "maxPods": 5}"#;
+    assert_eq!(Config::parse(text, Path::new("c.json")).unwrap().0.max_pods, 5);
+}
+
+#[test]
+fn default_thresholds_can_be_merged() {
+    let config = config("mergeDefaultEvictionSettings: true\nevictionHard: {memory.available: 1Gi}");
+    assert_eq!(config.eviction_hard["memory.available"], "1Gi");
+    assert_eq!(config.eviction_hard["nodefs.available"], "10%");
+}
+
+#[test]
+fn what_has_no_effect_is_warned_of() {
+    let text = |body| parse(body).unwrap().1.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        text("cpuManagerPolicy: static\nauthentication: {anonymous: {enabled: true}}"),
+        [
+            "authentication is not honoured by this agent yet and has no effect",
+            "cpuManagerPolicy is not honoured by this agent yet and has no effect",
+        ]
+    );
+    assert_eq!(text("maxPod: 5"), ["maxPod is not a known key and has no effect; did you mean maxPods?"]);
+    assert_eq!(text("zzz: 5"), ["zzz is not a known key and has no effect"]);
+    assert_eq!(
+        text("oomlet: {eviction: {safty: 3}}"),
+        ["oomlet.eviction.safty is not a known key and has no effect; did you mean oomlet.eviction.safety?"]
+    );
+    assert_eq!(
+        text("crashLoopBackOff: {maxRestart: 3}")[0].split(';').next().unwrap(),
+        "crashLoopBackOff.maxRestart is not a known key and has no effect"
+    );
+    assert_eq!(
+        text("featureGates: {SomeGate: true}\nenforceNodeAllocatable: [pods, kube-reserved]"),
+        [
+            "featureGates.SomeGate is not honoured by this agent yet and has no effect",
+            "enforceNodeAllocatable[kube-reserved] is not honoured by this agent yet and has no effect",
+        ]
+    );
+}
+
+#[test]
+fn wrong_values_are_refused_by_name() {
+    for (body, want) in [
+        ("maxPods: many", "maxPods: invalid type: string \"many\", expected u32"),
+        ("maxPods: -1", "maxPods: invalid value: integer `-1`, expected u32"),
+        ("fileCheckFrequency: 20", "fileCheckFrequency: invalid type: integer `20`, expected a string"),
+        ("fileCheckFrequency: 20 s", "fileCheckFrequency: \"20 s\" is not a duration"),
+        (
+            "cgroupDriver: upstart",
+            "cgroupDriver: unknown variant `upstart`, expected `cgroupfs` or `systemd`",
+        ),
+        ("enforceNodeAllocatable: [all]", "enforceNodeAllocatable: \"all\" must be"),
+        ("enforceNodeAllocatable: [pods, none]", "none must stand alone"),
+        ("evictionHard: {memory.free: 1Mi}", "evictionHard[\"memory.free\"]: not an eviction signal"),
+        ("evictionHard: {memory.available: lots}", "evictionHard[\"memory.available\"]: quantity \"lots\""),
+        ("evictionHard: {memory.available: 101%}", "\"101%\" is not a percentage"),
+        ("evictionHard: {memory.available: '0'}", "must be more than 0"),
+        (
+            "evictionHard: {memory.available: 100}",
+            "evictionHard.memory.available: invalid type: integer `100`",
+        ),
+        ("evictionHard: []", "evictionHard: invalid type: sequence, expected a map"),
+        ("evictionSoft: {memory.available: 1Gi}", "add the signal to evictionSoftGracePeriod"),
+        ("evictionSoftGracePeriod: {memory.available: x}", "evictionSoftGracePeriod.memory.available: \"x\""),
+        ("systemReserved: {memory: 1GB}", "systemReserved[\"memory\"]: quantity \"1GB\""),
+        ("kubeReserved: {gpu: 1}", "kubeReserved[\"gpu\"]: not a reservable resource"),
+        ("oomScoreAdj: -1001", "oomScoreAdj: -1001 is out of range, must be -1000 to 1000"),
+        ("podPidsLimit: 0", "podPidsLimit: 0 is out of range"),
+        ("podLogsDir: logs", "podLogsDir: \"logs\" is out of range, must be an absolute path"),
+        ("cgroupRoot: /a/../b", "cgroupRoot"),
+        ("containerLogMaxFiles: 1", "containerLogMaxFiles: 1"),
+        (
+            "containerRuntimeEndpoint: tcp://1.2.3.4",
+            "containerRuntimeEndpoint: \"tcp://1.2.3.4\" must be a unix socket",
+        ),
+        ("crashLoopBackOff: {maxContainerRestartPeriod: 301s}", "must be 1s to 300s"),
+        ("clusterDNS: [dns]", "clusterDNS[0]"),
+        ("registerNode: 1", "registerNode: invalid type"),
+        ("port: 70000", "port: invalid value: integer `70000`, expected u16"),
+        ("oomlet: {eviction: {safety: 0.5}}", "oomlet.eviction.safety: 0.5 is out of range"),
+        ("oomlet: {kernel: {maxTier: 3}}", "oomlet.kernel.maxTier: 3"),
+        ("oomlet: {kernel: {ringBytes: 5000}}", "oomlet.kernel.ringBytes: 5000 must be a power of two"),
+        ("oomlet: {trace: {journalRecords: 0}}", "oomlet.trace.journalRecords: 0"),
+        ("oomlet: 5", "oomlet: invalid type"),
+        ("maxPods: 1\nmaxPods: 2", "is not valid YAML or JSON"),
+        ("maxPods: [", "is not valid YAML or JSON"),
+    ] {
+        let error = parse(body).expect_err(body).to_string();
+        assert!(error.contains(want), "{body}: {error}");
+        assert!(error.contains("kubelet.yaml"), "{body}: {error}");
+    }
+}
+
+#[test]
+fn another_kind_is_refused() {
+    for (text, want) in [
+        ("", "apiVersion is missing"),
+        ("just text", "apiVersion is missing"),
+        ("apiVersion: v1\nkind: Pod", "apiVersion is \"v1\", must be \"kubelet.config.k8s.io/v1beta1\""),
+        ("apiVersion: kubelet.config.k8s.io/v1beta1", "kind is missing"),
+    ] {
+        let error = Config::parse(text, Path::new("c")).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("none.yaml");
+    let error = Config::load(&path).unwrap_err().to_string();
+    assert!(error.contains("none.yaml") && error.contains("--config"), "{error}");
+    std::fs::write(&path, HEAD).unwrap();
+    assert_eq!(Config::load(&path).unwrap().0, Config::default());
+}
+
+#[test]
+fn no_key_is_both_honoured_and_not() {
+    for key in keys::NOT_HONOURED {
+        assert!(!keys::HONOURED.contains(key), "{key}");
+    }
+    for key in keys::HONOURED.iter().filter(|k| !k.contains('.')) {
+        // A honoured key given as null is not set, and not a reason to warn.
+        if !["apiVersion", "kind"].contains(key) {
+            config(&format!("{key}: null"));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn never_panics(body in "\\PC{0,200}") {
+        let _ = parse(&body);
+        let _ = Config::parse(&body, Path::new("c"));
+    }
+}
