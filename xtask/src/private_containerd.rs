@@ -24,18 +24,18 @@ const READY: Duration = Duration::from_secs(60);
 pub enum Version {
     V1_6,
     V1_7,
-    V2_1,
+    V2,
 }
 
 impl Version {
-    pub const ALL: [Version; 3] = [Version::V1_6, Version::V1_7, Version::V2_1];
+    pub const ALL: [Version; 3] = [Version::V1_6, Version::V1_7, Version::V2];
 
     #[must_use]
     pub fn series(self) -> &'static str {
         match self {
             Version::V1_6 => "1.6",
             Version::V1_7 => "1.7",
-            Version::V2_1 => "2.1",
+            Version::V2 => "2",
         }
     }
 
@@ -178,11 +178,23 @@ impl PrivateContainerd {
 
     /// Runs an image to its end without CRI and returns its stdout.
     pub fn run_image(&self, image: &str, id: &str, args: &[&str]) -> Result<String> {
+        process::output(self.ctr_run(id)?.args(["--rm", image, id]).args(args))
+    }
+
+    /// Starts an image without CRI and leaves it running.
+    pub fn start_image(&self, image: &str, id: &str, args: &[&str]) -> Result<()> {
+        process::output(self.ctr_run(id)?.args(["--detach", image, id]).args(args)).map(drop)
+    }
+
+    /// ctr's own defaults for runc's state and the fifos are the machine's, which containers of the same name in two
+    /// containerds would share.
+    fn ctr_run(&self, id: &str) -> Result<Command> {
         let mut command = self.ctr();
-        command.args(["run", "--rm", "--runc-binary"]).arg(runc()?);
+        command.args(["run", "--runc-binary"]).arg(runc()?);
         command.arg("--runc-root").arg(self.dir.join("runc"));
-        command.args(["--cgroup", &format!("{}/{id}", self.cgroup_root), image, id]).args(args);
-        process::output(&mut command)
+        command.arg("--fifo-dir").arg(self.dir.join("fifo"));
+        command.args(["--cgroup", &format!("{}/{id}", self.cgroup_root)]);
+        Ok(command)
     }
 
     /// Ids of the containers (and sandboxes) that have a running task.

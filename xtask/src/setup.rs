@@ -94,7 +94,8 @@ pub fn needs() -> Result<Vec<Need>> {
     });
     let installed = containerd_release::installed_version();
     for release in containerd_release::RELEASES {
-        if release.is_series_of(installed.as_deref()) {
+        // Not offered where the system has it, nor where the mirror is not Debian's: that would fail each time.
+        if release.is_series_of(installed.as_deref()) || !release.is_within_reach()? {
             continue;
         }
         needs.push(Need {

@@ -62,7 +62,8 @@ pub fn table(a: &Outcome, b: &Outcome) -> Table {
     let list = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
     let number = |n: Option<i64>| n.map_or("-".to_owned(), |n| n.to_string());
     let yes = |b: bool| if b { "yes" } else { "no" }.to_owned();
-    let rows: [(&str, fn(&Outcome) -> Shown); 8] = [
+    type Row = (&'static str, fn(&Outcome) -> Shown);
+    let rows: [Row; 8] = [
         ("kernel OOM kills", |o| Shown::Number(Some(o.kernel_oom_kills as i64))),
         ("killed by the kernel", |o| Shown::List(o.died.clone())),
         ("evicted", |o| Shown::List(o.evicted.clone())),

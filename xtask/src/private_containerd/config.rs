@@ -17,7 +17,7 @@ pub(super) fn write(version: Version, dir: &Path, network: &str) -> Result<()> {
     let runc = runc.display().to_string();
     let text = match version {
         Version::V1_6 | Version::V1_7 => format!("{}{}", common(2, dir), cri_v2(dir, cni_bin, &runc)),
-        Version::V2_1 => format!("{}{}", common(3, dir), cri_v3(dir, cni_bin, &runc)),
+        Version::V2 => format!("{}{}", common(3, dir), cri_v3(dir, cni_bin, &runc)),
     };
     write_file(&dir.join("config.toml"), &text)
 }

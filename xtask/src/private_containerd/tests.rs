@@ -11,17 +11,7 @@ fn round(version: Version) {
     let said = containerd.run_image(images::BUSYBOX, "hello", &["echo", "from inside"]).unwrap();
     assert_eq!(said, "from inside\n");
 
-    let mut run = containerd.ctr();
-    run.args(["run", "--detach", "--runc-binary"]).arg(runc().unwrap());
-    run.args([
-        "--cgroup",
-        &format!("{}/sleeper", scratch.cgroup_root()),
-        images::BUSYBOX,
-        "sleeper",
-        "sleep",
-        "1000",
-    ]);
-    process::output(&mut run).unwrap();
+    containerd.start_image(images::BUSYBOX, "sleeper", &["sleep", "1000"]).unwrap();
     assert_eq!(containerd.running_tasks().unwrap(), ["sleeper"]);
     containerd.restart().unwrap();
     assert_eq!(containerd.running_tasks().unwrap(), ["sleeper"], "a container outlives its containerd");

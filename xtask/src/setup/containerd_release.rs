@@ -13,7 +13,7 @@ use crate::{paths, process};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Release {
-    /// Major and minor.
+    /// Major and minor, or the major alone where any minor will do.
     pub series: &'static str,
     /// The Debian release that has it.
     pub suite: &'static str,
@@ -22,11 +22,7 @@ pub struct Release {
 
 pub const RELEASES: [Release; 2] = [
     Release { series: "1.7", suite: "trixie", why: "tests against a runtime with the CRI event stream" },
-    Release {
-        series: "2.1",
-        suite: "sid",
-        why: "tests against containerd 2, with its own configuration format",
-    },
+    Release { series: "2", suite: "sid", why: "tests against containerd 2, with its configuration format" },
 ];
 
 impl Release {
@@ -49,6 +45,11 @@ impl Release {
 
     fn root(&self) -> Result<PathBuf> {
         Ok(paths::cache()?.join("containerd").join(self.series))
+    }
+
+    /// There already, or to be had from this machine's mirror.
+    pub fn is_within_reach(&self) -> Result<bool> {
+        Ok(self.binary()?.is_some() || apt::Mirror::of_this_machine().is_ok())
     }
 
     /// Downloads and unpacks; nothing is left in the cache when that fails half-way.
