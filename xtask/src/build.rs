@@ -45,6 +45,16 @@ pub fn cargo() -> Command {
             command.env_remove(&name);
         }
     }
+    // `cargo run` puts its toolchain's libraries there; the eBPF programs are compiled by another toolchain.
+    if let (Some(libraries), Ok(target)) = (std::env::var_os("LD_LIBRARY_PATH"), paths::target()) {
+        let users = std::env::split_paths(&libraries).filter(|dir| {
+            !dir.starts_with(&target) && !dir.components().any(|part| part.as_os_str() == "toolchains")
+        });
+        match std::env::join_paths(users) {
+            Ok(users) if !users.is_empty() => command.env("LD_LIBRARY_PATH", users),
+            _ => command.env_remove("LD_LIBRARY_PATH"),
+        };
+    }
     command
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::outcome::{HOG, NEIGHBOURS, Outcome, Seen};
@@ -22,8 +22,11 @@ const SETTLE: Duration = Duration::from_secs(15);
 pub fn run(options: &Options, version: Version, eviction: bool, stop: &Interrupted) -> Result<Outcome> {
     let mut node = TestNode::start(if eviction { "demo-b" } else { "demo-a" }, version)?;
     let result = play(&mut node, options, eviction, stop);
-    // The logs go with the node.
-    result.with_context(|| format!("the end of the logs:\n{}\n", node.diagnosis()))
+    // The logs go with the node, so they are shown now; who interrupted it does not look for a fault.
+    if result.is_err() && stop.check().is_ok() {
+        eprintln!("\nThe end of the logs:\n{}\n", node.diagnosis());
+    }
+    result
 }
 
 fn play(node: &mut TestNode, options: &Options, eviction: bool, stop: &Interrupted) -> Result<Outcome> {

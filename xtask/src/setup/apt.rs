@@ -16,13 +16,19 @@ pub fn install(packages: &[&str]) -> Result<()> {
         "there is no apt-get here; install by hand what these Debian packages hold: {}",
         packages.join(" ")
     );
-    twice(|| process::run(apt().arg("update"))).context("refreshing the package lists")?;
+    // A source that does not answer may be one that nothing here is in; what matters is said by the installation.
+    if let Err(error) = twice(|| process::run(apt().arg("update"))) {
+        println!("   {error:#}; going on with the package lists that are there");
+    }
     twice(|| process::run(apt().args(["install", "--yes", "--no-install-recommends"]).args(packages)))
 }
 
 fn apt() -> Command {
     let mut command = Command::new("apt-get");
-    command.args(["--quiet", "--quiet"]).env("DEBIAN_FRONTEND", "noninteractive");
+    // On a new machine the daily update may hold the lock.
+    command
+        .args(["--quiet", "--quiet", "-o", "DPkg::Lock::Timeout=300"])
+        .env("DEBIAN_FRONTEND", "noninteractive");
     command
 }
 
