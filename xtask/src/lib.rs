@@ -1,1 +1,26 @@
-//! Developer commands.
+//! Developer commands, and the fixtures that `tests/` shares with them.
+//!
+//! This crate needs nothing but a Rust toolchain and a linker: it is what installs the rest, so it never depends
+//! on the agent.
+//!
+//! - [`setup`]: what the machine needs, what is there, and how to get the rest.
+//! - [`build`]: the agent and the static workload.
+//! - [`test_run`]: every check and test of the workspace.
+//! - [`demo`], [`bench`]: the agent at work, and its figures.
+//! - [`private_containerd`], [`images`], [`netns`], [`scratch`], [`node`]: a containerd and a node of their own for
+//!   a test, which are gone afterwards.
+
+pub mod bench;
+pub mod build;
+pub mod demo;
+pub mod elf;
+pub mod images;
+pub mod netns;
+pub mod node;
+pub mod paths;
+pub mod private_containerd;
+pub mod process;
+pub mod root;
+pub mod scratch;
+pub mod setup;
+pub mod test_run;

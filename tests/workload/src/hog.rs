@@ -1,0 +1,102 @@
+//! `hog`: leaks anonymous memory until it is stopped, at a rate or in a burst.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::growth::{self, MIB, Plan};
+use crate::sigterm::{self, Sigterm};
+use crate::{each, number, unknown};
+
+#[derive(Debug)]
+pub struct Options {
+    rate_mib_s: u64,
+    start_mib: u64,
+    max_mib: Option<u64>,
+    burst: bool,
+    threads: u64,
+    hold_ms: Option<u64>,
+    sigterm_ms: u64,
+    ignore_sigterm: bool,
+    leak_after_sigterm: bool,
+    mark: Option<PathBuf>,
+}
+
+impl Options {
+    pub fn parse(args: &mut lexopt::Parser) -> Result<Options, lexopt::Error> {
+        let mut options = Options {
+            rate_mib_s: 50,
+            start_mib: 0,
+            max_mib: None,
+            burst: false,
+            threads: 1,
+            hold_ms: None,
+            sigterm_ms: 500,
+            ignore_sigterm: false,
+            leak_after_sigterm: false,
+            mark: None,
+        };
+        each(args, |option, args| {
+            match option {
+                "rate-mib-s" => options.rate_mib_s = number(args)?,
+                "start-mib" => options.start_mib = number(args)?,
+                "max-mib" => options.max_mib = Some(number(args)?),
+                "burst" => options.burst = true,
+                "threads" => options.threads = number::<u64>(args)?.max(1),
+                "hold-ms" => options.hold_ms = Some(number(args)?),
+                "sigterm-ms" => options.sigterm_ms = number(args)?,
+                "ignore-sigterm" => options.ignore_sigterm = true,
+                "leak-after-sigterm" => options.leak_after_sigterm = true,
+                "mark" => options.mark = Some(args.value()?.into()),
+                other => return Err(unknown(other)),
+            }
+            Ok(())
+        })?;
+        Ok(options)
+    }
+
+    /// One thread's share.
+    fn plan(&self) -> Plan {
+        let share = |mib: u64| mib.saturating_mul(MIB) / self.threads;
+        Plan {
+            start: share(self.start_mib),
+            max: self.max_mib.map_or(u64::MAX, share),
+            rate: (!self.burst).then(|| share(self.rate_mib_s)),
+        }
+    }
+}
+
+pub fn run(options: Options) -> io::Result<ExitCode> {
+    growth::small_pages_only();
+    let mut sigterm = Sigterm::install()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for _ in 0..options.threads {
+        let (plan, stop, hold_ms) = (options.plan(), stop.clone(), options.hold_ms);
+        std::thread::spawn(move || {
+            let held = growth::grow(plan, &stop);
+            match hold_ms {
+                Some(ms) => std::thread::sleep(Duration::from_millis(ms)),
+                None => loop {
+                    std::thread::park();
+                },
+            }
+            drop(held);
+        });
+    }
+    println!("hog started");
+    loop {
+        sigterm.wait();
+        if !options.ignore_sigterm {
+            break;
+        }
+        println!("sigterm ignored");
+    }
+    if !options.leak_after_sigterm {
+        stop.store(true, Ordering::Relaxed);
+    }
+    sigterm::handle(options.sigterm_ms, options.mark.as_deref())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,113 @@
+//! `cargo xtask build`: the agent (its build script compiles the eBPF programs) and the static workload.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{elf, paths, process};
+
+/// Which of cargo's profiles.
+///
+/// `test` takes `Dev`: the test build compiles every crate in it anyway, so the agent costs one more link; a second,
+/// optimised build of all dependencies would take longer on two cores than all tests together. `demo`, `bench` and
+/// `build` take `Release`: their figures are what users get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    Dev,
+    Release,
+}
+
+impl Profile {
+    #[must_use]
+    pub fn directory(self) -> &'static str {
+        match self {
+            Profile::Dev => "debug",
+            Profile::Release => "release",
+        }
+    }
+
+    /// The profile that the running program was built in.
+    #[must_use]
+    pub fn of_this_program() -> Profile {
+        if cfg!(debug_assertions) { Profile::Dev } else { Profile::Release }
+    }
+}
+
+/// A cargo that is not confused by the variables that the cargo which started this program has set.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::repository());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    // `cargo run` puts its toolchain's libraries there; the eBPF programs are compiled by another toolchain.
+    if let (Some(libraries), Ok(target)) = (std::env::var_os("LD_LIBRARY_PATH"), paths::target()) {
+        let users = std::env::split_paths(&libraries).filter(|dir| {
+            !dir.starts_with(&target) && !dir.components().any(|part| part.as_os_str() == "toolchains")
+        });
+        match std::env::join_paths(users) {
+            Ok(users) if !users.is_empty() => command.env("LD_LIBRARY_PATH", users),
+            _ => command.env_remove("LD_LIBRARY_PATH"),
+        };
+    }
+    command
+}
+
+/// Where [`agent`] puts the agent.
+pub fn agent_path(profile: Profile) -> Result<PathBuf> {
+    Ok(paths::target()?.join(profile.directory()).join("oomlet"))
+}
+
+/// Where [`workload`] puts the workload.
+pub fn workload_path() -> Result<PathBuf> {
+    Ok(paths::target()?.join(target_triple()).join("release/oomlet-workload"))
+}
+
+pub fn agent(profile: Profile) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--package", "oomlet", "--target-dir"]).arg(paths::target()?);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    process::run(&mut command)?;
+    agent_path(profile)
+}
+
+/// Linked statically, so that its image needs no C library. Naming a target keeps the flag away from build scripts.
+pub fn workload() -> Result<PathBuf> {
+    let triple = target_triple();
+    let mut command = cargo();
+    command
+        .args(["build", "--release", "--package", "oomlet-workload", "--target", &triple, "--config"])
+        .arg(format!("target.{triple}.rustflags=[\"-C\",\"target-feature=+crt-static\"]"))
+        .arg("--target-dir")
+        .arg(paths::target()?)
+        // Would override the flag above.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    process::run(&mut command)?;
+    let path = workload_path()?;
+    ensure!(
+        elf::is_static(&path)?,
+        "{} was linked dynamically although crt-static was asked for; is the C library's static form there (libc6-dev)?",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// Both, in one profile.
+pub fn all(profile: Profile) -> Result<()> {
+    let agent = agent(profile).context("building the agent")?;
+    let workload = workload().context("building the workload")?;
+    println!("agent:    {}\nworkload: {}", agent.display(), workload.display());
+    Ok(())
+}
+
+fn target_triple() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}

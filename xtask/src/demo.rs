@@ -1,0 +1,92 @@
+//! `cargo xtask demo`: a hog among three neighbours on a real containerd, under a kubepods cap. Part A without
+//! eviction, where the kernel kills; part B with it.
+//!
+//! Reads the agent's trace, the kernel's cgroup files, containerd's tasks and the mark that the hog's SIGTERM handler
+//! leaves; prints the trace as it comes, a table of A against B, and with `--headless` one line of JSON.
+
+mod outcome;
+mod part;
+mod show;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::private_containerd::Version;
+use crate::scratch;
+
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// For scripts: adds a last line of JSON, `{"a": …, "b": …}`.
+    #[arg(long)]
+    pub headless: bool,
+    /// How fast the hog leaks, in MiB a second.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    pub rate_mib_s: u64,
+    /// The cap on all pods together, in MiB.
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(256..=4096))]
+    pub cap_mib: u64,
+    /// How long the hog's SIGTERM handler works, in ms.
+    #[arg(long, default_value_t = 500)]
+    pub sigterm_ms: u64,
+}
+
+/// Exit code 0 only when part B held.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    scratch::sweep_leftovers()?;
+    let stop = Interrupted::install()?;
+    let version = Version::of_the_system()?;
+    println!(
+        "containerd {}, {} MiB for all pods, a hog that leaks {} MiB/s\n",
+        version.series(),
+        options.cap_mib,
+        options.rate_mib_s
+    );
+    println!("A: eviction off\n");
+    let a = part::run(options, version, false, &stop).context("part A")?;
+    println!("\nB: eviction on\n");
+    let b = part::run(options, version, true, &stop).context("part B")?;
+    println!("\n{}\n", show::table(&a, &b));
+    let failures = b.failures();
+    if failures.is_empty() {
+        println!("B holds: the hog was evicted before the kernel had to kill, and its neighbours live on.");
+    } else {
+        println!("B does not hold: {}.", failures.join("; "));
+    }
+    if options.headless {
+        println!("{}", serde_json::json!({ "a": a, "b": b }));
+    }
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Ctrl-C and SIGTERM: turned into an error, so that everything is removed on the way out.
+#[derive(Clone, Debug)]
+pub struct Interrupted(Arc<AtomicBool>);
+
+impl Interrupted {
+    pub fn install() -> Result<Interrupted> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, flag.clone()).context("handling signals")?;
+        }
+        Ok(Interrupted(flag))
+    }
+
+    pub fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) {
+            bail!("interrupted; everything it made is removed");
+        }
+        Ok(())
+    }
+}
+
+/// The hog needs room to leak in: neighbours and thresholds take the rest.
+fn hog_max_mib(options: &Options) -> Result<u64> {
+    let max = options.cap_mib * 4;
+    ensure!(max > options.cap_mib, "a cap of {} MiB is too large", options.cap_mib);
+    Ok(max)
+}

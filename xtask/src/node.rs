@@ -1,0 +1,310 @@
+//! A node for one test or demo: a private containerd with the sample images, and the agent on a root folder,
+//! manifest folder and cgroup root of its own. Dropping it ends and removes all of it, also after a panic.
+//!
+//! What a test asserts is read from outside the agent where it can be (containerd's tasks, cgroup files), else from
+//! the agent's own trace.
+
+pub mod agent;
+pub mod manifest;
+pub mod trace;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::build::{self, Profile};
+use crate::private_containerd::{PrivateContainerd, Version};
+use crate::scratch::Scratch;
+use crate::{images, process};
+use agent::Agent;
+use trace::TraceRecord;
+
+const MIB: u64 = 1 << 20;
+
+/// Fields are dropped in this order: the agent first, so that it does not see its node fall apart; the scratch last.
+#[derive(Debug)]
+pub struct TestNode {
+    /// `None` when it was killed or not started yet.
+    pub agent: Option<Agent>,
+    pub containerd: PrivateContainerd,
+    profile: Profile,
+    /// KubeletConfiguration; written at each start of the agent.
+    config: Value,
+    scratch: Scratch,
+}
+
+/// A running container as containerd has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunningContainer {
+    /// `metadata.name` of its pod.
+    pub pod: String,
+    pub container: String,
+    pub id: String,
+    /// Of its init process.
+    pub pid: u32,
+}
+
+impl TestNode {
+    /// Starts containerd with the images; the agent is started by [`TestNode::start_agent`].
+    pub fn start(label: &str, version: Version) -> Result<TestNode> {
+        let scratch = Scratch::new(label)?;
+        let containerd = PrivateContainerd::start(version, &scratch)?;
+        for image in [images::busybox()?, images::workload()?] {
+            containerd.import_image(&image)?;
+        }
+        let manifests = scratch.create_dir("manifests")?;
+        let config = json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "staticPodPath": manifests,
+            "podLogsDir": scratch.create_dir("pod-logs")?,
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": scratch.cgroup_root(),
+            "enforceNodeAllocatable": ["pods"],
+            "oomlet": { "trace": { "file": scratch.path().join("trace.jsonl") } },
+        });
+        scratch.create_dir("root")?;
+        Ok(TestNode { agent: None, containerd, profile: Profile::of_this_program(), config, scratch })
+    }
+
+    /// Which build of the agent runs; that of the running program unless said otherwise.
+    pub fn set_profile(&mut self, profile: Profile) {
+        self.profile = profile;
+    }
+
+    /// The KubeletConfiguration of the next start.
+    pub fn config_mut(&mut self) -> &mut Value {
+        &mut self.config
+    }
+
+    /// Caps kubepods at `mib` from the next start on: kubelet enforces capacity − systemReserved there.
+    pub fn cap_kubepods(&mut self, mib: u64) -> Result<()> {
+        let reserved = mem_total_bytes()?.saturating_sub(mib * MIB);
+        self.config["systemReserved"] = json!({ "memory": reserved.to_string() });
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    #[must_use]
+    pub fn root_dir(&self) -> PathBuf {
+        self.scratch.path().join("root")
+    }
+
+    #[must_use]
+    pub fn manifest_dir(&self) -> PathBuf {
+        self.scratch.path().join("manifests")
+    }
+
+    #[must_use]
+    pub fn pod_logs_dir(&self) -> PathBuf {
+        self.scratch.path().join("pod-logs")
+    }
+
+    #[must_use]
+    pub fn trace_path(&self) -> PathBuf {
+        self.scratch.path().join("trace.jsonl")
+    }
+
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.scratch.path().join("kubelet.yaml")
+    }
+
+    /// Adds or replaces `<name>.yaml` in one step, as a careful admin would: by rename from a hidden file.
+    pub fn put_manifest(&self, name: &str, pod: &Value) -> Result<()> {
+        // JSON is YAML.
+        self.put_manifest_text(name, &serde_json::to_string_pretty(pod)?)
+    }
+
+    /// The same for text that need not be a pod.
+    pub fn put_manifest_text(&self, name: &str, text: &str) -> Result<()> {
+        let dir = self.manifest_dir();
+        let hidden = dir.join(format!(".{name}.new"));
+        fs::write(&hidden, text).with_context(|| format!("writing {}", hidden.display()))?;
+        let path = dir.join(format!("{name}.yaml"));
+        fs::rename(&hidden, &path).with_context(|| format!("renaming to {}", path.display()))
+    }
+
+    pub fn remove_manifest(&self, name: &str) -> Result<()> {
+        let path = self.manifest_dir().join(format!("{name}.yaml"));
+        fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
+    }
+
+    /// Writes the configuration and starts the agent; an agent that runs is killed first. Returns at once: what
+    /// being up means is for the caller to wait for.
+    pub fn start_agent(&mut self) -> Result<()> {
+        self.kill_agent()?;
+        let path = self.config_path();
+        fs::write(&path, serde_json::to_string_pretty(&self.config)?)
+            .with_context(|| format!("writing {}", path.display()))?;
+        let mut command = self.oomlet(&["run", "--config"])?;
+        command.arg(&path).args(["--container-runtime-endpoint", &self.containerd.endpoint()]);
+        command.arg("--root-dir").arg(self.root_dir());
+        self.agent = Some(Agent::start(command, &self.agent_log_path())?);
+        Ok(())
+    }
+
+    /// SIGKILL to the agent; pods run on.
+    pub fn kill_agent(&mut self) -> Result<()> {
+        match self.agent.take() {
+            Some(mut agent) => agent.kill9(),
+            None => Ok(()),
+        }
+    }
+
+    #[must_use]
+    pub fn agent_log_path(&self) -> PathBuf {
+        self.scratch.path().join("agent.log")
+    }
+
+    /// The agent's log of all its starts.
+    #[must_use]
+    pub fn agent_log(&self) -> String {
+        fs::read_to_string(self.agent_log_path()).unwrap_or_default()
+    }
+
+    /// The agent's program with `args`, to be run.
+    pub fn oomlet(&self, args: &[&str]) -> Result<Command> {
+        let path = build::agent_path(self.profile)?;
+        anyhow::ensure!(path.is_file(), "{} is missing; build it by `cargo xtask build`", path.display());
+        let mut command = Command::new(path);
+        command.args(args);
+        Ok(command)
+    }
+
+    /// What `oomlet pods --output json` says.
+    pub fn pods(&self) -> Result<Value> {
+        let text =
+            process::output(self.oomlet(&["pods", "--output", "json", "--root-dir"])?.arg(self.root_dir()))?;
+        serde_json::from_str(&text).with_context(|| format!("`oomlet pods` printed no JSON: {text:?}"))
+    }
+
+    /// Every record of the trace file, oldest first. A last line that is still being written is left out.
+    pub fn trace(&self) -> Result<Vec<TraceRecord>> {
+        trace::read(&self.trace_path())
+    }
+
+    /// Containers of pods (not their sandboxes) that run, by containerd's own account, sorted by pod and name.
+    pub fn running(&self) -> Result<Vec<RunningContainer>> {
+        let tasks = process::output(self.containerd.ctr().args(["tasks", "list"]))?;
+        let mut running = Vec::new();
+        for line in tasks.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [id, pid, "RUNNING"] = words[..] else { continue };
+            // Gone between the two calls: not running.
+            let Ok(info) = process::output(self.containerd.ctr().args(["containers", "info", id])) else {
+                continue;
+            };
+            let info: Value =
+                serde_json::from_str(&info).with_context(|| format!("`ctr containers info {id}`"))?;
+            let label = |name: &str| info["Labels"][name].as_str().unwrap_or_default().to_owned();
+            if label("io.cri-containerd.kind") != "container" {
+                continue;
+            }
+            running.push(RunningContainer {
+                pod: label("io.kubernetes.pod.name"),
+                container: label("io.kubernetes.container.name"),
+                id: id.to_owned(),
+                pid: pid.parse().with_context(|| format!("pid in {line:?}"))?,
+            });
+        }
+        running.sort();
+        Ok(running)
+    }
+
+    /// `kubepods` in the hierarchy that has the memory controller.
+    pub fn kubepods_dir(&self) -> Result<PathBuf> {
+        Ok(self.scratch.cgroup_dir("memory")?.join("kubepods"))
+    }
+
+    /// Current usage and limit of kubepods in bytes, from the kernel; `None` while the cgroup is not there.
+    pub fn kubepods_memory(&self) -> Result<Option<(u64, u64)>> {
+        let dir = self.kubepods_dir()?;
+        let read = |v1: &str, v2: &str| number(&dir.join(v1)).or_else(|| number(&dir.join(v2)));
+        let usage = read("memory.usage_in_bytes", "memory.current");
+        let limit = read("memory.limit_in_bytes", "memory.max");
+        Ok(usage.map(|usage| (usage, limit.unwrap_or(u64::MAX))))
+    }
+
+    /// Polls `done` until it holds. Panics after `bound` with `what` and the end of the agent's log.
+    #[track_caller]
+    pub fn wait_for(&self, bound: Duration, what: &str, done: impl FnMut() -> bool) {
+        assert!(process::holds_within(bound, done), "not within {bound:?}: {what}\n{}", self.diagnosis());
+    }
+
+    /// [`TestNode::wait_for`] a value.
+    #[track_caller]
+    pub fn wait_some<T>(&self, bound: Duration, what: &str, mut find: impl FnMut() -> Option<T>) -> T {
+        let end = Instant::now() + bound;
+        loop {
+            if let Some(found) = find() {
+                return found;
+            }
+            assert!(Instant::now() < end, "not within {bound:?}: {what}\n{}", self.diagnosis());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The ends of the agent's and containerd's logs, for a failure's message.
+    #[must_use]
+    pub fn diagnosis(&self) -> String {
+        let (agent, containerd) = (self.agent_log_path(), self.containerd.log_path());
+        format!("{}\n{}", process::file_tail(&agent, 40), process::file_tail(&containerd, 10))
+    }
+}
+
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// MemTotal of /proc/meminfo.
+pub fn mem_total_bytes() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let kib: u64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok())
+        .context("/proc/meminfo has no MemTotal")?;
+    Ok(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_its_agent_is_complete_and_goes_away() {
+        let mut node = TestNode::start("node", Version::of_the_system().unwrap()).unwrap();
+        let dir = node.scratch().path().to_owned();
+        node.cap_kubepods(300).unwrap();
+        let reserved: u64 = node.config_mut()["systemReserved"]["memory"].as_str().unwrap().parse().unwrap();
+        assert_eq!(mem_total_bytes().unwrap() - reserved, 300 * MIB);
+        node.put_manifest("a", &manifest::pod("a", "idle", &["--mib", "1"])).unwrap();
+        assert!(node.manifest_dir().join("a.yaml").is_file());
+        node.remove_manifest("a").unwrap();
+        assert_eq!(node.running().unwrap(), []);
+        assert_eq!(node.kubepods_memory().unwrap(), None);
+        assert!(node.trace().unwrap().is_empty());
+        // The workload runs from its image, as PID 1, and gives the exit code it was told to.
+        let faults = node
+            .containerd
+            .run_image(images::WORKLOAD, "faults", &["/oomlet-workload", "fault-loop"])
+            .unwrap();
+        assert!(faults.starts_with("faults_per_s "), "{faults}");
+        let error = node.containerd.run_image(
+            images::WORKLOAD,
+            "seven",
+            &["/oomlet-workload", "exit", "--code", "7"],
+        );
+        assert!(error.unwrap_err().to_string().contains("status: 7"));
+        drop(node);
+        assert!(!dir.exists());
+    }
+}

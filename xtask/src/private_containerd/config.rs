@@ -1,0 +1,159 @@
+//! containerd's configuration file (version 2 for 1.x, version 3 for 2.x) and the CNI network.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::{Version, runc};
+use crate::images;
+
+pub(super) fn write(version: Version, dir: &Path, network: &str) -> Result<()> {
+    let cni = dir.join("cni");
+    fs::create_dir_all(&cni).with_context(|| format!("creating {}", cni.display()))?;
+    write_file(&cni.join("10-oomlet.conflist"), &conflist(dir, network))?;
+    let (cni_bin, runc) = (cni_bin_dir(), runc()?);
+    let runc = runc.display().to_string();
+    let text = match version {
+        Version::V1_6 | Version::V1_7 => format!("{}{}", common(2, dir), cri_v2(dir, cni_bin, &runc)),
+        Version::V2 => format!("{}{}", common(3, dir), cri_v3(dir, cni_bin, &runc)),
+    };
+    write_file(&dir.join("config.toml"), &text)
+}
+
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+fn cni_bin_dir() -> &'static str {
+    ["/usr/lib/cni", "/opt/cni/bin"]
+        .into_iter()
+        .find(|dir| Path::new(dir).join("bridge").exists())
+        .unwrap_or("/usr/lib/cni")
+}
+
+/// The bridge is inside the network namespace, so its name and addresses meet no other. No masquerading: there is
+/// nowhere to go from there.
+fn conflist(dir: &Path, network: &str) -> String {
+    json!({
+        "cniVersion": "1.0.0",
+        "name": network,
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "cni0",
+                "isDefaultGateway": true,
+                "hairpinMode": true,
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": dir.join("cni-addresses"),
+                    "ranges": [[{ "subnet": "10.88.0.0/16" }]],
+                },
+            },
+            { "type": "portmap", "capabilities": { "portMappings": true } },
+        ],
+    })
+    .to_string()
+}
+
+/// Own root, state, sockets. What a container host without special hardware does not have is off: its probing
+/// costs time at start and lines in the log.
+fn common(format_version: u32, dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        r#"version = {format_version}
+root = "{dir}/root"
+state = "{dir}/state"
+disabled_plugins = [
+  "io.containerd.nri.v1.nri",
+  "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.blockfile",
+  "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.tracing.processor.v1.otlp",
+  "io.containerd.internal.v1.tracing",
+]
+
+[grpc]
+address = "{dir}/containerd.sock"
+
+[ttrpc]
+address = "{dir}/containerd.sock.ttrpc"
+
+[plugins."io.containerd.internal.v1.opt"]
+path = "{dir}/opt"
+"#
+    )
+}
+
+/// `restrict_oom_score_adj`: without CAP_SYS_RESOURCE the negative value of a pause container cannot be written, and
+/// runc fails. Network namespaces below the state folder are found and unmounted with it.
+fn cri_v2(dir: &Path, cni_bin: &str, runc: &str) -> String {
+    let (pause, dir) = (images::PAUSE, dir.display());
+    format!(
+        r#"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{pause}"
+restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
+disable_apparmor = true
+stream_server_address = "127.0.0.1"
+stream_server_port = "0"
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{cni_bin}"
+conf_dir = "{dir}/cni"
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "overlayfs"
+default_runtime_name = "runc"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+BinaryName = "{runc}"
+Root = "{dir}/runc"
+SystemdCgroup = false
+"#
+    )
+}
+
+fn cri_v3(dir: &Path, cni_bin: &str, runc: &str) -> String {
+    let (pause, dir) = (images::PAUSE, dir.display());
+    format!(
+        r#"
+[plugins."io.containerd.cri.v1.images"]
+snapshotter = "overlayfs"
+
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "{pause}"
+
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
+disable_apparmor = true
+
+[plugins."io.containerd.cri.v1.runtime".cni]
+bin_dirs = ["{cni_bin}"]
+conf_dir = "{dir}/cni"
+
+[plugins."io.containerd.cri.v1.runtime".containerd]
+default_runtime_name = "runc"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+BinaryName = "{runc}"
+Root = "{dir}/runc"
+SystemdCgroup = false
+
+[plugins."io.containerd.grpc.v1.cri"]
+stream_server_address = "127.0.0.1"
+stream_server_port = "0"
+"#
+    )
+}

@@ -1,0 +1,88 @@
+//! Running other programs: every failure names the command line and what the program said.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// Runs to the end with its output shown.
+pub fn run(command: &mut Command) -> Result<()> {
+    let shown = line(command);
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("starting `{shown}`"))?;
+    if !status.success() {
+        bail!("`{shown}` ended with {status}");
+    }
+    Ok(())
+}
+
+/// Runs to the end and returns stdout; on failure the error holds what it printed.
+pub fn output(command: &mut Command) -> Result<String> {
+    let shown = line(command);
+    let out = command.stdin(Stdio::null()).output().with_context(|| format!("starting `{shown}`"))?;
+    if !out.status.success() {
+        let said = [out.stderr, out.stdout].concat();
+        bail!("`{shown}` ended with {}:\n{}", out.status, tail(&String::from_utf8_lossy(&said), 30));
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// The command as one would type it.
+#[must_use]
+pub fn line(command: &Command) -> String {
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The last `lines` lines.
+#[must_use]
+pub fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.trim_end().lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// The end of a log file, for an error message.
+#[must_use]
+pub fn file_tail(path: &std::path::Path, lines: usize) -> String {
+    match std::fs::read(path) {
+        Ok(bytes) => format!("{}:\n{}", path.display(), tail(&String::from_utf8_lossy(&bytes), lines)),
+        Err(error) => format!("{}: {error}", path.display()),
+    }
+}
+
+/// Polls `done` until it holds; false when `bound` passed first.
+pub fn holds_within(bound: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + bound;
+    loop {
+        if done() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_tell_what_was_run_and_said() {
+        let error =
+            output(Command::new("sh").args(["-c", "echo no luck >&2; exit 3"])).unwrap_err().to_string();
+        assert!(error.contains("sh -c") && error.contains("no luck") && error.contains('3'), "{error}");
+        let error = format!("{:#}", run(&mut Command::new("/nonexistent/program")).unwrap_err());
+        assert!(error.contains("/nonexistent/program"), "{error}");
+    }
+
+    #[test]
+    fn tails() {
+        for (text, lines, expected) in [("a\nb\nc\n", 2, "b\nc"), ("a", 5, "a"), ("", 3, "")] {
+            assert_eq!(tail(text, lines), expected);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+use std::process::Command;
+
+use super::*;
+
+#[test]
+fn a_panic_leaves_nothing_behind() {
+    let made = std::sync::Mutex::new(None);
+    let result = std::panic::catch_unwind(|| {
+        let scratch = Scratch::new("unit").unwrap();
+        let cgroup = scratch.cgroup_dir("freezer").unwrap();
+        std::fs::create_dir_all(cgroup.join("inner")).unwrap();
+        let mount = scratch.create_dir("mnt/with space").unwrap();
+        process_output("mount", &["-t", "tmpfs", "tmpfs", mount.to_str().unwrap()]);
+        // Frozen, as a brake would leave it.
+        let sleeper = Command::new("sleep").arg("1000").spawn().unwrap();
+        std::fs::write(cgroup.join("inner/cgroup.procs"), sleeper.id().to_string()).unwrap();
+        let _ = std::fs::write(cgroup.join("inner/freezer.state"), "FROZEN");
+        let _ = std::fs::write(cgroup.join("inner/cgroup.freeze"), "1");
+        *made.lock().unwrap() = Some((scratch.path().to_owned(), cgroup, sleeper));
+        let _scratch = scratch;
+        panic!("as a failing test would");
+    });
+    assert!(result.is_err());
+    let (dir, cgroup, mut sleeper) = made.into_inner().unwrap().unwrap();
+    assert!(!dir.exists() && !cgroup.exists());
+    assert!(!sleeper.wait().unwrap().success());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(dir.to_str().unwrap()));
+}
+
+#[test]
+fn leftovers_of_the_dead_are_swept_and_those_of_the_living_stay() {
+    let living = Scratch::new("living").unwrap();
+    let dead = Scratch::new("dead").unwrap();
+    let gone = dead.path().to_owned();
+    let mut owner = dead.owner.clone();
+    owner.start_ticks += 1;
+    std::fs::write(gone.join(MARKER), serde_json::to_vec(&owner).unwrap()).unwrap();
+    assert!(sweep_leftovers().unwrap() >= 1);
+    assert!(living.path().exists() && !gone.exists());
+}
+
+#[test]
+fn a_folder_without_our_marker_is_not_touched() {
+    let other = tempfile::Builder::new().prefix(PREFIX).tempdir_in(PARENT).unwrap();
+    sweep_leftovers().unwrap();
+    assert!(other.path().exists());
+}
+
+fn process_output(program: &str, args: &[&str]) {
+    crate::process::output(Command::new(program).args(args)).unwrap();
+}
