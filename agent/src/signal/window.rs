@@ -43,7 +43,7 @@ impl Ewma {
     }
 }
 
-/// Mean growth between two samples about [`SPAN`] apart.
+/// Mean growth between two samples about 20 ms apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
     pub from: Mono,

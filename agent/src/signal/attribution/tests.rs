@@ -17,7 +17,7 @@ fn paths_of_both_drivers() {
         (format!("/kubepods/burstable/pod{UID}/{ID}"), Some((UID, Some(ID)))),
         (format!("/kubepods/pod{UID}/{ID}"), Some((UID, Some(ID)))),
         (format!("kubepods/besteffort/pod{UID}"), Some((UID, None))),
-        (format!("/some/root/kubepods/burstable/pod{UID}/{ID}/init.scope"), Some((UID, Some(ID)))),
+        (format!("/some/parent/kubepods/burstable/pod{UID}/{ID}/init.scope"), Some((UID, Some(ID)))),
         (
             format!("/kubepods/burstable/pod5d41402abc4b2a76b9719d911017c592/{ID}"),
             Some(("5d41402abc4b2a76b9719d911017c592", Some(ID))),
