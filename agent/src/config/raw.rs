@@ -1,7 +1,7 @@
 //! The file's shape, and from there to a checked [`Config`]. Core.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -125,7 +125,6 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
     let time = |given: Option<GoDuration>, default: Duration| {
         given.map(|d| d.0).filter(|d| !d.is_zero()).unwrap_or(default)
     };
-    let restart_period = raw.crash_loop_back_off.and_then(|c| c.max_container_restart_period).map(|d| d.0);
     let eviction = checked_eviction(
         raw.eviction_hard,
         raw.merge_default_eviction_settings.unwrap_or(false),
@@ -133,12 +132,8 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
         raw.eviction_soft_grace_period.unwrap_or_default(),
         raw.eviction_minimum_reclaim.unwrap_or_default(),
     )?;
-    warnings.extend(
-        raw.feature_gates
-            .iter()
-            .flatten()
-            .map(|(gate, _)| ConfigWarning::NotHonoured { key: format!("featureGates.{gate}") }),
-    );
+    let gates = raw.feature_gates.iter().flatten().map(|(gate, _)| format!("featureGates.{gate}"));
+    warnings.extend(gates.map(|key| ConfigWarning::NotHonoured { key }));
     Ok(Config {
         static_pod_path: raw.static_pod_path.filter(|p| !p.as_os_str().is_empty()),
         file_check_frequency: time(raw.file_check_frequency, default.file_check_frequency),
@@ -165,24 +160,16 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
         max_pods: raw.max_pods.filter(|n| *n > 0).unwrap_or(default.max_pods),
         pod_pids_limit: pids_limit(raw.pod_pids_limit)?,
         pod_logs_dir: pod_logs_dir(raw.pod_logs_dir, default.pod_logs_dir)?,
-        max_container_restart_period: restart_period
-            .map(|d| {
-                let allowed = Duration::from_secs(1)..=Duration::from_secs(300);
-                let key = "crashLoopBackOff.maxContainerRestartPeriod";
-                in_range(key, d, allowed.contains(&d), "1s to 300s")
-            })
-            .transpose()?
-            .unwrap_or(default.max_container_restart_period),
+        max_container_restart_period: restart_period(
+            raw.crash_loop_back_off,
+            default.max_container_restart_period,
+        )?,
         register_node: raw.register_node.unwrap_or(default.register_node),
         oom_score_adj: {
             let adj = raw.oom_score_adj.unwrap_or(default.oom_score_adj);
             in_range("oomScoreAdj", adj, (-1000..=1000).contains(&adj), "-1000 to 1000")?
         },
-        container_log_max_size_bytes: raw
-            .container_log_max_size
-            .map(|q| parse_bytes(&q.0).map_err(|e| ("containerLogMaxSize".to_owned(), e.to_string())))
-            .transpose()?
-            .filter(|bytes| *bytes > 0)
+        container_log_max_size_bytes: log_max_size(raw.container_log_max_size)?
             .unwrap_or(default.container_log_max_size_bytes),
         container_log_max_files: {
             let files = raw.container_log_max_files.unwrap_or(default.container_log_max_files);
@@ -212,6 +199,21 @@ fn in_range<T: std::fmt::Debug>(key: &str, value: T, fits: bool, allowed: &str) 
     } else {
         Err((key.to_owned(), format!("{value:?} is out of range, must be {allowed}")))
     }
+}
+
+fn restart_period(given: Option<RawCrashLoopBackOff>, default: Duration) -> Result<Duration, Wrong> {
+    let Some(GoDuration(period)) = given.and_then(|c| c.max_container_restart_period) else {
+        return Ok(default);
+    };
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(300);
+    in_range("crashLoopBackOff.maxContainerRestartPeriod", period, allowed.contains(&period), "1s to 300s")
+}
+
+/// Zero is not set.
+fn log_max_size(given: Option<Quantity>) -> Result<Option<u64>, Wrong> {
+    let Some(Quantity(text)) = given else { return Ok(None) };
+    let bytes = parse_bytes(&text).map_err(|e| ("containerLogMaxSize".to_owned(), e.to_string()))?;
+    Ok(Some(bytes).filter(|bytes| *bytes > 0))
 }
 
 struct Thresholds {
