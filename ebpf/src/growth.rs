@@ -35,10 +35,7 @@ fn sample() {
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
     let Some(faults) = FAULTS.get_ptr_mut(cgroup) else {
         // The faults of the first sample happened before this window: it only opens the window.
-        let fresh = Faults {
-            count: Counter::ZERO,
-            since_ns: ts,
-        };
+        let fresh = Faults { count: Counter::zero(), since_ns: ts };
         let _ = FAULTS.insert(cgroup, &fresh, u64::from(BPF_NOEXIST));
         return;
     };
@@ -65,11 +62,7 @@ fn sample() {
     // SAFETY: as above.
     unsafe { (&raw mut (*faults).since_ns).write_volatile(ts) };
     count.add(-seen);
-    let record = Growth {
-        header: header::<Growth>(kind::GROWTH, ts),
-        cgroup,
-        faults: seen as u64,
-        window_ns,
-    };
+    let record =
+        Growth { header: header::<Growth>(kind::GROWTH, ts), cgroup, faults: seen as u64, window_ns };
     send(record, ROUTINE);
 }

@@ -23,11 +23,9 @@ struct Pressure {
 }
 
 impl Pressure {
-    const NONE: Pressure = Pressure {
-        events: Counter::ZERO,
-        stalled_ns: Counter::ZERO,
-        last_sent_ns: 0,
-    };
+    const fn none() -> Pressure {
+        Pressure { events: Counter::zero(), stalled_ns: Counter::zero(), last_sent_ns: 0 }
+    }
 }
 
 #[map]
@@ -75,10 +73,7 @@ pub fn kswapd_wake(_ctx: RawTracePointContext) -> i32 {
     let ts = now_ns();
     add(pressure, 1, 0);
     if let Some((events, _)) = due(pressure, ts) {
-        let record = KswapdWake {
-            header: header::<KswapdWake>(kind::KSWAPD_WAKE, ts),
-            events,
-        };
+        let record = KswapdWake { header: header::<KswapdWake>(kind::KSWAPD_WAKE, ts), events };
         settle(pressure, ts, send(record, ROUTINE), events, 0);
     }
     0
@@ -115,12 +110,7 @@ fn account(sums: &LruHashMap<u64, Pressure>, kind: u32, ts: u64, events: u64, st
     };
     add(pressure, events, stalled_ns);
     if let Some((events, stalled_ns)) = due(pressure, ts) {
-        let record = Reclaim {
-            header: header::<Reclaim>(kind, ts),
-            cgroup,
-            events,
-            stalled_ns,
-        };
+        let record = Reclaim { header: header::<Reclaim>(kind, ts), cgroup, events, stalled_ns };
         settle(pressure, ts, send(record, URGENT), events, stalled_ns);
     }
 }
@@ -131,7 +121,7 @@ fn entry(sums: &LruHashMap<u64, Pressure>, cgroup: u64) -> Option<*mut Pressure>
         return Some(pressure);
     }
     // Another CPU may have been first; then its entry is the one to use.
-    let _ = sums.insert(cgroup, &Pressure::NONE, u64::from(BPF_NOEXIST));
+    let _ = sums.insert(cgroup, Pressure::none(), u64::from(BPF_NOEXIST));
     sums.get_ptr_mut(cgroup)
 }
 

@@ -55,12 +55,7 @@ struct Spec {
 }
 
 const fn raw(function: &'static str, tracepoint: &'static str) -> Variant {
-    Variant {
-        function,
-        tier: 1,
-        hook: Hook::RawTracepoint(tracepoint),
-        usable: |_| Ok(()),
-    }
+    Variant { function, tier: 1, hook: Hook::RawTracepoint(tracepoint), usable: |_| Ok(()) }
 }
 
 const PROGRAMS: &[Spec] = &[
@@ -73,8 +68,12 @@ const PROGRAMS: &[Spec] = &[
                 hook: Hook::BtfTracepoint("mark_victim"),
                 usable: |facts| match facts.mark_victim {
                     Ok(MarkVictim::Task { .. }) => Ok(()),
-                    Ok(MarkVictim::Pid) => Err("this kernel's mark_victim passes a pid, not a task".to_owned()),
-                    Ok(MarkVictim::Unknown) => Err("this kernel's mark_victim has an unknown prototype".to_owned()),
+                    Ok(MarkVictim::Pid) => {
+                        Err("this kernel's mark_victim passes a pid, not a task".to_owned())
+                    }
+                    Ok(MarkVictim::Unknown) => {
+                        Err("this kernel's mark_victim has an unknown prototype".to_owned())
+                    }
                     Err(ref why) => Err(why.clone()),
                 },
             },
@@ -110,10 +109,7 @@ const PROGRAMS: &[Spec] = &[
         name: "memcg_reclaim_begin",
         variants: &[raw("memcg_reclaim_begin", "mm_vmscan_memcg_reclaim_begin")],
     },
-    Spec {
-        name: "memcg_reclaim_end",
-        variants: &[raw("memcg_reclaim_end", "mm_vmscan_memcg_reclaim_end")],
-    },
+    Spec { name: "memcg_reclaim_end", variants: &[raw("memcg_reclaim_end", "mm_vmscan_memcg_reclaim_end")] },
     Spec {
         name: "direct_reclaim_begin",
         variants: &[raw("direct_reclaim_begin", "mm_vmscan_direct_reclaim_begin")],
@@ -122,10 +118,7 @@ const PROGRAMS: &[Spec] = &[
         name: "direct_reclaim_end",
         variants: &[raw("direct_reclaim_end", "mm_vmscan_direct_reclaim_end")],
     },
-    Spec {
-        name: "kswapd_wake",
-        variants: &[raw("kswapd_wake", "mm_vmscan_kswapd_wake")],
-    },
+    Spec { name: "kswapd_wake", variants: &[raw("kswapd_wake", "mm_vmscan_kswapd_wake")] },
     Spec {
         name: "page_fault_sample",
         variants: &[Variant {
@@ -157,10 +150,7 @@ const PROGRAMS: &[Spec] = &[
             usable: |facts| facts.formats.cgroup_rmdir.clone(),
         }],
     },
-    Spec {
-        name: PROCESS_EXIT,
-        variants: &[raw("process_exit", "sched_process_exit")],
-    },
+    Spec { name: PROCESS_EXIT, variants: &[raw("process_exit", "sched_process_exit")] },
 ];
 
 /// The program that `watch_init` depends on.
@@ -193,13 +183,7 @@ pub(super) fn gather(options: &Options) -> Facts {
         gather_btf(&options.btf_path, &mut layout)
     };
     let formats = gather_formats(options, &mut layout);
-    Facts {
-        layout,
-        btf,
-        mark_victim,
-        formats,
-        fault_sample_period: options.fault_sample_period,
-    }
+    Facts { layout, btf, mark_victim, formats, fault_sample_period: options.fault_sample_period }
 }
 
 type BtfFacts = (Result<aya::Btf, String>, Result<MarkVictim, String>);
@@ -211,7 +195,10 @@ fn gather_btf(path: &Path, layout: &mut Layout) -> BtfFacts {
     };
     let missing = layout::from_btf(&btf, layout);
     if !missing.is_empty() {
-        tracing::warn!(?missing, "this kernel lacks fields that the eBPF programs read; records will lack them too");
+        tracing::warn!(
+            ?missing,
+            "this kernel lacks fields that the eBPF programs read; records will lack them too"
+        );
     }
     let mark_victim = layout::mark_victim_prototype(&btf).map_err(|error| error.to_string());
     // Only a typed program needs the second parse.
@@ -252,16 +239,15 @@ fn gather_formats(options: &Options, layout: &mut Layout) -> Formats {
     };
     let cgroup_mkdir = cgroup_event("cgroup_mkdir").map(|found| layout.cgroup_mkdir = found);
     let cgroup_rmdir = cgroup_event("cgroup_rmdir").map(|found| layout.cgroup_rmdir = found);
-    Formats {
-        mark_victim,
-        reclaim_retry_zone,
-        cgroup_mkdir,
-        cgroup_rmdir,
-    }
+    Formats { mark_victim, reclaim_retry_zone, cgroup_mkdir, cgroup_rmdir }
 }
 
 /// Loads and attaches every program of the table that this kernel takes. `Err` holds why there is no object at all.
-pub(super) fn load_all(ebpf: Result<&mut Ebpf, &str>, facts: &Facts, options: &Options) -> Vec<ProgramReport> {
+pub(super) fn load_all(
+    ebpf: Result<&mut Ebpf, &str>,
+    facts: &Facts,
+    options: &Options,
+) -> Vec<ProgramReport> {
     match ebpf {
         Ok(ebpf) => PROGRAMS.iter().map(|spec| load_best(ebpf, spec, facts, options)).collect(),
         Err(why) => PROGRAMS
@@ -272,13 +258,7 @@ pub(super) fn load_all(ebpf: Result<&mut Ebpf, &str>, facts: &Facts, options: &O
 }
 
 fn report(spec: &Spec, variant: &Variant, state: ProgramState, passed_over: Option<String>) -> ProgramReport {
-    ProgramReport {
-        name: spec.name,
-        tier: variant.tier,
-        hook: variant.hook.describe(),
-        state,
-        passed_over,
-    }
+    ProgramReport { name: spec.name, tier: variant.tier, hook: variant.hook.describe(), state, passed_over }
 }
 
 fn load_best(ebpf: &mut Ebpf, spec: &Spec, facts: &Facts, options: &Options) -> ProgramReport {
@@ -420,10 +400,7 @@ mod tests {
 
     #[test]
     fn without_an_object_every_program_says_why() {
-        let options = Options {
-            max_tier: 0,
-            ..Options::default()
-        };
+        let options = Options { max_tier: 0, ..Options::default() };
         let reports = load_all(Err("not allowed"), &gather(&options), &options);
         assert_eq!(reports.len(), PROGRAMS.len());
         for report in reports {
