@@ -3,7 +3,7 @@
 //! survived. Root is needed, as for all of the project's system tests.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -388,6 +388,51 @@ fn log_lines_of_the_programs_reach_tracing() {
         let came = tokio::time::timeout(PATIENCE, line).await;
         assert!(came.is_ok(), "no line in: {}", log.text());
         assert!(log.text().contains("oomlet::ebpf"), "{}", log.text());
+    });
+}
+
+/// Runs itself once more, as a process whose threads come and go.
+#[test]
+fn a_thread_that_ends_is_not_the_process() {
+    const STAGES: &str = "OOMLET_TEST_THREADS";
+    let wait = || std::io::stdin().read_line(&mut String::new()).expect("the parent writes a line");
+    if std::env::var_os(STAGES).is_some() {
+        wait();
+        for _ in 0..4 {
+            std::thread::spawn(|| ()).join().expect("an empty thread ends");
+        }
+        println!("joined");
+        wait();
+        return;
+    }
+    runtime().block_on(async {
+        let mut kernel = Kernel::load(&Options::default());
+        let mut ring = kernel.ring().expect("programs are loaded");
+        let child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "a_thread_that_ends_is_not_the_process", "--nocapture"])
+            .env(STAGES, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut process = Hog(child.expect("run this test again"));
+        kernel.watch_init(process.pid()).expect("the exit program is loaded");
+        let ended = KernelEventKind::InitExit { pid: process.pid() };
+        process.go();
+        let output = std::io::BufReader::new(process.0.stdout.take().expect("piped"));
+        let joined = output.lines().map_while(Result::ok).any(|line| line.contains("joined"));
+        assert!(joined, "the child says when its threads are gone");
+
+        // A record that comes after theirs would have.
+        let marker = TestCgroup::make("marker");
+        let id = marker.unified_id();
+        let mut events = Vec::new();
+        collect(&mut ring, &mut events, |events| {
+            any(events, |k| matches!(k, KernelEventKind::CgroupMade { cgroup, .. } if *cgroup == id))
+        })
+        .await;
+        assert!(!any(&events, |k| *k == ended), "its threads ended, not the process");
+        process.go();
+        collect(&mut ring, &mut events, |events| any(events, |k| *k == ended)).await;
     });
 }
 
