@@ -6,6 +6,7 @@
 //!
 //! - [`btf`]: reads the kernel's type description; [`layout`]: the offsets that the programs need from it.
 //! - [`tracefs`]: finds or mounts it; formats of plain tracepoints.
+//! - [`facts`]: both, for the running kernel.
 //! - [`programs`]: the table of programs and how each is attached.
 //! - [`ring_buffer`]: the reader; [`decode`]: bytes → events.
 //! - [`capability`]: what the node allows, for `oomlet check`.
@@ -14,6 +15,7 @@
 pub mod btf;
 pub mod capability;
 pub mod decode;
+mod facts;
 pub mod layout;
 mod log_forward;
 mod programs;
@@ -136,7 +138,7 @@ impl Kernel {
     /// Loads what this kernel takes. Never fails: each program carries its state, and so does the tier.
     #[must_use]
     pub fn load(options: &Options) -> Kernel {
-        let facts = programs::gather(options);
+        let facts = facts::gather(options);
         let mut loaded = if options.max_tier == 0 {
             Err("tier 1 is turned off (max tier 0)".to_owned())
         } else {
@@ -247,7 +249,7 @@ impl Kernel {
 }
 
 /// Creates the maps and readies the programs. The offsets go into the object's read-only data first.
-fn load_object(facts: &programs::Facts, options: &Options) -> Result<Ebpf, String> {
+fn load_object(facts: &facts::Facts, options: &Options) -> Result<Ebpf, String> {
     raise_memlock();
     let page_size = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
     let tuning = Tuning {

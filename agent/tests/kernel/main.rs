@@ -2,144 +2,25 @@
 //! record about it must arrive with the right ids; and each way of having less than a whole kernel is
 //! survived. Root is needed, as for all of the project's system tests.
 
-use std::fs;
-use std::io::{BufRead as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+mod cgroup;
+mod hog;
+mod log;
 
+use std::fs;
+use std::io::BufRead as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use cgroup::TestCgroup;
+use hog::Hog;
+use log::Log;
 use oomlet::kernel::{Kernel, Options, ProgramState, RingReader};
-use oomlet::signal::{CgroupId, Hierarchy, KernelEvent, KernelEventKind, OomVictim};
+use oomlet::signal::{Hierarchy, KernelEvent, KernelEventKind, OomVictim};
 
 const LIMIT_BYTES: u64 = 32 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// One cgroup of this test's own: in the memory hierarchy, and at the same path in the unified one where they differ.
-struct TestCgroup {
-    memory: PathBuf,
-    unified: PathBuf,
-    path: String,
-}
-
-impl TestCgroup {
-    fn make(name: &str) -> TestCgroup {
-        let path = format!("/oomlet-test-{}-{name}", std::process::id());
-        let root = Path::new("/sys/fs/cgroup");
-        let (memory_root, unified_root) = if root.join("memory").exists() {
-            (root.join("memory"), root.join("unified"))
-        } else {
-            fs::write(root.join("cgroup.subtree_control"), "+memory").expect("enable the memory controller");
-            (root.to_owned(), root.to_owned())
-        };
-        let cgroup =
-            TestCgroup { memory: memory_root.join(&path[1..]), unified: unified_root.join(&path[1..]), path };
-        fs::create_dir(&cgroup.memory).expect("make a memory cgroup; root is needed");
-        if cgroup.is_v1() {
-            fs::create_dir(&cgroup.unified).expect("make a unified cgroup");
-        }
-        cgroup
-    }
-
-    fn is_v1(&self) -> bool {
-        self.memory != self.unified
-    }
-
-    fn limit(&self, bytes: u64) {
-        let file = if self.is_v1() { "memory.limit_in_bytes" } else { "memory.max" };
-        fs::write(self.memory.join(file), bytes.to_string()).expect("set the limit");
-    }
-
-    fn enter(&self, pid: u32) {
-        for dir in [&self.memory, &self.unified] {
-            fs::write(dir.join("cgroup.procs"), pid.to_string()).expect("move a process");
-        }
-    }
-
-    fn memory_id(&self) -> CgroupId {
-        let hierarchy = if self.is_v1() { Hierarchy::MemoryV1 } else { Hierarchy::Unified };
-        id_of(hierarchy, &self.memory)
-    }
-
-    fn unified_id(&self) -> CgroupId {
-        id_of(Hierarchy::Unified, &self.unified)
-    }
-
-    fn remove(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        for dir in [&self.memory, &self.unified] {
-            // A process that has just ended may still be on its way out.
-            while dir.exists() && fs::remove_dir(dir).is_err() && Instant::now() < deadline {
-                std::thread::yield_now();
-            }
-        }
-    }
-}
-
-impl Drop for TestCgroup {
-    fn drop(&mut self) {
-        self.remove();
-    }
-}
-
-fn id_of(hierarchy: Hierarchy, dir: &Path) -> CgroupId {
-    let id = fs::metadata(dir).expect("the cgroup exists").ino();
-    CgroupId { hierarchy, id }
-}
-
-/// A shell that waits for a line, then pipes 64 MiB through `tail`, which keeps it all: there is no newline in it.
-struct Hog(Child);
-
-impl Hog {
-    fn ready() -> Hog {
-        let child = Command::new("sh")
-            .args(["-c", "read go; head -c 67108864 /dev/zero | tail >/dev/null"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start sh");
-        Hog(child)
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    fn go(&mut self) {
-        let stdin = self.0.stdin.as_mut().expect("piped");
-        stdin.write_all(b"\n").expect("the shell waits for this line");
-    }
-}
-
-impl Drop for Hog {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Collects what `tracing` prints on this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no writer panics").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().expect("no writer panics")).into_owned()
-    }
-}
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
