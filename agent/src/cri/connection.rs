@@ -219,7 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_runtime_without_cri_v1_is_told_from_one_that_has_it() {
-        let fake = FakeRuntime::start().await;
+        let fake = FakeRuntime::start();
         let connection = Connection::open(&fake.endpoint(), SHORT).unwrap();
         assert_eq!(connection.check().await.unwrap().runtime_name, "fake");
         fake.fail("Version", Code::Unimplemented, "unknown service runtime.v1.RuntimeService");
@@ -232,13 +232,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_restarted_runtime_is_found_again() {
-        let mut fake = FakeRuntime::start().await;
+        let mut fake = FakeRuntime::start();
         let connection = Connection::open(&fake.endpoint(), Duration::from_secs(5)).unwrap();
         connection.check().await.unwrap();
-        fake.stop().await;
+        fake.stop();
         let error = connection.version().await.unwrap_err();
         assert!(error.is_transient() || matches!(error, CriError::NotCriV1 { .. }), "{error}");
-        fake.restart().await;
+        fake.restart();
         connection.check().await.unwrap();
     }
 }

@@ -50,11 +50,11 @@ pub(crate) struct FakeRuntime {
 }
 
 impl FakeRuntime {
-    pub async fn start() -> FakeRuntime {
+    pub fn start() -> FakeRuntime {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let socket = dir.path().join("cri.sock");
         let mut fake = FakeRuntime { service: Service::default(), socket, serving: None, _dir: dir };
-        fake.restart().await;
+        fake.restart();
         fake
     }
 
@@ -62,7 +62,7 @@ impl FakeRuntime {
         format!("unix://{}", self.socket.display())
     }
 
-    pub async fn restart(&mut self) {
+    pub fn restart(&mut self) {
         let _ = std::fs::remove_file(&self.socket);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -81,7 +81,7 @@ impl FakeRuntime {
         self.serving = Some(runtime);
     }
 
-    pub async fn stop(&mut self) {
+    pub fn stop(&mut self) {
         if let Some(runtime) = self.serving.take() {
             runtime.shutdown_background();
         }
