@@ -10,6 +10,7 @@ pub mod config;
 pub mod cri;
 pub mod eviction;
 pub mod forecast;
+pub mod image;
 pub mod kernel;
 pub mod pleg;
 pub mod pod;
