@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::eviction::threshold::Thresholds;
 use crate::pod::qos::Amounts;
 use crate::quantity;
 
@@ -17,7 +18,6 @@ pub mod extension;
 pub mod file;
 mod keys;
 mod raw;
-mod thresholds;
 
 pub use extension::Extension;
 
@@ -53,12 +53,9 @@ pub struct Config {
     /// By resource name; the quantities parse.
     pub system_reserved: BTreeMap<String, String>,
     pub kube_reserved: BTreeMap<String, String>,
-    /// By eviction signal: a quantity or a percentage, valid in syntax.
-    pub eviction_hard: BTreeMap<String, String>,
-    pub eviction_soft: BTreeMap<String, String>,
-    /// One for each of `eviction_soft`.
-    pub eviction_soft_grace_period: BTreeMap<String, Duration>,
-    pub eviction_minimum_reclaim: BTreeMap<String, String>,
+    /// `evictionHard`, `evictionSoft`, `evictionSoftGracePeriod` and `evictionMinimumReclaim` together. The hard
+    /// `memory.available` counts for the kubepods cgroup too where `enforce_pods_allocatable` is set.
+    pub eviction_thresholds: Thresholds,
     /// 0.
     pub eviction_max_pod_grace_period: Duration,
     /// 5 min.
@@ -107,10 +104,7 @@ impl Default for Config {
             enforce_pods_allocatable: true,
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
-            eviction_hard: thresholds::hard_defaults(),
-            eviction_soft: BTreeMap::new(),
-            eviction_soft_grace_period: BTreeMap::new(),
-            eviction_minimum_reclaim: BTreeMap::new(),
+            eviction_thresholds: Thresholds::kubelet_defaults(true),
             eviction_max_pod_grace_period: Duration::ZERO,
             eviction_pressure_transition_period: Duration::from_secs(300),
             max_pods: 110,
@@ -166,7 +160,9 @@ impl Config {
 pub enum ConfigWarning {
     /// kubelet acts on the key; this agent does not yet.
     NotHonoured { key: String },
-    /// Neither does; `nearest` is the known key that looks like it.
+    /// The file names an eviction signal of kubelet's and gives it a threshold; nothing enforces it yet.
+    NotEnforced { signal: String },
+    /// Neither kubelet nor this agent knows the key; `nearest` is the known key that looks like it.
     Unknown { key: String, nearest: Option<String> },
 }
 
@@ -175,6 +171,9 @@ impl std::fmt::Display for ConfigWarning {
         match self {
             ConfigWarning::NotHonoured { key } => {
                 write!(f, "{key} is not honoured by this agent yet and has no effect")
+            }
+            ConfigWarning::NotEnforced { signal } => {
+                write!(f, "the eviction threshold for {signal} is not enforced by this agent yet")
             }
             ConfigWarning::Unknown { key, nearest: None } => {
                 write!(f, "{key} is not a known key and has no effect")

@@ -19,7 +19,7 @@ use crate::pod::qos::QosClass;
 use crate::reason::Reason;
 use crate::signal::Domain;
 pub use crate::signal::ReadScope;
-use threshold::{Signal, Threshold, ThresholdValue};
+use threshold::{Signal, Threshold, Thresholds};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvictionConfig {
@@ -44,15 +44,9 @@ pub struct EvictionConfig {
 impl Default for EvictionConfig {
     /// kubelet's defaults, and forecasts on.
     fn default() -> Self {
-        let hard = |signal| Threshold {
-            signal,
-            value: ThresholdValue::Bytes(100 << 20),
-            grace_period: Duration::ZERO,
-            min_reclaim: None,
-        };
         EvictionConfig {
             enabled: true,
-            thresholds: vec![hard(Signal::MemoryAvailable), hard(Signal::AllocatableMemoryAvailable)],
+            thresholds: Thresholds::kubelet_defaults(true).enforced,
             transition_period: Duration::from_secs(300),
             max_pod_grace: Duration::ZERO,
             forecast: true,
@@ -68,7 +62,7 @@ impl Default for EvictionConfig {
 pub struct Candidate {
     pub pod: PodRef,
     pub priority: i32,
-    /// Never evicted; see [`ranking::is_critical`].
+    /// Never evicted; see [`crate::pod::qos::is_critical`].
     pub critical: bool,
     /// Sum over the pod, as for scheduling.
     pub memory_request_bytes: u64,

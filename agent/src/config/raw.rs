@@ -1,7 +1,7 @@
 //! The file's shape, and from there to a checked [`Config`]. Core.
 
-use core::net::IpAddr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::duration::GoDuration;
 use super::extension::RawExtension;
-use super::{API_VERSION, CgroupDriver, Config, ConfigError, ConfigWarning, KIND, keys, thresholds};
+use super::{API_VERSION, CgroupDriver, Config, ConfigError, ConfigWarning, KIND, keys};
+use crate::eviction::threshold::{Thresholds, default_eviction_hard, parse_thresholds};
 use crate::quantity::{parse_bytes, parse_milli_cpu};
 
 #[derive(Debug, Default, Deserialize)]
@@ -125,15 +126,21 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
     let time = |given: Option<GoDuration>, default: Duration| {
         given.map(|d| d.0).filter(|d| !d.is_zero()).unwrap_or(default)
     };
-    let eviction = checked_eviction(
-        raw.eviction_hard,
-        raw.merge_default_eviction_settings.unwrap_or(false),
-        raw.eviction_soft.unwrap_or_default(),
-        raw.eviction_soft_grace_period.unwrap_or_default(),
-        raw.eviction_minimum_reclaim.unwrap_or_default(),
-    )?;
-    let gates = raw.feature_gates.iter().flatten().map(|(gate, _)| format!("featureGates.{gate}"));
-    warnings.extend(gates.map(|key| ConfigWarning::NotHonoured { key }));
+    let enforce_pods_allocatable = enforce_pods(raw.enforce_node_allocatable, warnings)?;
+    let eviction = RawEviction {
+        hard: raw.eviction_hard,
+        merge_defaults: raw.merge_default_eviction_settings.unwrap_or(false),
+        soft: raw.eviction_soft.unwrap_or_default(),
+        soft_grace_period: raw.eviction_soft_grace_period.unwrap_or_default(),
+        minimum_reclaim: raw.eviction_minimum_reclaim.unwrap_or_default(),
+    };
+    let eviction_thresholds = checked_eviction(eviction, enforce_pods_allocatable, warnings)?;
+    warnings.extend(
+        raw.feature_gates
+            .iter()
+            .flatten()
+            .map(|(gate, _)| ConfigWarning::NotHonoured { key: format!("featureGates.{gate}") }),
+    );
     Ok(Config {
         static_pod_path: raw.static_pod_path.filter(|p| !p.as_os_str().is_empty()),
         file_check_frequency: time(raw.file_check_frequency, default.file_check_frequency),
@@ -143,13 +150,10 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
         image_service_endpoint: endpoint("imageServiceEndpoint", raw.image_service_endpoint)?,
         cgroup_root: cgroup_root(raw.cgroup_root.unwrap_or_default())?,
         cgroup_driver: raw.cgroup_driver.unwrap_or_default(),
-        enforce_pods_allocatable: enforce_pods(raw.enforce_node_allocatable, warnings)?,
+        enforce_pods_allocatable,
         system_reserved: reserved("systemReserved", raw.system_reserved)?,
         kube_reserved: reserved("kubeReserved", raw.kube_reserved)?,
-        eviction_hard: eviction.hard,
-        eviction_soft: eviction.soft,
-        eviction_soft_grace_period: eviction.soft_grace_period,
-        eviction_minimum_reclaim: eviction.minimum_reclaim,
+        eviction_thresholds,
         eviction_max_pod_grace_period: Duration::from_secs(
             raw.eviction_max_pod_grace_period.unwrap_or(0).into(),
         ),
@@ -216,42 +220,38 @@ fn log_max_size(given: Option<Quantity>) -> Result<Option<u64>, Wrong> {
     Ok(Some(bytes).filter(|bytes| *bytes > 0))
 }
 
-struct Thresholds {
-    hard: BTreeMap<String, String>,
-    soft: BTreeMap<String, String>,
-    soft_grace_period: BTreeMap<String, Duration>,
-    minimum_reclaim: BTreeMap<String, String>,
-}
-
-fn checked_eviction(
+struct RawEviction {
     hard: Option<BTreeMap<String, String>>,
     merge_defaults: bool,
     soft: BTreeMap<String, String>,
     soft_grace_period: BTreeMap<String, GoDuration>,
     minimum_reclaim: BTreeMap<String, String>,
+}
+
+fn checked_eviction(
+    raw: RawEviction,
+    enforce_pods_allocatable: bool,
+    warnings: &mut Vec<ConfigWarning>,
 ) -> Result<Thresholds, Wrong> {
+    let RawEviction { hard, merge_defaults, soft, soft_grace_period, minimum_reclaim } = raw;
+    let grace = soft_grace_period.into_iter().map(|(signal, d)| (signal, d.0)).collect();
+    let named: BTreeSet<String> = hard
+        .iter()
+        .flat_map(BTreeMap::keys)
+        .chain(soft.keys())
+        .chain(minimum_reclaim.keys())
+        .cloned()
+        .collect();
     // As for kubelet, naming one hard threshold drops the default ones unless they are asked for.
-    let hard = match hard {
-        None => thresholds::hard_defaults(),
-        Some(hard) if merge_defaults => {
-            let mut merged = thresholds::hard_defaults();
-            merged.extend(hard);
-            merged
-        }
-        Some(hard) => hard,
-    };
-    thresholds::check(&hard).map_err(at("evictionHard"))?;
-    thresholds::check(&soft).map_err(at("evictionSoft"))?;
-    thresholds::check(&minimum_reclaim).map_err(at("evictionMinimumReclaim"))?;
-    for signal in soft_grace_period.keys() {
-        thresholds::check_signal(signal).map_err(at("evictionSoftGracePeriod"))?;
-    }
-    if let Some(signal) = soft.keys().find(|signal| !soft_grace_period.contains_key(*signal)) {
-        let error = "needs a grace period: add the signal to evictionSoftGracePeriod, for example \"1m\"";
-        return Err(at("evictionSoft")((signal.clone(), error.to_owned())));
-    }
-    let soft_grace_period = soft_grace_period.into_iter().map(|(signal, d)| (signal, d.0)).collect();
-    Ok(Thresholds { hard, soft, soft_grace_period, minimum_reclaim })
+    let mut merged = if merge_defaults || hard.is_none() { default_eviction_hard() } else { BTreeMap::new() };
+    merged.extend(hard.unwrap_or_default());
+
+    let thresholds = parse_thresholds(&merged, &soft, &grace, &minimum_reclaim, enforce_pods_allocatable)
+        .map_err(|e| at(e.field)((e.signal, e.fault.to_string())))?;
+    // Not of the built-in ones: nobody asked for those.
+    let not_enforced = thresholds.not_enforced.iter().filter(|signal| named.contains(*signal));
+    warnings.extend(not_enforced.map(|signal| ConfigWarning::NotEnforced { signal: signal.clone() }));
+    Ok(thresholds)
 }
 
 fn endpoint(key: &str, given: Option<String>) -> Result<Option<String>, Wrong> {

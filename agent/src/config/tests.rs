@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::eviction::threshold::{Signal, Threshold, ThresholdValue};
 
 const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
 
@@ -18,8 +19,10 @@ fn config(body: &str) -> Config {
 fn nothing_but_the_kind_gives_the_defaults() {
     let config = config("");
     assert_eq!(config, Config::default());
-    assert_eq!(config.eviction_hard["memory.available"], "100Mi");
-    assert_eq!(config.eviction_hard.len(), 5);
+    let enforced: Vec<_> = config.eviction_thresholds.enforced.iter().map(|t| (t.signal, t.value)).collect();
+    let default = ThresholdValue::Bytes(100 << 20);
+    assert_eq!(enforced, [(Signal::MemoryAvailable, default), (Signal::AllocatableMemoryAvailable, default)]);
+    assert_eq!(config.eviction_thresholds.not_enforced.len(), 4);
 }
 
 #[test]
@@ -36,7 +39,7 @@ cgroupDriver: systemd
 enforceNodeAllocatable: [none]
 systemReserved: {cpu: 500m, memory: 1Gi}
 kubeReserved: {cpu: 1, memory: 67108864, pid: "100"}
-evictionHard: {memory.available: 200Mi, nodefs.available: 7.5%}
+evictionHard: {memory.available: 200Mi, nodefs.available: 0%}
 evictionSoft: {memory.available: 10%}
 evictionSoftGracePeriod: {memory.available: 1m30s}
 evictionMinimumReclaim: {memory.available: 50Mi}
@@ -72,8 +75,20 @@ oomlet:
     assert_eq!(config.cgroup_driver, CgroupDriver::Systemd);
     assert!(!config.enforce_pods_allocatable);
     assert_eq!(config.reserved(), Amounts { milli_cpu: 1500, memory_bytes: (1 << 30) + (64 << 20) });
-    assert_eq!(config.eviction_hard.len(), 2, "the defaults are dropped");
-    assert_eq!(config.eviction_soft_grace_period["memory.available"].as_secs(), 90);
+    let (signal, min_reclaim) = (Signal::MemoryAvailable, Some(ThresholdValue::Bytes(50 << 20)));
+    let threshold =
+        |value, seconds| Threshold { signal, value, grace_period: Duration::from_secs(seconds), min_reclaim };
+    assert_eq!(
+        config.eviction_thresholds,
+        Thresholds {
+            enforced: vec![
+                threshold(ThresholdValue::Bytes(200 << 20), 0),
+                threshold(ThresholdValue::Share(0.1), 90),
+            ],
+            not_enforced: vec![],
+        },
+        "the defaults are dropped, pods are not enforced"
+    );
     assert_eq!(config.eviction_max_pod_grace_period.as_secs(), 60);
     assert_eq!(config.pod_pids_limit, Some(1024));
     assert_eq!(config.max_container_restart_period.as_secs(), 60);
@@ -93,9 +108,34 @@ fn json_is_yaml() {
 
 #[test]
 fn default_thresholds_can_be_merged() {
-    let config = config("mergeDefaultEvictionSettings: true\nevictionHard: {memory.available: 1Gi}");
-    assert_eq!(config.eviction_hard["memory.available"], "1Gi");
-    assert_eq!(config.eviction_hard["nodefs.available"], "10%");
+    for (merge, not_enforced) in [(true, 4), (false, 0)] {
+        let t = config(&format!(
+            "mergeDefaultEvictionSettings: {merge}\nevictionHard: {{memory.available: 1Gi}}"
+        ))
+        .eviction_thresholds;
+        assert!(t.enforced.iter().all(|t| t.value == ThresholdValue::Bytes(1 << 30)), "{t:?}");
+        assert_eq!((t.enforced.len(), t.not_enforced.len()), (2, not_enforced));
+    }
+}
+
+#[test]
+fn a_threshold_without_effect_is_warned_of_only_where_the_file_names_it() {
+    for (body, want) in [
+        ("", &[][..]),
+        ("evictionHard: {nodefs.available: 10%, pid.available: 5%}", &["nodefs.available", "pid.available"]),
+        ("evictionHard: {nodefs.available: 0%}", &[]),
+        ("mergeDefaultEvictionSettings: true\nevictionHard: {nodefs.available: 20%}", &["nodefs.available"]),
+        (
+            "evictionSoft: {imagefs.available: 20%}\nevictionSoftGracePeriod: {imagefs.available: 1m}",
+            &["imagefs.available"],
+        ),
+        ("evictionMinimumReclaim: {imagefs.available: 1Gi}", &["imagefs.available"]),
+    ] {
+        let warnings = parse(body).unwrap().1;
+        let want: Vec<_> =
+            want.iter().map(|s| ConfigWarning::NotEnforced { signal: (*s).to_owned() }).collect();
+        assert_eq!(warnings, want, "{body}");
+    }
 }
 
 #[test]
@@ -142,6 +182,8 @@ fn wrong_values_are_refused_by_name() {
         ("enforceNodeAllocatable: [pods, none]", "none must stand alone"),
         ("evictionHard: {memory.free: 1Mi}", "evictionHard[\"memory.free\"]: not an eviction signal"),
         ("evictionHard: {memory.available: lots}", "evictionHard[\"memory.available\"]: quantity \"lots\""),
+        ("evictionMinimumReclaim: {memory.free: 1Mi}", "evictionMinimumReclaim[\"memory.free\"]: not an"),
+        ("evictionSoftGracePeriod: {memory.free: 1m}", "evictionSoftGracePeriod[\"memory.free\"]: not an"),
         ("evictionHard: {memory.available: 101%}", "\"101%\" is not a percentage"),
         ("evictionHard: {memory.available: '0'}", "must be more than 0"),
         (

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::{Candidate, Numbers};
+use crate::quantity::format_bytes;
 
 /// `container_usage` gives the working set of a container where it is known.
 #[must_use]
@@ -16,12 +17,14 @@ pub fn eviction_message(
     let mut text = "The node was low on resource: memory. ".to_owned();
     match (numbers.threshold_bytes, numbers.time_to_oom) {
         (Some(threshold), _) => {
-            let (threshold, available) = (quantity(threshold), quantity(numbers.available_bytes));
+            let (threshold, available) = (format_bytes(threshold), format_bytes(numbers.available_bytes));
             let _ = write!(text, "Threshold quantity: {threshold}, available: {available}. ");
         }
         (None, Some(left)) => {
-            let (headroom, rate) =
-                (quantity(numbers.headroom_bytes), quantity(numbers.fast_rate_bytes_per_s >> 20 << 20));
+            let (headroom, rate) = (
+                format_bytes(numbers.headroom_bytes),
+                format_bytes(numbers.fast_rate_bytes_per_s >> 20 << 20),
+            );
             let left = short(left);
             let _ = write!(
                 text,
@@ -34,7 +37,7 @@ pub fn eviction_message(
         if let Some(usage) = container_usage(&c.name)
             && usage > c.memory_request_bytes
         {
-            let (name, usage, request) = (&c.name, quantity(usage), quantity(c.memory_request_bytes));
+            let (name, usage, request) = (&c.name, format_bytes(usage), format_bytes(c.memory_request_bytes));
             let _ = write!(
                 text,
                 "Container {name} was using {usage}, request is {request}, has larger consumption of memory. "
@@ -42,14 +45,6 @@ pub fn eviction_message(
         }
     }
     text
-}
-
-/// A Kubernetes quantity in its canonical binary form: the largest unit that leaves a whole number.
-#[must_use]
-pub fn quantity(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    let unit = if bytes == 0 { 0 } else { (bytes.trailing_zeros() / 10) as usize };
-    format!("{}{}", bytes >> (10 * unit), UNITS[unit])
 }
 
 fn short(d: Duration) -> String {
@@ -66,23 +61,6 @@ mod tests {
     use crate::eviction::ContainerUse;
     use crate::pod::qos::QosClass;
     use crate::pod::{PodRef, PodUid};
-
-    #[test]
-    fn quantities_are_canonical() {
-        for (bytes, want) in [
-            (0, "0"),
-            (1, "1"),
-            (1 << 10, "1Ki"),
-            (100 << 20, "100Mi"),
-            ((100 << 20) + 4096, "102404Ki"),
-            (3 << 29, "1536Mi"),
-            (5 << 30, "5Gi"),
-            (1 << 63, "8Ei"),
-            (u64::MAX, "18446744073709551615"),
-        ] {
-            assert_eq!(quantity(bytes), want);
-        }
-    }
 
     #[test]
     fn messages() {

@@ -4,27 +4,10 @@
 use std::cmp::Reverse;
 
 use super::Candidate;
-use crate::pod::{Pod, PodUid};
-
-/// kubelet's `SystemCriticalPriority`: from here on a pod is critical.
-pub const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
+use crate::pod::PodUid;
 
 /// A pod that accounts for this share of the growth is alone responsible for it.
 pub const RUNAWAY_SHARE: f64 = 0.8;
-
-/// A pod that is never evicted: by its priority, or by one of the two priority classes that every cluster has.
-///
-/// Unlike kubelet's `IsCriticalPod`, a static pod is not critical for being static: without an API server every pod
-/// is static, and an agent that may evict none of them cannot defend its node.
-#[must_use]
-pub fn is_critical(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    spec.priority.is_some_and(|p| p >= SYSTEM_CRITICAL_PRIORITY)
-        || matches!(
-            spec.priority_class_name.as_deref(),
-            Some("system-node-critical" | "system-cluster-critical")
-        )
-}
 
 /// A candidate with its numbers.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +74,6 @@ mod tests {
     use std::collections::HashMap;
     use std::time::Duration;
 
-    use k8s_openapi::api::core::v1::PodSpec;
     use proptest::prelude::*;
 
     use super::*;
@@ -162,29 +144,6 @@ mod tests {
             assert_eq!(got, want, "{growth_a} {growth_b} {domain}");
         }
         assert_eq!(runaway([], 5.0), None);
-    }
-
-    #[test]
-    fn critical_by_priority_or_class() {
-        let pod = |priority, class: Option<&str>| Pod {
-            spec: Some(PodSpec {
-                priority,
-                priority_class_name: class.map(str::to_owned),
-                ..PodSpec::default()
-            }),
-            ..Pod::default()
-        };
-        for (pod, want) in [
-            (pod(None, None), false),
-            (pod(Some(1_999_999_999), None), false),
-            (pod(Some(2_000_000_000), None), true),
-            (pod(None, Some("system-node-critical")), true),
-            (pod(None, Some("system-cluster-critical")), true),
-            (pod(None, Some("high")), false),
-            (Pod::default(), false),
-        ] {
-            assert_eq!(is_critical(&pod), want, "{:?}", pod.spec);
-        }
     }
 
     proptest! {

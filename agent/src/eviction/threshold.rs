@@ -87,32 +87,47 @@ impl Threshold {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Thresholds {
     pub enforced: Vec<Threshold>,
-    /// Names of valid signals that the configuration gives and nothing is enforced for yet. The caller warns.
+    /// Signals that have a threshold which nothing enforces yet; sorted, each once. Not those switched off.
     pub not_enforced: Vec<String>,
 }
 
+/// One entry of one of the four maps is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum ThresholdError {
-    #[error("{field}: there is no eviction signal {signal:?}; use one of {}", signal_names())]
-    UnknownSignal { field: &'static str, signal: String },
-    #[error(
-        "{field}: {signal}: cannot read {value:?}: {why}; write an amount such as \"100Mi\" or a percentage such as \"5%\""
-    )]
-    Value { field: &'static str, signal: String, value: String, why: &'static str },
-    #[error("evictionSoftGracePeriod: {signal}: cannot read {value:?}; write a time such as \"1m30s\"")]
-    GracePeriod { signal: String, value: String },
-    #[error(
-        "evictionSoft: {signal} has no grace period; add {signal} to evictionSoftGracePeriod, for example \"30s\""
-    )]
-    NoGracePeriod { signal: String },
+#[error("{field}[{signal:?}]: {fault}")]
+pub struct ThresholdError {
+    /// The map's key in the KubeletConfiguration.
+    pub field: &'static str,
+    pub signal: String,
+    pub fault: Fault,
 }
+
+/// What is wrong with it.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Fault {
+    #[error("not an eviction signal, must be one of {}", signal_names())]
+    UnknownSignal,
+    #[error("{0}; a percentage such as \"10%\" is allowed too")]
+    Quantity(#[from] QuantityError),
+    #[error("{0:?} is not a percentage from 0% to 100%")]
+    Percentage(String),
+    #[error("{0:?} must be more than 0 (0% switches a threshold off)")]
+    Zero(String),
+    #[error("needs a grace period: add the signal to evictionSoftGracePeriod, for example \"1m\"")]
+    NoGracePeriod,
+}
+
+const HARD: &str = "evictionHard";
+const SOFT: &str = "evictionSoft";
+const SOFT_GRACE_PERIOD: &str = "evictionSoftGracePeriod";
+const MINIMUM_RECLAIM: &str = "evictionMinimumReclaim";
 
 fn signal_names() -> String {
     let ours = [Signal::MemoryAvailable, Signal::AllocatableMemoryAvailable].map(Signal::as_str);
     ours.iter().chain(NOT_ENFORCED).copied().collect::<Vec<_>>().join(", ")
 }
 
-/// kubelet's `evictionHard` where the configuration has none.
+/// kubelet's `evictionHard` where the configuration has none: `DefaultEvictionHard`
+/// (pkg/kubelet/apis/config/v1beta1/defaults_linux.go).
 #[must_use]
 pub fn default_eviction_hard() -> BTreeMap<String, String> {
     [
@@ -126,36 +141,47 @@ pub fn default_eviction_hard() -> BTreeMap<String, String> {
     .into()
 }
 
+impl Thresholds {
+    /// What holds where the configuration says nothing. `pods_enforced`: as for [`parse_thresholds`].
+    #[must_use]
+    pub fn kubelet_defaults(pods_enforced: bool) -> Thresholds {
+        let none = BTreeMap::new();
+        parse_thresholds(&default_eviction_hard(), &none, &BTreeMap::new(), &none, pods_enforced)
+            .expect("the built-in thresholds are constants in the syntax read here")
+    }
+}
+
 /// Reads the four maps of a KubeletConfiguration. `pods_enforced`: `enforceNodeAllocatable` contains `pods`, so that
 /// the hard `memory.available` threshold holds for the `kubepods` cgroup too, unless it has one of its own.
 ///
 /// # Errors
-/// A signal, value or grace period that kubelet would refuse as well.
+/// A signal or value that kubelet would refuse as well, or a soft threshold without its grace period.
 pub fn parse_thresholds(
     hard: &BTreeMap<String, String>,
     soft: &BTreeMap<String, String>,
-    soft_grace_period: &BTreeMap<String, String>,
+    soft_grace_period: &BTreeMap<String, Duration>,
     minimum_reclaim: &BTreeMap<String, String>,
     pods_enforced: bool,
 ) -> Result<Thresholds, ThresholdError> {
-    let mut out = Thresholds::default();
-    let reclaims = parse_values("evictionMinimumReclaim", minimum_reclaim, &mut Vec::new())?;
-    let graces = parse_grace_periods(soft_grace_period)?;
+    let reclaims = parse_values(MINIMUM_RECLAIM, minimum_reclaim)?;
+    check_signals(SOFT_GRACE_PERIOD, soft_grace_period.keys())?;
 
-    let add = |out: &mut Thresholds, name: &str, value, grace_period| {
-        if let Some(signal) = Signal::parse(name) {
-            let min_reclaim = reclaims.get(name).copied();
+    let mut out = Thresholds::default();
+    let mut add = |name: String, value, grace_period| match Signal::parse(&name) {
+        Some(signal) => {
+            let min_reclaim = reclaims.get(&name).copied();
             out.enforced.push(Threshold { signal, value, grace_period, min_reclaim });
         }
+        None => out.not_enforced.push(name),
     };
-    for (name, value) in parse_values("evictionHard", hard, &mut out.not_enforced)? {
-        add(&mut out, &name, value, Duration::ZERO);
+    for (name, value) in parse_values(HARD, hard)? {
+        add(name, value, Duration::ZERO);
     }
-    for (name, value) in parse_values("evictionSoft", soft, &mut out.not_enforced)? {
-        let Some(grace) = graces.get(&name) else {
-            return Err(ThresholdError::NoGracePeriod { signal: name });
-        };
-        add(&mut out, &name, value, *grace);
+    for (name, value) in parse_values(SOFT, soft)? {
+        match soft_grace_period.get(&name) {
+            Some(grace) => add(name, value, *grace),
+            None => return Err(ThresholdError { field: SOFT, signal: name, fault: Fault::NoGracePeriod }),
+        }
     }
     out.not_enforced.sort_unstable();
     out.not_enforced.dedup();
@@ -175,101 +201,50 @@ fn copy_to_allocatable(thresholds: &mut Vec<Threshold>) {
     }
 }
 
-/// Checks every entry and leaves out what is switched off. Names of valid but not enforced signals go to `others`.
+fn check_signals<'a>(
+    field: &'static str,
+    signals: impl IntoIterator<Item = &'a String>,
+) -> Result<(), ThresholdError> {
+    let known = |name: &str| Signal::parse(name).is_some() || NOT_ENFORCED.contains(&name);
+    match signals.into_iter().find(|name| !known(name)) {
+        Some(signal) => Err(ThresholdError { field, signal: signal.clone(), fault: Fault::UnknownSignal }),
+        None => Ok(()),
+    }
+}
+
+/// Checks every entry and leaves out what is switched off.
 fn parse_values(
     field: &'static str,
     map: &BTreeMap<String, String>,
-    others: &mut Vec<String>,
 ) -> Result<BTreeMap<String, ThresholdValue>, ThresholdError> {
+    check_signals(field, map.keys())?;
     let mut out = BTreeMap::new();
-    for (signal, value) in map {
-        if Signal::parse(signal).is_none() {
-            if !NOT_ENFORCED.contains(&signal.as_str()) {
-                return Err(ThresholdError::UnknownSignal { field, signal: signal.clone() });
-            }
-            others.push(signal.clone());
-        }
-        let zero_allowed = field == "evictionMinimumReclaim";
-        match parse_value(value, zero_allowed) {
-            Ok(Some(parsed)) => drop(out.insert(signal.clone(), parsed)),
-            Ok(None) => {}
-            Err(why) => {
-                return Err(ThresholdError::Value {
-                    field,
-                    signal: signal.clone(),
-                    value: value.clone(),
-                    why,
-                });
-            }
-        }
+    for (signal, text) in map {
+        let value = parse_value(text, field == MINIMUM_RECLAIM).map_err(|fault| ThresholdError {
+            field,
+            signal: signal.clone(),
+            fault,
+        })?;
+        out.extend(value.map(|value| (signal.clone(), value)));
     }
     Ok(out)
 }
 
 /// `Ok(None)`: "0%" and "100%", with which kubelet switches a threshold off.
-fn parse_value(text: &str, zero_allowed: bool) -> Result<Option<ThresholdValue>, &'static str> {
+fn parse_value(text: &str, zero_allowed: bool) -> Result<Option<ThresholdValue>, Fault> {
     if let Some(number) = text.strip_suffix('%') {
-        let percent = number.parse().ok().filter(|p: &f64| p.is_finite()).ok_or("not a number")?;
-        return match percent {
-            p if p == 0.0 || p == 100.0 => Ok(None),
-            p if p < 0.0 => Err("it is negative"),
-            p if p < 100.0 => Ok(Some(ThresholdValue::Share(p / 100.0))),
-            _ => Err("it is more than 100 %"),
+        return match number.parse::<f64>() {
+            Ok(0.0 | 100.0) => Ok(None),
+            Ok(percent) if (0.0..100.0).contains(&percent) => {
+                Ok(Some(ThresholdValue::Share(percent / 100.0)))
+            }
+            _ => Err(Fault::Percentage(text.to_owned())),
         };
     }
-    match parse_quantity(text)? {
-        0 if !zero_allowed => Err("it is not more than zero"),
+    match quantity::parse_bytes(text)? {
+        0 if !zero_allowed => Err(Fault::Zero(text.to_owned())),
         bytes => Ok(Some(ThresholdValue::Bytes(bytes))),
     }
-}
-
-/// In whole bytes; the error in a few words, for the caller to put beside the key.
-fn parse_quantity(text: &str) -> Result<u64, &'static str> {
-    quantity::parse_bytes(text).map_err(|e| match e {
-        QuantityError::Negative(_) => "it is negative",
-        QuantityError::Syntax(_) => "not an amount",
-        QuantityError::TooLarge(_) => "it is too large",
-    })
-}
-
-fn parse_grace_periods(map: &BTreeMap<String, String>) -> Result<BTreeMap<String, Duration>, ThresholdError> {
-    let field = "evictionSoftGracePeriod";
-    let mut out = BTreeMap::new();
-    for (signal, value) in map {
-        if Signal::parse(signal).is_none() && !NOT_ENFORCED.contains(&signal.as_str()) {
-            return Err(ThresholdError::UnknownSignal { field, signal: signal.clone() });
-        }
-        let period = parse_go_duration(value)
-            .ok_or_else(|| ThresholdError::GracePeriod { signal: signal.clone(), value: value.clone() })?;
-        out.insert(signal.clone(), period);
-    }
-    Ok(out)
-}
-
-/// Go's `time.ParseDuration` without signs: `1h2m3.5s`, `100ms`, `0`.
-fn parse_go_duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let (mut rest, mut seconds) = (text, 0.0);
-    while !rest.is_empty() {
-        let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..unit_at].parse().ok()?;
-        let unit_end = rest[unit_at..].find(|c: char| c.is_ascii_digit() || c == '.');
-        let (unit, next) = rest[unit_at..].split_at(unit_end.unwrap_or(rest.len() - unit_at));
-        seconds += number
-            * match unit {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" | "μs" => 1e-6,
-                "ns" => 1e-9,
-                _ => return None,
-            };
-        rest = next;
-    }
-    if text.is_empty() { None } else { Duration::try_from_secs_f64(seconds).ok() }
 }
 
 #[cfg(test)]

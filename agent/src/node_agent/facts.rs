@@ -1,7 +1,6 @@
 //! What the node is: name, capacity, allocatable, addresses.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{NodeAgentError, Setup};

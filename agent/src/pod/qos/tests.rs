@@ -185,5 +185,9 @@ fn critical_by_priority() {
     assert!(!critical(json!({"containers": []})));
     assert!(!critical(json!({"containers": [], "priority": 1_999_999_999})));
     assert!(critical(json!({"containers": [], "priority": 2_000_000_000})));
-    assert!(critical(json!({"containers": [], "priorityClassName": "system-cluster-critical"})));
+    for (class, want) in [("system-node-critical", true), ("system-cluster-critical", true), ("high", false)]
+    {
+        assert_eq!(critical(json!({"containers": [], "priorityClassName": class})), want, "{class}");
+    }
+    assert!(!is_critical(&Pod::default()));
 }
