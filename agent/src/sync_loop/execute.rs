@@ -67,6 +67,12 @@ impl Executor {
                 }
                 None
             }
+            ActionKind::UpdateQos { class, resources } => {
+                if let Err(error) = self.cgroups.update_qos(class, &resources) {
+                    tracing::warn!(class = class.as_str(), %error, "the QoS class keeps its old CPU shares");
+                }
+                None
+            }
             ActionKind::KickPleg => {
                 self.pleg.kick();
                 None

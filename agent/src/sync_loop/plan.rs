@@ -10,7 +10,7 @@ use super::state::{Mode, PodState, State};
 use crate::clock::Mono;
 use crate::eviction::{Eviction, EvictionStep, Numbers};
 use crate::pod::order::WorkOrder;
-use crate::pod::qos::QosClass;
+use crate::pod::qos::{CgroupResources, QosClass};
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
 use crate::signal::ReadScope;
@@ -38,6 +38,8 @@ pub enum ActionKind {
     MapCgroups { pod: PodUid, qos: QosClass, containers: Vec<(String, String)> },
     /// Have the eBPF program tell when these processes exit.
     WatchInit { pids: Vec<u32> },
+    /// Give a QoS class's cgroup its share.
+    UpdateQos { class: QosClass, resources: CgroupResources },
     /// Relist the runtime now.
     KickPleg,
     /// Write what `oomlet pods` shows and a restart needs.
@@ -81,6 +83,10 @@ pub fn plan(state: &State, now: Mono) -> Vec<Action> {
     for pod in state.pods() {
         plan_pod(state, pod, now, &mut actions);
     }
+    if let Some(resources) = state.burstable_due() {
+        let kind = ActionKind::UpdateQos { class: QosClass::Burstable, resources };
+        actions.push(Action { kind, reason: Reason::PodAdded });
+    }
     if let Some(reason) = state.kick_wanted() {
         actions.push(Action { kind: ActionKind::KickPleg, reason });
     }
@@ -89,7 +95,7 @@ pub fn plan(state: &State, now: Mono) -> Vec<Action> {
 
 fn plan_memory(state: &State, now: Mono) -> Vec<Action> {
     let mut actions = Vec::new();
-    for step in state.eviction().plan(&state.candidates(), now) {
+    for step in state.eviction().plan(state.candidates(), now) {
         match step {
             EvictionStep::Read { why, caused_by, scope } => {
                 actions.push(Action { kind: ActionKind::ReadMemory { scope, caused_by }, reason: why })
@@ -158,7 +164,7 @@ fn plan_pod(state: &State, pod: &PodState, now: Mono, actions: &mut Vec<Action>)
     }
     if pod.cgroups_stale && pod.mode.may_hold_memory() {
         let containers = pod.runtime.containers.iter().map(|c| (c.id.clone(), c.name.clone())).collect();
-        let kind = ActionKind::MapCgroups { pod: uid(), qos: QosClass::of(&pod.pod), containers };
+        let kind = ActionKind::MapCgroups { pod: uid(), qos: pod.candidate.qos, containers };
         actions.push(Action { kind, reason: Reason::PodLifecycleEvent });
     }
     let pids: Vec<u32> = pod.unwatched_pids().collect();

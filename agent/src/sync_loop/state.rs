@@ -27,9 +27,10 @@ pub use pod::{Mode, PodState};
 use super::event::Event;
 use super::plan::SavedPod;
 use crate::clock::Mono;
-use crate::eviction::EvictionConfig;
+use crate::eviction::{Candidate, EvictionConfig};
 use crate::eviction::manager::EvictionManager;
 use crate::pod::admission::NodeFacts;
+use crate::pod::qos::{CgroupResources, QosClass, class_cgroup_resources};
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
 use crate::signal::attribution::Attribution;
@@ -69,6 +70,11 @@ pub struct State {
     relisted: bool,
     runtime_error: Option<String>,
     eviction: EvictionManager,
+    /// Pods that may be chosen, kept at hand: the plan looks at them with each reading.
+    candidates: Vec<Candidate>,
+    /// What the Burstable class's cgroup should have, and what it was last given.
+    burstable: CgroupResources,
+    burstable_applied: Option<CgroupResources>,
     attribution: Attribution,
     under_pressure: bool,
     /// Cumulative `oom_kill` counters by domain, to tell a new kill from an old one.
@@ -90,6 +96,9 @@ impl State {
         let saved = std::mem::take(&mut config.saved).into_iter().map(|s| (s.uid(), s)).collect();
         State {
             eviction: EvictionManager::new(config.eviction.clone()),
+            candidates: Vec::new(),
+            burstable: CgroupResources::default(),
+            burstable_applied: None,
             config,
             pods: BTreeMap::new(),
             saved,
@@ -111,6 +120,10 @@ impl State {
 
     /// Takes one event in. Nothing else changes the state but [`State::note`].
     pub fn apply(&mut self, event: Event, now: Mono) {
+        let about_pods = !matches!(
+            event,
+            Event::Kernel(_) | Event::Reading(_) | Event::Cgroups(_) | Event::Lifecycle(_) | Event::Tick
+        );
         match event {
             Event::Pods(update) => self.apply_pod_update(update, now),
             Event::Relisted(pods) => self.apply_relist(&pods, now),
@@ -123,13 +136,18 @@ impl State {
             Event::Reading(reading) => self.apply_reading(&reading, now),
             Event::Tick => {}
         }
-        self.apply_time(now);
+        self.update_pressure(now);
+        if about_pods {
+            self.admit(now);
+            self.refresh_active();
+        }
     }
 
-    /// What time alone changes: a MemoryPressure condition ends, and pods that waited are admitted.
-    fn apply_time(&mut self, now: Mono) {
-        self.update_pressure(now);
-        self.admit(now);
+    /// What is derived from the set of active pods.
+    fn refresh_active(&mut self) {
+        let active = || self.pods.values().filter(|p| p.mode == Mode::Active);
+        self.candidates = active().map(|p| p.candidate.clone()).collect();
+        self.burstable = class_cgroup_resources(QosClass::Burstable, active().map(|p| p.pod.as_ref()));
     }
 
     /// When the loop must wake if nothing happens before.
@@ -146,6 +164,18 @@ impl State {
     #[must_use]
     pub fn pod(&self, uid: &PodUid) -> Option<&PodState> {
         self.pods.get(uid)
+    }
+
+    /// Pods that may be chosen for eviction: what the manager ranks.
+    #[must_use]
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.candidates
+    }
+
+    /// What the Burstable class's cgroup should be given, when it has not been.
+    #[must_use]
+    pub fn burstable_due(&self) -> Option<CgroupResources> {
+        (self.burstable_applied != Some(self.burstable)).then_some(self.burstable)
     }
 
     #[must_use]

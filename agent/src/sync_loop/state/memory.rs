@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use super::{Mode, PodState, State};
+use super::State;
 use crate::clock::Mono;
-use crate::eviction::{Candidate, ContainerUse, Eviction, Numbers};
-use crate::pod::qos;
+use crate::eviction::{Eviction, Numbers};
 use crate::reason::Reason;
 use crate::signal::attribution::{Target, parse_cgroup_path};
 use crate::signal::{CgroupId, Domain, KernelEvent, KernelEventKind, MemoryReading};
@@ -127,24 +126,6 @@ impl State {
         self.record(record);
     }
 
-    /// Pods that may be chosen: what the manager ranks.
-    #[must_use]
-    pub fn candidates(&self) -> Vec<Candidate> {
-        self.pods
-            .values()
-            .filter(|p| p.mode == Mode::Active)
-            .map(|p| Candidate {
-                pod: p.id.clone(),
-                priority: qos::priority(&p.pod),
-                critical: qos::is_critical(&p.pod),
-                memory_request_bytes: qos::pod_requests(&p.pod).memory_bytes,
-                grace_period: p.grace_period(),
-                qos: qos::QosClass::of(&p.pod),
-                containers: container_uses(p),
-            })
-            .collect()
-    }
-
     pub(super) fn update_pressure(&mut self, now: Mono) {
         let pressure = self.eviction.memory_pressure(now);
         if pressure.is_some() == self.under_pressure {
@@ -197,18 +178,6 @@ fn signal_record(event: &KernelEvent) -> Record {
         }
         _ => record("node", "a kernel event"),
     }
-}
-
-fn container_uses(pod: &PodState) -> Vec<ContainerUse> {
-    let containers = pod.pod.spec.iter().flat_map(|s| &s.containers);
-    // The manager knows each container's use from its own readings.
-    containers
-        .map(|c| ContainerUse {
-            name: c.name.clone(),
-            memory_request_bytes: qos::container_requests(c).memory_bytes,
-            usage_bytes: None,
-        })
-        .collect()
 }
 
 pub(super) fn with_numbers(record: Record, numbers: &Numbers) -> Record {

@@ -30,6 +30,7 @@ impl State {
                     pod.watched_pids.extend(mine);
                 }
             }
+            ActionKind::UpdateQos { resources, .. } => self.burstable_applied = Some(*resources),
             ActionKind::KickPleg => self.kick = None,
             ActionKind::Save(saved) => {
                 if let Some(pod) = self.pods.get_mut(&saved.uid()) {
@@ -70,6 +71,7 @@ impl State {
         pod.unsaved = true;
         self.eviction.eviction_ordered(&eviction.pod, eviction.grace, now);
         self.record_decision(eviction, now);
+        self.refresh_active();
     }
 
     fn note_grace_cut(&mut self, uid: &PodUid, numbers: &Numbers, now: Mono) {
@@ -101,6 +103,9 @@ impl State {
             if let Some(named) = pod.comes_back {
                 self.add(named.pod, &named.path, now);
             }
+            // Its name is free: a successor may be waiting.
+            self.admit(now);
+            self.refresh_active();
         }
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::PodStatus;
 
 use crate::clock::Mono;
+use crate::eviction::{Candidate, ContainerUse};
 use crate::pod::order::ContainerWaiting;
 use crate::pod::runtime_status::{ContainerState, PodRuntimeStatus};
-use crate::pod::{Pod, PodRef};
+use crate::pod::{Pod, PodRef, qos};
 use crate::reason::Reason;
 use crate::sync_loop::event::SourcePod;
 use crate::sync_loop::plan::Failure;
@@ -59,6 +60,8 @@ pub struct PodState {
     pub id: PodRef,
     pub pod: Arc<Pod>,
     pub mode: Mode,
+    /// What eviction must know of it, from the manifest.
+    pub candidate: Candidate,
     /// The manifest it came from.
     pub path: Option<PathBuf>,
     /// Found in the runtime or on disk, wanted by nobody: has no manifest of its own.
@@ -97,6 +100,7 @@ impl PodState {
     pub(super) fn new(pod: Arc<Pod>, path: Option<PathBuf>) -> PodState {
         PodState {
             id: PodRef::of(&pod),
+            candidate: candidate(&pod),
             pod,
             mode: Mode::Pending,
             path,
@@ -136,11 +140,9 @@ impl PodState {
             && self.next_sync.is_none_or(|(at, _)| at <= now)
     }
 
-    /// `terminationGracePeriodSeconds`, 30 s by default.
     #[must_use]
     pub fn grace_period(&self) -> Duration {
-        let seconds = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        self.candidate.grace_period
     }
 
     /// The kernel killed a process of the container that runs under this name.
@@ -211,5 +213,26 @@ impl PodState {
 
     pub(super) fn running_pids(&self) -> impl Iterator<Item = u32> {
         self.runtime.containers.iter().filter(|c| c.state == ContainerState::Running).filter_map(|c| c.pid)
+    }
+}
+
+fn candidate(pod: &Pod) -> Candidate {
+    let spec = pod.spec.as_ref();
+    // kubelet's default, which the API server writes into every pod: 30 s.
+    let grace = spec.and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+    let containers = spec.iter().flat_map(|s| &s.containers).map(|c| ContainerUse {
+        name: c.name.clone(),
+        memory_request_bytes: qos::container_requests(c).memory_bytes,
+        // The manager knows each container's use from its own readings.
+        usage_bytes: None,
+    });
+    Candidate {
+        pod: PodRef::of(pod),
+        priority: qos::priority(pod),
+        critical: qos::is_critical(pod),
+        memory_request_bytes: qos::pod_requests(pod).memory_bytes,
+        grace_period: Duration::from_secs(u64::try_from(grace).unwrap_or(0)),
+        qos: qos::QosClass::of(pod),
+        containers: containers.collect(),
     }
 }

@@ -142,8 +142,7 @@ impl State {
 
     /// The eBPF program saw a container's init process exit; the runtime learns of it within milliseconds.
     pub(super) fn apply_init_exit(&mut self, pid: u32, now: Mono) {
-        let Some(pod) = self.pods.values_mut().find(|p| p.watched_pids.contains(&pid)) else { return };
-        pod.watched_pids.remove(&pid);
+        let Some(pod) = self.pods.values().find(|p| p.watched_pids.contains(&pid)) else { return };
         let id: PodRef = pod.id.clone();
         self.kick = Some(Reason::InitProcessExited);
         let record =

@@ -155,7 +155,7 @@ fn short(kind: &ActionKind) -> Option<String> {
         ActionKind::KickPleg => "kick".into(),
         ActionKind::WatchInit { pids } => format!("watch {pids:?}"),
         ActionKind::MapCgroups { pod, .. } => format!("map {pod}"),
-        ActionKind::ReadMemory { .. } | ActionKind::Save(_) => return None,
+        ActionKind::ReadMemory { .. } | ActionKind::Save(_) | ActionKind::UpdateQos { .. } => return None,
     })
 }
 
@@ -201,8 +201,8 @@ fn a_changed_manifest_ends_the_old_pod_before_the_new_one_starts() {
     node.step(synced("1"));
     assert_eq!(node.step(source(&[("a", "2")])), ["remove 1 grace 5"]);
     assert!(node.records().iter().any(|(_, r, _)| *r == Reason::PodReplaced));
-    node.step(report("1", WorkerOutcome::Removed, PodRuntimeStatus::default()));
-    assert_eq!(node.step(Event::Tick), ["sync 2"]);
+    let removed = report("1", WorkerOutcome::Removed, PodRuntimeStatus::default());
+    assert_eq!(node.step(removed), ["forget 1", "sync 2"]);
 }
 
 #[test]
@@ -212,8 +212,8 @@ fn a_pod_named_again_while_it_ends_starts_anew() {
     node.step(source(&[("a", "1")]));
     node.step(source(&[]));
     assert_eq!(node.step(source(&[("a", "1")])), [""; 0]);
-    node.step(report("1", WorkerOutcome::Removed, PodRuntimeStatus::default()));
-    assert_eq!(node.step(Event::Tick), ["sync 1"]);
+    let removed = report("1", WorkerOutcome::Removed, PodRuntimeStatus::default());
+    assert_eq!(node.step(removed), ["forget 1", "sync 1"]);
 }
 
 #[test]
