@@ -7,7 +7,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, bail};
 use aya_build::{Package, Toolchain};
@@ -43,8 +43,14 @@ fn run() -> anyhow::Result<()> {
     if toolchain.stable {
         again.env("RUSTC_BOOTSTRAP", "1");
     }
-    let status = again.status().context("run this build script again")?;
-    if !status.success() {
+    let output = again.stderr(Stdio::inherit()).output().context("run this build script again")?;
+    let succeeded = output.status.success();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        if !(succeeded && is_progress(line)) {
+            println!("{line}");
+        }
+    }
+    if !succeeded {
         bail!(
             "toolchain `{}` could not compile them (messages above); `cargo xtask setup` checks toolchain and linker",
             toolchain.name
@@ -53,15 +59,27 @@ fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// aya-build passes on all that the inner cargo prints as warnings, which cargo then repeats at every build.
+fn is_progress(line: &str) -> bool {
+    const PROGRESS: [&str; 8] = [
+        "Compiling ",
+        "Finished ",
+        "Downloading ",
+        "Downloaded ",
+        "Updating ",
+        "Locking ",
+        "Blocking ",
+        "info: ",
+    ];
+    line.strip_prefix("cargo:warning=")
+        .is_some_and(|text| PROGRESS.iter().any(|word| text.trim_start().starts_with(word)))
+}
+
 fn build(toolchain: &str) -> anyhow::Result<()> {
     let package_dir = |name: &str| format!("{}/../{name}", env!("CARGO_MANIFEST_DIR"));
     let root_dir = package_dir("ebpf");
     aya_build::build_ebpf(
-        [Package {
-            name: "oomlet-ebpf",
-            root_dir: &root_dir,
-            ..Default::default()
-        }],
+        [Package { name: "oomlet-ebpf", root_dir: &root_dir, ..Default::default() }],
         Toolchain::Custom(toolchain),
     )
 }
@@ -79,7 +97,9 @@ fn choose_toolchain() -> anyhow::Result<Chosen> {
     };
     if let Ok(name) = env::var("OOMLET_EBPF_TOOLCHAIN") {
         if !has_library_source(&name) {
-            bail!("OOMLET_EBPF_TOOLCHAIN={name}: rustup has no such toolchain, or it has no rust-src; run `cargo xtask setup` and unset it");
+            bail!(
+                "OOMLET_EBPF_TOOLCHAIN={name}: rustup has no such toolchain, or it has no rust-src; run `cargo xtask setup` and unset it"
+            );
         }
         return Ok(chosen(name));
     }
@@ -93,15 +113,11 @@ fn choose_toolchain() -> anyhow::Result<Chosen> {
 /// Whether rustup can run the toolchain's compiler and core's source lies beside it.
 fn has_library_source(toolchain: &str) -> bool {
     // RUSTC and its wrappers stay out of it: `rustup run` must find the toolchain's own.
-    let output = Command::new("rustup")
-        .args(["run", toolchain, "rustc", "--print", "sysroot"])
-        .output();
+    let output = Command::new("rustup").args(["run", toolchain, "rustc", "--print", "sysroot"]).output();
     match output {
         Ok(output) if output.status.success() => {
             let sysroot = String::from_utf8_lossy(&output.stdout);
-            Path::new(sysroot.trim())
-                .join("lib/rustlib/src/rust/library/core/src/lib.rs")
-                .exists()
+            Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()
         }
         _ => false,
     }

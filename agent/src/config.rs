@@ -4,8 +4,8 @@
 //! - A key that kubelet knows and this agent does not act on yet, or that nobody knows: a warning.
 //! - A value of the wrong type or out of range, a wrong `kind` or `apiVersion`: refused, naming key and value.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

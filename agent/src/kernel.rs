@@ -6,6 +6,7 @@
 //!
 //! - [`btf`]: reads the kernel's type description; [`layout`]: the offsets that the programs need from it.
 //! - [`tracefs`]: finds or mounts it; formats of plain tracepoints.
+//! - [`facts`]: both, for the running kernel.
 //! - [`programs`]: the table of programs and how each is attached.
 //! - [`ring_buffer`]: the reader; [`decode`]: bytes → events.
 //! - [`capability`]: what the node allows, for `oomlet check`.
@@ -14,6 +15,7 @@
 pub mod btf;
 pub mod capability;
 pub mod decode;
+mod facts;
 pub mod layout;
 mod log_forward;
 mod programs;
@@ -30,8 +32,8 @@ use serde::Serialize;
 use zerocopy::IntoBytes;
 
 pub use capability::{Capabilities, CgroupVersion, Found, HeldCapability, Lockdown};
-pub use ring_buffer::RingReader;
 use ring_buffer::LostCounter;
+pub use ring_buffer::RingReader;
 
 /// The compiled programs; agent/build.rs makes the file.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/oomlet-ebpf"));
@@ -93,7 +95,9 @@ pub enum ProgramState {
 
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    #[error("watch pid {pid}: the exit program is not loaded ({why}); the runtime's next relist reports the exit")]
+    #[error(
+        "watch pid {pid}: the exit program is not loaded ({why}); the runtime's next relist reports the exit"
+    )]
     NotWatching { pid: u32, why: String },
     #[error("watch pid {pid}: {source}; the runtime's next relist reports the exit")]
     Watch { pid: u32, source: aya::maps::MapError },
@@ -134,7 +138,7 @@ impl Kernel {
     /// Loads what this kernel takes. Never fails: each program carries its state, and so does the tier.
     #[must_use]
     pub fn load(options: &Options) -> Kernel {
-        let facts = programs::gather(options);
+        let facts = facts::gather(options);
         let mut loaded = if options.max_tier == 0 {
             Err("tier 1 is turned off (max tier 0)".to_owned())
         } else {
@@ -145,20 +149,21 @@ impl Kernel {
         release_parse_memory();
         for program in &programs {
             match &program.state {
-                ProgramState::Loaded => tracing::debug!(program = program.name, hook = program.hook, "loaded"),
+                ProgramState::Loaded => {
+                    tracing::debug!(program = program.name, hook = program.hook, "loaded");
+                }
                 ProgramState::Unavailable(why) => {
-                    tracing::warn!(program = program.name, hook = program.hook, why, "eBPF program unavailable");
+                    tracing::warn!(
+                        program = program.name,
+                        hook = program.hook,
+                        why,
+                        "eBPF program unavailable"
+                    );
                 }
             }
         }
-        let mut kernel = Kernel {
-            ebpf: loaded.ok(),
-            programs,
-            ring: None,
-            lost: None,
-            watched: None,
-            logger: None,
-        };
+        let mut kernel =
+            Kernel { ebpf: loaded.ok(), programs, ring: None, lost: None, watched: None, logger: None };
         kernel.take_maps();
         kernel
     }
@@ -188,14 +193,13 @@ impl Kernel {
     pub fn watch_init(&mut self, pid: u32) -> Result<(), KernelError> {
         let state = self.programs.iter().find(|p| p.name == programs::PROCESS_EXIT).map(|p| &p.state);
         match (&mut self.watched, state) {
-            (Some(watched), Some(ProgramState::Loaded)) => watched
-                .insert(pid, 1, 0)
-                .map_err(|source| KernelError::Watch { pid, source }),
-            (_, Some(ProgramState::Unavailable(why))) => Err(KernelError::NotWatching { pid, why: why.clone() }),
-            _ => Err(KernelError::NotWatching {
-                pid,
-                why: "no map".to_owned(),
-            }),
+            (Some(watched), Some(ProgramState::Loaded)) => {
+                watched.insert(pid, 1, 0).map_err(|source| KernelError::Watch { pid, source })
+            }
+            (_, Some(ProgramState::Unavailable(why))) => {
+                Err(KernelError::NotWatching { pid, why: why.clone() })
+            }
+            _ => Err(KernelError::NotWatching { pid, why: "no map".to_owned() }),
         }
     }
 
@@ -236,14 +240,16 @@ impl Kernel {
         if let (Some(map), Some(lost)) = (ring, &self.lost) {
             match RingBuf::try_from(map) {
                 Ok(ring) => self.ring = Some(RingReader::new(ring, lost.clone())),
-                Err(error) => tracing::warn!(%error, "the ring buffer cannot be mapped; no record will be read"),
+                Err(error) => {
+                    tracing::warn!(%error, "the ring buffer cannot be mapped; no record will be read");
+                }
             }
         }
     }
 }
 
 /// Creates the maps and readies the programs. The offsets go into the object's read-only data first.
-fn load_object(facts: &programs::Facts, options: &Options) -> Result<Ebpf, String> {
+fn load_object(facts: &facts::Facts, options: &Options) -> Result<Ebpf, String> {
     raise_memlock();
     let page_size = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
     let tuning = Tuning {
@@ -276,12 +282,25 @@ fn ring_size(wanted: u32, page_size: u32) -> u32 {
 /// Before 5.11 map memory counts against RLIMIT_MEMLOCK.
 fn raise_memlock() {
     use rustix::process::{Resource, Rlimit, setrlimit};
-    let unlimited = Rlimit {
-        current: None,
-        maximum: None,
-    };
+    let unlimited = Rlimit { current: None, maximum: None };
     if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
         tracing::debug!(%error, "RLIMIT_MEMLOCK stays as it is; kernels from 5.11 on do not care");
+    }
+}
+
+/// Moves the calling thread into the lowest real-time class (SCHED_RR 1; what it forks starts normal again).
+/// For the thread that reads the ring buffer: on a node short of memory there is always something else
+/// to run, and its share of a CPU is tiny.
+///
+/// # Errors
+/// CAP_SYS_NICE is missing, or the v1 cpu cgroup has no real-time budget. The thread stays as it was.
+pub fn run_at_realtime_priority() -> std::io::Result<()> {
+    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the pointer is to a live struct; 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 
@@ -300,17 +319,16 @@ mod tests {
 
     #[test]
     fn ring_sizes_are_powers_of_two_of_at_least_a_page() {
-        for (wanted, expected) in [(0, 4096), (4096, 4096), (4097, 8192), (262_144, 262_144), (u32::MAX, 1 << 28)] {
+        for (wanted, expected) in
+            [(0, 4096), (4096, 4096), (4097, 8192), (262_144, 262_144), (u32::MAX, 1 << 28)]
+        {
             assert_eq!(ring_size(wanted, 4096), expected, "{wanted}");
         }
     }
 
     #[test]
     fn nothing_is_loaded_at_tier_0() {
-        let mut kernel = Kernel::load(&Options {
-            max_tier: 0,
-            ..Options::default()
-        });
+        let mut kernel = Kernel::load(&Options { max_tier: 0, ..Options::default() });
         assert_eq!(kernel.tier(), 0);
         assert!(kernel.ring().is_none());
         assert!(kernel.watch_init(1).is_err());
@@ -321,10 +339,7 @@ mod tests {
 
     #[test]
     fn what_the_node_allows_is_plain_data() {
-        let found = probe(&Options {
-            btf_path: PathBuf::from("/nonexistent"),
-            ..Options::default()
-        });
+        let found = probe(&Options { btf_path: PathBuf::from("/nonexistent"), ..Options::default() });
         assert!(!found.btf.is_there());
         let json = serde_json::to_value(&found).expect("plain data");
         assert!(json["btf"]["missing"].as_str().is_some_and(|why| why.contains("/nonexistent")));

@@ -17,6 +17,7 @@ use crate::ring::{ROUTINE, header, now_ns, send};
 struct Faults {
     count: Counter,
     since_ns: u64,
+    last_sent_ns: u64,
 }
 
 #[map]
@@ -35,41 +36,38 @@ fn sample() {
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
     let Some(faults) = FAULTS.get_ptr_mut(cgroup) else {
         // The faults of the first sample happened before this window: it only opens the window.
-        let fresh = Faults {
-            count: Counter::ZERO,
-            since_ns: ts,
-        };
+        let fresh = Faults { count: Counter::zero(), since_ns: ts, last_sent_ns: 0 };
         let _ = FAULTS.insert(cgroup, &fresh, u64::from(BPF_NOEXIST));
         return;
     };
-    // SAFETY: the verifier knows the pointer as a map value; an aligned 64-bit word is not torn.
-    let since = unsafe { (&raw const (*faults).since_ns).read_volatile() };
+    // SAFETY: the verifier knows the pointer as a map value. The count is an atomic that other CPUs add to as
+    // well, the times are aligned 64-bit words and not torn.
+    let (count, since, last_sent) = unsafe {
+        let since = (&raw const (*faults).since_ns).read_volatile();
+        (&(*faults).count, since, (&raw const (*faults).last_sent_ns).read_volatile())
+    };
     let window_ns = ts.saturating_sub(since);
-    // SAFETY: as above; the count is an atomic that other CPUs add to as well.
-    let count = unsafe { &(*faults).count };
     if window_ns > global!(TUNING.growth_window_ns) {
         // Too slow to be worth a record: forget it and open a new window.
-        let stale = count.load();
-        count.add(-stale);
+        count.add(-count.load());
         // SAFETY: as above.
         unsafe { (&raw mut (*faults).since_ns).write_volatile(ts) };
         return;
     }
     count.add(global!(TUNING.fault_sample_period) as i64);
     let seen = count.load();
-    if seen < global!(TUNING.growth_min_faults) as i64 || window_ns < global!(TUNING.cool_down_ns) {
+    if seen < global!(TUNING.growth_min_faults) as i64 || ts < last_sent + global!(TUNING.cool_down_ns) {
         return;
     }
-    // Opening the next window first keeps another CPU from reporting the same faults; where it was as fast,
-    // the count goes below zero and its next faults pay that back.
+    // Before the record is made, so that another CPU does not report the same faults. Where it was as fast, the
+    // count goes below zero and its next faults pay that back.
     // SAFETY: as above.
-    unsafe { (&raw mut (*faults).since_ns).write_volatile(ts) };
+    unsafe {
+        (&raw mut (*faults).since_ns).write_volatile(ts);
+        (&raw mut (*faults).last_sent_ns).write_volatile(ts);
+    }
     count.add(-seen);
-    let record = Growth {
-        header: header::<Growth>(kind::GROWTH, ts),
-        cgroup,
-        faults: seen as u64,
-        window_ns,
-    };
+    let record =
+        Growth { header: header::<Growth>(kind::GROWTH, ts), cgroup, faults: seen as u64, window_ns };
     send(record, ROUTINE);
 }

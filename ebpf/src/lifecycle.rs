@@ -23,10 +23,7 @@ pub fn process_exit(_ctx: RawTracePointContext) -> i32 {
     }
     // The id may be another process's soon.
     let _ = WATCHED.remove(tgid);
-    let record = InitExit {
-        header: header::<InitExit>(kind::INIT_EXIT, now_ns()),
-        pid: u64::from(tgid),
-    };
+    let record = InitExit { header: header::<InitExit>(kind::INIT_EXIT, now_ns()), pid: u64::from(tgid) };
     send(record, URGENT);
     0
 }
@@ -92,7 +89,8 @@ fn cgroup_change(ctx: &TracePointContext, format: CgroupFormat, kind: u32) -> Op
         (*record).hierarchy = hierarchy;
         let source = aya_ebpf::EbpfContext::as_ptr(ctx).cast::<u8>().add(path as usize);
         let path = &mut *(&raw mut (*record).path).cast::<[u8; PATH_LEN]>();
-        (*record).path_len = bpf_probe_read_kernel_str_bytes(source, path).map_or(0, |read| read.len() as u32);
+        (*record).path_len =
+            bpf_probe_read_kernel_str_bytes(source, path).map_or(0, |read| read.len() as u32);
     }
     entry.submit(ROUTINE);
     Some(())

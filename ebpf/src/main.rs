@@ -9,10 +9,9 @@
 //! - [`atomic`]: counters that several CPUs add to.
 //! - [`globals`]: what the agent wrote into read-only data.
 
-#![no_std]
-#![no_main]
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
 // Inline assembly for this target is not stable yet; aya-ebpf needs the same.
-#![feature(asm_experimental_arch)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod atomic;
 mod globals;
@@ -27,8 +26,12 @@ mod ring;
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-#[cfg(not(test))]
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
+
+/// For `cargo check` and clippy over the whole workspace, which compile this crate for the host.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

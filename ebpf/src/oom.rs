@@ -1,10 +1,10 @@
 //! The OOM killer: its victim, by the best variant that the kernel has, and the step before it.
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_probe_read_kernel_str_bytes};
 use aya_ebpf::macros::{btf_tracepoint, map, tracepoint};
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
-use aya_ebpf::EbpfContext;
 use aya_log_ebpf::{debug, warn};
 use oomlet_ebpf_common::layout::ABSENT;
 use oomlet_ebpf_common::record::{COMM_LEN, Level, MAX_LEVELS, OomKill, ReclaimRetry, kind, oom_field};
@@ -16,11 +16,7 @@ use crate::ring::{URGENT, header, now_ns, reserve, send};
 #[btf_tracepoint(function = "mark_victim")]
 pub fn mark_victim_task(ctx: BtfTracePointContext) -> i32 {
     let task: u64 = ctx.arg::<*const u8>(0) as u64;
-    let uid = if global!(LAYOUT.mark_victim_args) >= 2 {
-        Some(ctx.arg::<u32>(1))
-    } else {
-        None
-    };
+    let uid = if global!(LAYOUT.mark_victim_args) >= 2 { Some(ctx.arg::<u32>(1)) } else { None };
     let Some(mut entry) = reserve::<OomKill>() else {
         warn!(&ctx, "mark_victim: the ring buffer is full, a victim goes unreported");
         return 0;
@@ -139,11 +135,7 @@ fn clear(record: &mut OomKill) {
     record.cgroup = 0;
     record.memcg_hierarchy = 0;
     record.level_count = 0;
-    record.levels = [Level {
-        id: 0,
-        usage_bytes: 0,
-        limit_pages: 0,
-    }; MAX_LEVELS];
+    record.levels = [Level { id: 0, usage_bytes: 0, limit_pages: 0 }; MAX_LEVELS];
 }
 
 #[inline(always)]
@@ -242,7 +234,8 @@ fn memcg_level(css: u64) -> Option<Level> {
     let memcg = css - u64::from(css_offset);
     Some(Level {
         id,
-        usage_bytes: counted(read_field::<i64>(memcg, global!(LAYOUT.mem_cgroup_usage))?) * global!(TUNING.page_size),
+        usage_bytes: counted(read_field::<i64>(memcg, global!(LAYOUT.mem_cgroup_usage))?)
+            * global!(TUNING.page_size),
         limit_pages: read_field::<u64>(memcg, global!(LAYOUT.mem_cgroup_max))?,
     })
 }

@@ -23,11 +23,9 @@ struct Pressure {
 }
 
 impl Pressure {
-    const NONE: Pressure = Pressure {
-        events: Counter::ZERO,
-        stalled_ns: Counter::ZERO,
-        last_sent_ns: 0,
-    };
+    const fn none() -> Pressure {
+        Pressure { events: Counter::zero(), stalled_ns: Counter::zero(), last_sent_ns: 0 }
+    }
 }
 
 #[map]
@@ -75,11 +73,11 @@ pub fn kswapd_wake(_ctx: RawTracePointContext) -> i32 {
     let ts = now_ns();
     add(pressure, 1, 0);
     if let Some((events, _)) = due(pressure, ts) {
-        let record = KswapdWake {
-            header: header::<KswapdWake>(kind::KSWAPD_WAKE, ts),
-            events,
-        };
-        settle(pressure, ts, send(record, ROUTINE), events, 0);
+        let record = KswapdWake { header: header::<KswapdWake>(kind::KSWAPD_WAKE, ts), events };
+        // Where the ring buffer was full the sums stay: the next record says it.
+        if send(record, ROUTINE) {
+            settle(pressure, events, 0);
+        }
     }
     0
 }
@@ -115,13 +113,10 @@ fn account(sums: &LruHashMap<u64, Pressure>, kind: u32, ts: u64, events: u64, st
     };
     add(pressure, events, stalled_ns);
     if let Some((events, stalled_ns)) = due(pressure, ts) {
-        let record = Reclaim {
-            header: header::<Reclaim>(kind, ts),
-            cgroup,
-            events,
-            stalled_ns,
-        };
-        settle(pressure, ts, send(record, URGENT), events, stalled_ns);
+        let record = Reclaim { header: header::<Reclaim>(kind, ts), cgroup, events, stalled_ns };
+        if send(record, URGENT) {
+            settle(pressure, events, stalled_ns);
+        }
     }
 }
 
@@ -131,7 +126,7 @@ fn entry(sums: &LruHashMap<u64, Pressure>, cgroup: u64) -> Option<*mut Pressure>
         return Some(pressure);
     }
     // Another CPU may have been first; then its entry is the one to use.
-    let _ = sums.insert(cgroup, &Pressure::NONE, u64::from(BPF_NOEXIST));
+    let _ = sums.insert(cgroup, Pressure::none(), u64::from(BPF_NOEXIST));
     sums.get_ptr_mut(cgroup)
 }
 
@@ -147,34 +142,31 @@ fn add(pressure: *mut Pressure, events: u64, stalled_ns: u64) {
     }
 }
 
-/// The sums, when they are worth a record now.
+/// The sums, when they are worth a record now. Starts the cool-down.
 #[inline(always)]
 fn due(pressure: *mut Pressure, ts: u64) -> Option<(u64, u64)> {
-    // SAFETY: as in `add`; a torn read of the time is not possible, it is an aligned 64-bit word.
+    // SAFETY: as in `add`; an aligned 64-bit word is not torn.
     let last = unsafe { (&raw const (*pressure).last_sent_ns).read_volatile() };
     if ts < last + global!(TUNING.cool_down_ns) {
         return None;
     }
     // SAFETY: as in `add`.
-    let pressure = unsafe { &*pressure };
-    let events = pressure.events.load();
-    let stalled_ns = pressure.stalled_ns.load();
+    let sums = unsafe { &*pressure };
+    let events = sums.events.load();
+    let stalled_ns = sums.stalled_ns.load();
     // Below zero: two CPUs reported the same sum, and new events pay that back first.
     if events < 0 || stalled_ns < 0 || events | stalled_ns == 0 {
         return None;
     }
+    // Before the record is made: another CPU that looks now finds the cool-down running.
+    // SAFETY: as above.
+    unsafe { (&raw mut (*pressure).last_sent_ns).write_volatile(ts) };
     Some((events as u64, stalled_ns as u64))
 }
 
-/// Starts the cool-down and takes what was sent off the sums. What was added meanwhile stays, and where the
-/// ring buffer was full everything does: the next record says it.
+/// Takes what was sent off the sums. What was added meanwhile stays.
 #[inline(always)]
-fn settle(pressure: *mut Pressure, ts: u64, sent: bool, events: u64, stalled_ns: u64) {
-    // SAFETY: as in `due`.
-    unsafe { (&raw mut (*pressure).last_sent_ns).write_volatile(ts) };
-    if !sent {
-        return;
-    }
+fn settle(pressure: *mut Pressure, events: u64, stalled_ns: u64) {
     // SAFETY: as in `add`.
     let pressure = unsafe { &*pressure };
     pressure.events.add(-(events as i64));

@@ -28,11 +28,7 @@ pub fn now_ns() -> u64 {
 
 #[inline(always)]
 pub fn header<T>(kind: u32, ts: u64) -> Header {
-    Header {
-        kind,
-        size: size_of::<T>() as u32,
-        ts,
-    }
+    Header { kind, size: size_of::<T>() as u32, ts }
 }
 
 /// Room for a record, or `None` and one more lost.

@@ -36,8 +36,8 @@ impl Default for Eviction {
 pub struct Kernel {
     /// BTF of the running kernel. `/sys/kernel/btf/vmlinux`.
     pub btf_path: PathBuf,
-    /// `/sys/kernel/tracing`.
-    pub tracefs_path: PathBuf,
+    /// Where tracefs is mounted. None: it is found, or mounted.
+    pub tracefs_path: Option<PathBuf>,
     /// The highest sensing tier to use: 0 sampler, 1 tracepoints, 2 BTF. 2.
     pub max_tier: u8,
     /// Size of the ring buffer: a power of two, 4 KiB to 64 MiB. 256 KiB.
@@ -50,7 +50,7 @@ impl Default for Kernel {
     fn default() -> Self {
         Kernel {
             btf_path: PathBuf::from("/sys/kernel/btf/vmlinux"),
-            tracefs_path: PathBuf::from("/sys/kernel/tracing"),
+            tracefs_path: None,
             max_tier: 2,
             ring_bytes: 256 << 10,
             fault_sample_period: 64,
@@ -136,7 +136,7 @@ impl RawKernel {
         };
         Ok(Kernel {
             btf_path: self.btf_path.unwrap_or(default.btf_path),
-            tracefs_path: self.tracefs_path.unwrap_or(default.tracefs_path),
+            tracefs_path: self.tracefs_path,
             max_tier,
             ring_bytes,
             fault_sample_period,

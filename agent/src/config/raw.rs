@@ -1,7 +1,7 @@
 //! The file's shape, and from there to a checked [`Config`]. Core.
 
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -126,22 +126,10 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
     let time = |given: Option<GoDuration>, default: Duration| {
         given.map(|d| d.0).filter(|d| !d.is_zero()).unwrap_or(default)
     };
-    let restart_period = raw.crash_loop_back_off.and_then(|c| c.max_container_restart_period).map(|d| d.0);
-    let enforce_pods_allocatable = enforce_pods(raw.enforce_node_allocatable, warnings)?;
-    let eviction = RawEviction {
-        hard: raw.eviction_hard,
-        merge_defaults: raw.merge_default_eviction_settings.unwrap_or(false),
-        soft: raw.eviction_soft.unwrap_or_default(),
-        soft_grace_period: raw.eviction_soft_grace_period.unwrap_or_default(),
-        minimum_reclaim: raw.eviction_minimum_reclaim.unwrap_or_default(),
-    };
-    let eviction_thresholds = checked_eviction(eviction, enforce_pods_allocatable, warnings)?;
-    warnings.extend(
-        raw.feature_gates
-            .iter()
-            .flatten()
-            .map(|(gate, _)| ConfigWarning::NotHonoured { key: format!("featureGates.{gate}") }),
-    );
+    let enforce_pods_allocatable = enforce_pods(raw.enforce_node_allocatable.as_deref(), warnings)?;
+    let eviction_thresholds = eviction_thresholds(&raw, enforce_pods_allocatable, warnings)?;
+    let gates = raw.feature_gates.iter().flatten().map(|(gate, _)| format!("featureGates.{gate}"));
+    warnings.extend(gates.map(|key| ConfigWarning::NotHonoured { key }));
     Ok(Config {
         static_pod_path: raw.static_pod_path.filter(|p| !p.as_os_str().is_empty()),
         file_check_frequency: time(raw.file_check_frequency, default.file_check_frequency),
@@ -165,24 +153,16 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
         max_pods: raw.max_pods.filter(|n| *n > 0).unwrap_or(default.max_pods),
         pod_pids_limit: pids_limit(raw.pod_pids_limit)?,
         pod_logs_dir: pod_logs_dir(raw.pod_logs_dir, default.pod_logs_dir)?,
-        max_container_restart_period: restart_period
-            .map(|d| {
-                let allowed = Duration::from_secs(1)..=Duration::from_secs(300);
-                let key = "crashLoopBackOff.maxContainerRestartPeriod";
-                in_range(key, d, allowed.contains(&d), "1s to 300s")
-            })
-            .transpose()?
-            .unwrap_or(default.max_container_restart_period),
+        max_container_restart_period: restart_period(
+            raw.crash_loop_back_off,
+            default.max_container_restart_period,
+        )?,
         register_node: raw.register_node.unwrap_or(default.register_node),
         oom_score_adj: {
             let adj = raw.oom_score_adj.unwrap_or(default.oom_score_adj);
             in_range("oomScoreAdj", adj, (-1000..=1000).contains(&adj), "-1000 to 1000")?
         },
-        container_log_max_size_bytes: raw
-            .container_log_max_size
-            .map(|q| parse_bytes(&q.0).map_err(|e| ("containerLogMaxSize".to_owned(), e.to_string())))
-            .transpose()?
-            .filter(|bytes| *bytes > 0)
+        container_log_max_size_bytes: log_max_size(raw.container_log_max_size)?
             .unwrap_or(default.container_log_max_size_bytes),
         container_log_max_files: {
             let files = raw.container_log_max_files.unwrap_or(default.container_log_max_files);
@@ -214,36 +194,47 @@ fn in_range<T: std::fmt::Debug>(key: &str, value: T, fits: bool, allowed: &str) 
     }
 }
 
-struct RawEviction {
-    hard: Option<BTreeMap<String, String>>,
-    merge_defaults: bool,
-    soft: BTreeMap<String, String>,
-    soft_grace_period: BTreeMap<String, GoDuration>,
-    minimum_reclaim: BTreeMap<String, String>,
+fn restart_period(given: Option<RawCrashLoopBackOff>, default: Duration) -> Result<Duration, Wrong> {
+    let Some(GoDuration(period)) = given.and_then(|c| c.max_container_restart_period) else {
+        return Ok(default);
+    };
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(300);
+    in_range("crashLoopBackOff.maxContainerRestartPeriod", period, allowed.contains(&period), "1s to 300s")
 }
 
-fn checked_eviction(
-    raw: RawEviction,
+/// Zero is not set.
+fn log_max_size(given: Option<Quantity>) -> Result<Option<u64>, Wrong> {
+    let Some(Quantity(text)) = given else { return Ok(None) };
+    let bytes = parse_bytes(&text).map_err(|e| ("containerLogMaxSize".to_owned(), e.to_string()))?;
+    Ok(Some(bytes).filter(|bytes| *bytes > 0))
+}
+
+fn eviction_thresholds(
+    raw: &Raw,
     enforce_pods_allocatable: bool,
     warnings: &mut Vec<ConfigWarning>,
 ) -> Result<Thresholds, Wrong> {
-    let RawEviction { hard, merge_defaults, soft, soft_grace_period, minimum_reclaim } = raw;
-    let grace = soft_grace_period.into_iter().map(|(signal, d)| (signal, d.0)).collect();
-    let named: BTreeSet<String> = hard
-        .iter()
-        .flat_map(BTreeMap::keys)
-        .chain(soft.keys())
-        .chain(minimum_reclaim.keys())
-        .cloned()
-        .collect();
+    let none = BTreeMap::new();
+    let [soft, minimum_reclaim] =
+        [&raw.eviction_soft, &raw.eviction_minimum_reclaim].map(|map| map.as_ref().unwrap_or(&none));
+    let grace = raw.eviction_soft_grace_period.iter().flatten().map(|(signal, d)| (signal.clone(), d.0));
     // As for kubelet, naming one hard threshold drops the default ones unless they are asked for.
-    let mut merged = if merge_defaults || hard.is_none() { default_eviction_hard() } else { BTreeMap::new() };
-    merged.extend(hard.unwrap_or_default());
+    let mut hard = match (&raw.eviction_hard, raw.merge_default_eviction_settings) {
+        (None, _) | (_, Some(true)) => default_eviction_hard(),
+        _ => BTreeMap::new(),
+    };
+    hard.extend(raw.eviction_hard.clone().unwrap_or_default());
 
-    let thresholds = parse_thresholds(&merged, &soft, &grace, &minimum_reclaim, enforce_pods_allocatable)
-        .map_err(|e| at(e.field)((e.signal, e.fault.to_string())))?;
-    // Not of the built-in ones: nobody asked for those.
-    let not_enforced = thresholds.not_enforced.iter().filter(|signal| named.contains(*signal));
+    let thresholds =
+        parse_thresholds(&hard, soft, &grace.collect(), minimum_reclaim, enforce_pods_allocatable)
+            .map_err(|e| at(e.field)((e.signal, e.fault.to_string())))?;
+    // Only what the file itself names: nobody asked for the built-in ones.
+    let named: BTreeSet<_> = [&raw.eviction_hard, &raw.eviction_soft, &raw.eviction_minimum_reclaim]
+        .into_iter()
+        .flatten()
+        .flat_map(BTreeMap::keys)
+        .collect();
+    let not_enforced = thresholds.not_enforced.iter().filter(|signal| named.contains(signal));
     warnings.extend(not_enforced.map(|signal| ConfigWarning::NotEnforced { signal: signal.clone() }));
     Ok(thresholds)
 }
@@ -281,9 +272,9 @@ fn pids_limit(given: Option<i64>) -> Result<Option<i64>, Wrong> {
     }
 }
 
-fn enforce_pods(given: Option<Vec<String>>, warnings: &mut Vec<ConfigWarning>) -> Result<bool, Wrong> {
+fn enforce_pods(given: Option<&[String]>, warnings: &mut Vec<ConfigWarning>) -> Result<bool, Wrong> {
     let Some(given) = given else { return Ok(true) };
-    for word in &given {
+    for word in given {
         match word.as_str() {
             "pods" | "none" => {}
             "system-reserved"

@@ -76,10 +76,7 @@ impl Btf {
     /// # Errors
     /// The file cannot be read, or is not BTF.
     pub fn read(path: &Path) -> Result<Btf, BtfError> {
-        let blob = std::fs::read(path).map_err(|source| BtfError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let blob = std::fs::read(path).map_err(|source| BtfError::Read { path: path.to_owned(), source })?;
         Btf::parse(blob)
     }
 
@@ -142,14 +139,8 @@ impl Btf {
     pub fn find(&self, kinds: &[Kind], name: &str) -> Result<u32, BtfError> {
         let ids = 1..=u32::try_from(self.records.len()).unwrap_or(u32::MAX);
         ids.into_iter()
-            .find(|id| {
-                self.type_at(*id)
-                    .is_some_and(|ty| kinds.contains(&ty.kind) && self.name(&ty) == name)
-            })
-            .ok_or_else(|| BtfError::Missing {
-                what: "type",
-                name: name.to_owned(),
-            })
+            .find(|id| self.type_at(*id).is_some_and(|ty| kinds.contains(&ty.kind) && self.name(&ty) == name))
+            .ok_or_else(|| BtfError::Missing { what: "type", name: name.to_owned() })
     }
 
     /// The type behind typedefs and modifiers.
@@ -197,12 +188,10 @@ impl Btf {
     pub fn member(&self, name: &str, path: &str) -> Result<(u32, Type), BtfError> {
         let mut ty = self.type_at(self.find(&[Kind::Struct, Kind::Union], name)?);
         let mut bits = 0u32;
-        let missing = || BtfError::Missing {
-            what: "member",
-            name: format!("{name}.{path}"),
-        };
+        let missing = || BtfError::Missing { what: "member", name: format!("{name}.{path}") };
         for part in path.split('.') {
-            let (offset, type_id) = self.find_member(&ty.ok_or_else(missing)?, part, 0).ok_or_else(missing)?;
+            let (offset, type_id) =
+                self.find_member(&ty.ok_or_else(missing)?, part, 0).ok_or_else(missing)?;
             bits = bits.checked_add(offset).ok_or_else(missing)?;
             ty = self.resolve(type_id).map(|(_, ty)| ty);
         }
@@ -217,7 +206,7 @@ impl Btf {
             return None;
         }
         self.members(ty).find_map(|member| {
-            if member.name == name {
+            if member.name == name && !name.is_empty() {
                 return Some((member.bit_offset, member.type_id));
             }
             let (_, inner) = self.resolve(member.type_id).filter(|_| member.name.is_empty())?;
@@ -237,7 +226,8 @@ impl Btf {
     #[must_use]
     pub fn size_of(&self, id: u32) -> Option<u32> {
         let (_, ty) = self.resolve(id)?;
-        matches!(ty.kind, Kind::Int | Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64).then_some(ty.size_or_type)
+        matches!(ty.kind, Kind::Int | Kind::Struct | Kind::Union | Kind::Enum | Kind::Enum64)
+            .then_some(ty.size_or_type)
     }
 
     /// Name and value of each enumerator of a 32-bit enum.
@@ -258,10 +248,7 @@ impl Btf {
         (1..=u32::try_from(self.records.len()).unwrap_or(u32::MAX))
             .filter_map(|id| self.type_at(id))
             .find_map(|ty| self.enumerators(&ty).find(|(n, _)| *n == name).map(|(_, value)| value))
-            .ok_or_else(|| BtfError::Missing {
-                what: "enumerator",
-                name: name.to_owned(),
-            })
+            .ok_or_else(|| BtfError::Missing { what: "enumerator", name: name.to_owned() })
     }
 
     /// Type ids of a tracepoint's arguments, without the private data pointer that comes first: the
@@ -271,19 +258,14 @@ impl Btf {
     /// The kernel has no such tracepoint.
     pub fn tracepoint_args(&self, name: &str) -> Result<Vec<u32>, BtfError> {
         let typedef = format!("btf_trace_{name}");
-        let missing = || BtfError::Missing {
-            what: "tracepoint",
-            name: name.to_owned(),
-        };
+        let missing = || BtfError::Missing { what: "tracepoint", name: name.to_owned() };
         let id = self.find(&[Kind::Typedef], &typedef)?;
         let (_, pointer) = self.resolve(id).ok_or_else(missing)?;
         let (_, proto) = self.resolve(pointer.size_or_type).ok_or_else(missing)?;
         if pointer.kind != Kind::Ptr || proto.kind != Kind::FuncProto {
             return Err(missing());
         }
-        Ok((1..proto.vlen)
-            .filter_map(|index| word(&self.blob, proto.body + index * 8 + 4))
-            .collect())
+        Ok((1..proto.vlen).filter_map(|index| word(&self.blob, proto.body + index * 8 + 4)).collect())
     }
 
     /// The struct's name when `id` is a pointer to a named struct.
@@ -340,4 +322,4 @@ fn trailing_len(ty: &Type) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

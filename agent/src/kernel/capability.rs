@@ -137,11 +137,7 @@ fn held_capabilities() -> Vec<HeldCapability> {
     let effective = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     CAPABILITIES
         .iter()
-        .map(|(bit, name, needed_for)| HeldCapability {
-            name,
-            held: effective.contains(*bit),
-            needed_for,
-        })
+        .map(|(bit, name, needed_for)| HeldCapability { name, held: effective.contains(*bit), needed_for })
         .collect()
 }
 
@@ -174,9 +170,13 @@ fn memory_controller() -> Found {
     }
     let file = Path::new("/sys/fs/cgroup/cgroup.controllers");
     match fs::read_to_string(file) {
-        Ok(list) if list.split_whitespace().any(|c| c == "memory") => Found::At(PathBuf::from("/sys/fs/cgroup")),
+        Ok(list) if list.split_whitespace().any(|c| c == "memory") => {
+            Found::At(PathBuf::from("/sys/fs/cgroup"))
+        }
         Ok(list) => Found::Missing(format!("{} lists only: {}", file.display(), list.trim())),
-        Err(error) => Found::Missing(format!("read {}: {error}; mount cgroup v1 memory or cgroup v2", file.display())),
+        Err(error) => {
+            Found::Missing(format!("read {}: {error}; mount cgroup v1 memory or cgroup v2", file.display()))
+        }
     }
 }
 

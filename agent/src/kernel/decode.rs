@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use oomlet_ebpf_common::record::{
-    CgroupChange, Growth, Header, InitExit, KswapdWake, Level, OomKill, PATH_LEN, Reclaim, ReclaimRetry, kind,
-    oom_field,
+    CgroupChange, Growth, Header, InitExit, KswapdWake, Level, OomKill, PATH_LEN, Reclaim, ReclaimRetry,
+    kind, oom_field,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -46,9 +46,7 @@ pub fn decode(bytes: &[u8], read_at: Mono, page_size: u64) -> Result<KernelEvent
         }
         kind::KSWAPD_WAKE => {
             let record: KswapdWake = parse(bytes, header.kind)?;
-            KernelEventKind::KswapdWake {
-                events: clamp(record.events),
-            }
+            KernelEventKind::KswapdWake { events: clamp(record.events) }
         }
         kind::RECLAIM_RETRY => {
             let record: ReclaimRetry = parse(bytes, header.kind)?;
@@ -75,17 +73,11 @@ pub fn decode(bytes: &[u8], read_at: Mono, page_size: u64) -> Result<KernelEvent
         }
         kind::INIT_EXIT => {
             let record: InitExit = parse(bytes, header.kind)?;
-            KernelEventKind::InitExit {
-                pid: clamp(record.pid),
-            }
+            KernelEventKind::InitExit { pid: clamp(record.pid) }
         }
         unknown => return Err(Undecodable::UnknownKind(unknown)),
     };
-    Ok(KernelEvent {
-        at: Mono(header.ts),
-        read_at,
-        kind,
-    })
+    Ok(KernelEvent { at: Mono(header.ts), read_at, kind })
 }
 
 /// The ring buffer hands out records rounded up to 8 bytes: what follows is left alone.
@@ -101,19 +93,12 @@ fn clamp(count: u64) -> u32 {
 }
 
 fn unified(id: u64) -> CgroupId {
-    CgroupId {
-        hierarchy: Hierarchy::Unified,
-        id,
-    }
+    CgroupId { hierarchy: Hierarchy::Unified, id }
 }
 
 /// The programs report two hierarchies: the unified one, whose id is 0, and the one with the v1 memory controller.
 fn in_hierarchy(hierarchy_id: u32, id: u64) -> CgroupId {
-    let hierarchy = if hierarchy_id == 0 {
-        Hierarchy::Unified
-    } else {
-        Hierarchy::MemoryV1
-    };
+    let hierarchy = if hierarchy_id == 0 { Hierarchy::Unified } else { Hierarchy::MemoryV1 };
     CgroupId { hierarchy, id }
 }
 
@@ -136,7 +121,8 @@ fn victim(record: &OomKill, page_size: u64) -> OomVictim {
         pid: record.pid,
         comm: when(record, oom_field::COMM, text(&record.comm)),
         uid: when(record, oom_field::UID, record.uid),
-        oom_score_adj: when(record, oom_field::OOM_SCORE_ADJ, record.oom_score_adj).and_then(|adj| adj.try_into().ok()),
+        oom_score_adj: when(record, oom_field::OOM_SCORE_ADJ, record.oom_score_adj)
+            .and_then(|adj| adj.try_into().ok()),
         total_vm_bytes: when(record, oom_field::TOTAL_VM, record.total_vm_bytes),
         anon_rss_bytes: when(record, oom_field::ANON_RSS, record.anon_rss_bytes),
         file_rss_bytes: when(record, oom_field::FILE_RSS, record.file_rss_bytes),

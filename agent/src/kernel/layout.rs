@@ -35,11 +35,7 @@ pub const TRACEPOINTS: &[&str] = &["mark_victim"];
 /// # Errors
 /// The blob is not of a kernel.
 pub fn prune(btf: &Btf) -> Result<Vec<u8>, BtfError> {
-    let keep = Keep {
-        members: MEMBERS,
-        enumerators: ENUMERATORS,
-        tracepoints: TRACEPOINTS,
-    };
+    let keep = Keep { members: MEMBERS, enumerators: ENUMERATORS, tracepoints: TRACEPOINTS };
     prune::prune(btf, &keep)
 }
 
@@ -61,7 +57,9 @@ pub fn mark_victim_prototype(btf: &Btf) -> Result<MarkVictim, BtfError> {
     let is_int = |id: u32| btf.resolve(id).is_some_and(|(_, ty)| ty.kind == Kind::Int);
     Ok(match args.as_slice() {
         [task] if btf.pointee_struct(*task) == Some("task_struct") => MarkVictim::Task { args: 1 },
-        [task, uid] if btf.pointee_struct(*task) == Some("task_struct") && is_int(*uid) => MarkVictim::Task { args: 2 },
+        [task, uid] if btf.pointee_struct(*task) == Some("task_struct") && is_int(*uid) => {
+            MarkVictim::Task { args: 2 }
+        }
         [pid] if is_int(*pid) => MarkVictim::Pid,
         _ => MarkVictim::Unknown,
     })
@@ -109,10 +107,7 @@ pub fn from_btf(btf: &Btf, layout: &mut Layout) -> Vec<String> {
 fn rss_counter(btf: &Btf, counter: &str) -> Result<u32, BtfError> {
     let index = btf.enum_value(counter)?;
     let (base, ty) = btf.member("mm_struct", "rss_stat")?;
-    let missing = || BtfError::Missing {
-        what: "counter",
-        name: format!("mm_struct.rss_stat[{counter}]"),
-    };
+    let missing = || BtfError::Missing { what: "counter", name: format!("mm_struct.rss_stat[{counter}]") };
     if let Some((element, count)) = btf.array(&ty) {
         // 6.2 and later: struct percpu_counter rss_stat[NR_MM_COUNTERS].
         let stride = btf.size_of(element).filter(|_| index < count).ok_or_else(missing)?;

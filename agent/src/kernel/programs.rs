@@ -1,17 +1,13 @@
 //! The table of programs, and loading them. Each is loaded and attached on its own: one that the kernel
 //! refuses costs itself and nothing else. Where a program has variants, the first that works is used.
 
-use std::path::Path;
-
+use aya::Ebpf;
 use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
 use aya::programs::{BtfTracePoint, PerfEvent, Program, ProgramError, RawTracePoint, TracePoint};
 use aya::util::online_cpus;
-use aya::{Ebpf, Endianness};
-use oomlet_ebpf_common::layout::{ABSENT, Layout};
 
-use super::btf::Btf;
-use super::layout::{self, MarkVictim};
-use super::tracefs::{self, Format, TracefsError};
+use super::facts::Facts;
+use super::layout::MarkVictim;
 use super::{Options, ProgramReport, ProgramState};
 
 /// Where a program is hooked in.
@@ -55,12 +51,7 @@ struct Spec {
 }
 
 const fn raw(function: &'static str, tracepoint: &'static str) -> Variant {
-    Variant {
-        function,
-        tier: 1,
-        hook: Hook::RawTracepoint(tracepoint),
-        usable: |_| Ok(()),
-    }
+    Variant { function, tier: 1, hook: Hook::RawTracepoint(tracepoint), usable: |_| Ok(()) }
 }
 
 const PROGRAMS: &[Spec] = &[
@@ -73,8 +64,12 @@ const PROGRAMS: &[Spec] = &[
                 hook: Hook::BtfTracepoint("mark_victim"),
                 usable: |facts| match facts.mark_victim {
                     Ok(MarkVictim::Task { .. }) => Ok(()),
-                    Ok(MarkVictim::Pid) => Err("this kernel's mark_victim passes a pid, not a task".to_owned()),
-                    Ok(MarkVictim::Unknown) => Err("this kernel's mark_victim has an unknown prototype".to_owned()),
+                    Ok(MarkVictim::Pid) => {
+                        Err("this kernel's mark_victim passes a pid, not a task".to_owned())
+                    }
+                    Ok(MarkVictim::Unknown) => {
+                        Err("this kernel's mark_victim has an unknown prototype".to_owned())
+                    }
                     Err(ref why) => Err(why.clone()),
                 },
             },
@@ -110,10 +105,7 @@ const PROGRAMS: &[Spec] = &[
         name: "memcg_reclaim_begin",
         variants: &[raw("memcg_reclaim_begin", "mm_vmscan_memcg_reclaim_begin")],
     },
-    Spec {
-        name: "memcg_reclaim_end",
-        variants: &[raw("memcg_reclaim_end", "mm_vmscan_memcg_reclaim_end")],
-    },
+    Spec { name: "memcg_reclaim_end", variants: &[raw("memcg_reclaim_end", "mm_vmscan_memcg_reclaim_end")] },
     Spec {
         name: "direct_reclaim_begin",
         variants: &[raw("direct_reclaim_begin", "mm_vmscan_direct_reclaim_begin")],
@@ -122,10 +114,7 @@ const PROGRAMS: &[Spec] = &[
         name: "direct_reclaim_end",
         variants: &[raw("direct_reclaim_end", "mm_vmscan_direct_reclaim_end")],
     },
-    Spec {
-        name: "kswapd_wake",
-        variants: &[raw("kswapd_wake", "mm_vmscan_kswapd_wake")],
-    },
+    Spec { name: "kswapd_wake", variants: &[raw("kswapd_wake", "mm_vmscan_kswapd_wake")] },
     Spec {
         name: "page_fault_sample",
         variants: &[Variant {
@@ -157,111 +146,18 @@ const PROGRAMS: &[Spec] = &[
             usable: |facts| facts.formats.cgroup_rmdir.clone(),
         }],
     },
-    Spec {
-        name: PROCESS_EXIT,
-        variants: &[raw("process_exit", "sched_process_exit")],
-    },
+    Spec { name: PROCESS_EXIT, variants: &[raw("process_exit", "sched_process_exit")] },
 ];
 
 /// The program that `watch_init` depends on.
 pub(super) const PROCESS_EXIT: &str = "process_exit";
 
-/// What was found out about this kernel before anything is loaded. A reason stands where something is missing.
-pub(super) struct Facts {
-    pub(super) layout: Layout,
-    /// aya's own parse of BTF, which loading a typed program needs.
-    btf: Result<aya::Btf, String>,
-    mark_victim: Result<MarkVictim, String>,
-    formats: Formats,
-    fault_sample_period: u64,
-}
-
-struct Formats {
-    mark_victim: Result<(), String>,
-    reclaim_retry_zone: Result<(), String>,
-    cgroup_mkdir: Result<(), String>,
-    cgroup_rmdir: Result<(), String>,
-}
-
-/// Reads BTF and the tracepoints' formats, mounting tracefs where that is needed and possible.
-pub(super) fn gather(options: &Options) -> Facts {
-    let mut layout = Layout::ABSENT;
-    let (btf, mark_victim) = if options.max_tier < 2 {
-        let why = format!("tier 2 is turned off (max tier {})", options.max_tier);
-        (Err(why.clone()), Err(why))
-    } else {
-        gather_btf(&options.btf_path, &mut layout)
-    };
-    let formats = gather_formats(options, &mut layout);
-    Facts {
-        layout,
-        btf,
-        mark_victim,
-        formats,
-        fault_sample_period: options.fault_sample_period,
-    }
-}
-
-type BtfFacts = (Result<aya::Btf, String>, Result<MarkVictim, String>);
-
-fn gather_btf(path: &Path, layout: &mut Layout) -> BtfFacts {
-    let btf = match Btf::read(path) {
-        Ok(btf) => btf,
-        Err(error) => return (Err(error.to_string()), Err(error.to_string())),
-    };
-    let missing = layout::from_btf(&btf, layout);
-    if !missing.is_empty() {
-        tracing::warn!(?missing, "this kernel lacks fields that the eBPF programs read; records will lack them too");
-    }
-    let mark_victim = layout::mark_victim_prototype(&btf).map_err(|error| error.to_string());
-    // Only a typed program needs the second parse.
-    let parsed = match mark_victim {
-        Ok(MarkVictim::Task { .. } | MarkVictim::Pid) => aya::Btf::parse_file(path, Endianness::default())
-            .map_err(|error| format!("parse BTF of {}: {}", path.display(), chain(&error))),
-        _ => Err("no typed program fits this kernel".to_owned()),
-    };
-    (parsed, mark_victim)
-}
-
-fn gather_formats(options: &Options, layout: &mut Layout) -> Formats {
-    let tracefs = if options.max_tier < 1 {
-        Err("tier 1 is turned off (max tier 0)".to_owned())
-    } else {
-        tracefs::find_or_mount(options.tracefs.as_deref()).map_err(|error| error.to_string())
-    };
-    let read = |category: &str, name: &str| -> Result<Format, String> {
-        tracefs::format(tracefs.as_ref()?, category, name).map_err(|error| error.to_string())
-    };
-    let lacks = |format: &Format, field| -> TracefsError { format.lacks(field) };
-    let mark_victim = read("oom", "mark_victim").and_then(|format| {
-        layout.mark_victim = layout::mark_victim_format(&format);
-        if layout.mark_victim.pid == ABSENT {
-            return Err(lacks(&format, "pid").to_string());
-        }
-        Ok(())
-    });
-    let reclaim_retry_zone = read("oom", "reclaim_retry_zone").and_then(|format| {
-        layout.reclaim_retry_zone_loops = format
-            .offset("no_progress_loops", 4)
-            .ok_or_else(|| lacks(&format, "no_progress_loops").to_string())?;
-        Ok(())
-    });
-    let cgroup_event = |name: &str| {
-        let format = read("cgroup", name)?;
-        layout::cgroup_format(&format).ok_or_else(|| lacks(&format, "root, u64 id, path").to_string())
-    };
-    let cgroup_mkdir = cgroup_event("cgroup_mkdir").map(|found| layout.cgroup_mkdir = found);
-    let cgroup_rmdir = cgroup_event("cgroup_rmdir").map(|found| layout.cgroup_rmdir = found);
-    Formats {
-        mark_victim,
-        reclaim_retry_zone,
-        cgroup_mkdir,
-        cgroup_rmdir,
-    }
-}
-
 /// Loads and attaches every program of the table that this kernel takes. `Err` holds why there is no object at all.
-pub(super) fn load_all(ebpf: Result<&mut Ebpf, &str>, facts: &Facts, options: &Options) -> Vec<ProgramReport> {
+pub(super) fn load_all(
+    ebpf: Result<&mut Ebpf, &str>,
+    facts: &Facts,
+    options: &Options,
+) -> Vec<ProgramReport> {
     match ebpf {
         Ok(ebpf) => PROGRAMS.iter().map(|spec| load_best(ebpf, spec, facts, options)).collect(),
         Err(why) => PROGRAMS
@@ -272,13 +168,7 @@ pub(super) fn load_all(ebpf: Result<&mut Ebpf, &str>, facts: &Facts, options: &O
 }
 
 fn report(spec: &Spec, variant: &Variant, state: ProgramState, passed_over: Option<String>) -> ProgramReport {
-    ProgramReport {
-        name: spec.name,
-        tier: variant.tier,
-        hook: variant.hook.describe(),
-        state,
-        passed_over,
-    }
+    ProgramReport { name: spec.name, tier: variant.tier, hook: variant.hook.describe(), state, passed_over }
 }
 
 fn load_best(ebpf: &mut Ebpf, spec: &Spec, facts: &Facts, options: &Options) -> ProgramReport {
@@ -403,6 +293,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use std::collections::HashSet;
 
+    use super::super::facts;
     use super::*;
 
     #[test]
@@ -420,11 +311,8 @@ mod tests {
 
     #[test]
     fn without_an_object_every_program_says_why() {
-        let options = Options {
-            max_tier: 0,
-            ..Options::default()
-        };
-        let reports = load_all(Err("not allowed"), &gather(&options), &options);
+        let options = Options { max_tier: 0, ..Options::default() };
+        let reports = load_all(Err("not allowed"), &facts::gather(&options), &options);
         assert_eq!(reports.len(), PROGRAMS.len());
         for report in reports {
             assert_eq!(report.state, ProgramState::Unavailable("not allowed".to_owned()));

@@ -139,10 +139,6 @@ impl RingReader {
         }
         self.lost_reported = total;
         let now = Mono::now();
-        out.push(KernelEvent {
-            at: now,
-            read_at: now,
-            kind: KernelEventKind::Lost { records },
-        });
+        out.push(KernelEvent { at: now, read_at: now, kind: KernelEventKind::Lost { records } });
     }
 }

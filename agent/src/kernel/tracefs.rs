@@ -46,10 +46,8 @@ pub fn find_or_mount(wanted: Option<&Path>) -> Result<PathBuf, TracefsError> {
     }
     let path = PathBuf::from(PLACES[0]);
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tracefs", &path, "tracefs", flags, None).map_err(|errno| TracefsError::Mount {
-        path: path.clone(),
-        source: errno.into(),
-    })?;
+    mount("tracefs", &path, "tracefs", flags, None)
+        .map_err(|errno| TracefsError::Mount { path: path.clone(), source: errno.into() })?;
     tracing::info!(path = %path.display(), "mounted tracefs: the plain tracepoints need it");
     Ok(path)
 }
@@ -61,10 +59,7 @@ pub fn find_or_mount(wanted: Option<&Path>) -> Result<PathBuf, TracefsError> {
 pub fn format(tracefs: &Path, category: &str, name: &str) -> Result<Format, TracefsError> {
     let path = tracefs.join("events").join(category).join(name).join("format");
     match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Format {
-            fields: parse_format(&text),
-            path,
-        }),
+        Ok(text) => Ok(Format { fields: parse_format(&text), path }),
         Err(source) => Err(TracefsError::Format { path, source }),
     }
 }
@@ -89,32 +84,23 @@ impl Format {
     /// Offset of a field in the record, if it has the size that the program reads.
     #[must_use]
     pub fn offset(&self, name: &str, size: u32) -> Option<u32> {
-        self.fields
-            .iter()
-            .find(|f| f.name == name && f.size == size && !f.data_loc)
-            .map(|f| f.offset)
+        self.fields.iter().find(|f| f.name == name && f.size == size && !f.data_loc).map(|f| f.offset)
     }
 
     /// Offset of a `__data_loc` word.
     #[must_use]
     pub fn data_loc(&self, name: &str) -> Option<u32> {
-        self.fields
-            .iter()
-            .find(|f| f.name == name && f.size == 4 && f.data_loc)
-            .map(|f| f.offset)
+        self.fields.iter().find(|f| f.name == name && f.size == 4 && f.data_loc).map(|f| f.offset)
     }
 
     /// The error for a field that has to be there and is not.
     #[must_use]
     pub fn lacks(&self, field: &'static str) -> TracefsError {
-        TracefsError::Field {
-            path: self.path.clone(),
-            field,
-        }
+        TracefsError::Field { path: self.path.clone(), field }
     }
 }
 
-/// Lines like `field:unsigned long total_vm;	offset:16;	size:8;	signed:0;`. Others are skipped.
+/// Lines like `field:unsigned long total_vm; offset:16; size:8; signed:0;`, with tabs between. Others are skipped.
 fn parse_format(text: &str) -> Vec<Field> {
     text.lines().filter_map(parse_field).collect()
 }
@@ -140,12 +126,7 @@ mod tests {
     use super::*;
 
     fn field(name: &str, data_loc: bool, offset: u32, size: u32) -> Field {
-        Field {
-            name: name.to_owned(),
-            data_loc,
-            offset,
-            size,
-        }
+        Field { name: name.to_owned(), data_loc, offset, size }
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl QosClass {
         let pod_level = pod_level(pod).map(Listed::of);
         let listed: Vec<Listed> = match pod_level {
             Some(resources) => vec![resources],
-            None => all_containers(pod).map(|c| Listed::of_container(c)).collect(),
+            None => all_containers(pod).map(Listed::of_container).collect(),
         };
         let nothing = |a: Amounts| a == Amounts::default();
         if listed.iter().all(|l| nothing(l.requests) && nothing(l.limits)) {

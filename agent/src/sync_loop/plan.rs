@@ -81,8 +81,8 @@ pub fn plan(state: &State, now: Mono) -> Vec<Action> {
     for pod in state.pods() {
         plan_pod(state, pod, now, &mut actions);
     }
-    if state.kick_due(now) {
-        actions.push(Action { kind: ActionKind::KickPleg, reason: Reason::InitProcessExited });
+    if let Some(reason) = state.kick_wanted() {
+        actions.push(Action { kind: ActionKind::KickPleg, reason });
     }
     actions
 }

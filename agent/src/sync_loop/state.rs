@@ -78,8 +78,8 @@ pub struct State {
     /// Times of kernel events whose fresh numbers have been read and not yet planned on.
     undecided: Vec<Mono>,
     last_reading: Option<MemoryReading>,
-    /// When PLEG is to be kicked, soonest first.
-    kicks: BTreeSet<Mono>,
+    /// Why PLEG is to look again now.
+    kick: Option<Reason>,
     /// Trace records that wait for the loop to publish them.
     outbox: Vec<Record>,
 }
@@ -104,7 +104,7 @@ impl State {
             told_kills: BTreeMap::new(),
             undecided: Vec::new(),
             last_reading: None,
-            kicks: BTreeSet::new(),
+            kick: None,
             outbox: Vec::new(),
         }
     }
@@ -136,8 +136,7 @@ impl State {
     #[must_use]
     pub fn next_wakeup(&self) -> Mono {
         let pods = self.pods.values().filter_map(PodState::next_wakeup);
-        let kicks = self.kicks.first().copied();
-        pods.chain(kicks).fold(self.eviction.next_wakeup(), Mono::min)
+        pods.fold(self.eviction.next_wakeup(), Mono::min)
     }
 
     pub fn pods(&self) -> impl Iterator<Item = &PodState> {
@@ -154,9 +153,10 @@ impl State {
         &self.eviction
     }
 
+    /// Why PLEG is to look again now, if it is.
     #[must_use]
-    pub fn kick_due(&self, now: Mono) -> bool {
-        self.kicks.first().is_some_and(|at| *at <= now)
+    pub const fn kick_wanted(&self) -> Option<Reason> {
+        self.kick
     }
 
     /// Trace records since the last call.

@@ -88,11 +88,7 @@ impl MarkVictimFormat {
 }
 
 impl CgroupFormat {
-    pub const ABSENT: Self = Self {
-        root: ABSENT,
-        id: ABSENT,
-        path: ABSENT,
-    };
+    pub const ABSENT: Self = Self { root: ABSENT, id: ABSENT, path: ABSENT };
 }
 
 impl Layout {

@@ -187,21 +187,18 @@ fn remove_shim_sockets(dir: &Path) {
     }
 }
 
-/// libcni keeps the results of each ADD below /var/lib/cni, named after the network; a pod that is killed never
-/// sees its DEL. The network's name is the scratch's.
+/// libcni keeps the result of each ADD below /var/lib/cni (newer releases: in `cache` there) until the DEL, which a
+/// pod that is killed never sees. Each names the path of its network namespace, which is below `dir` when it is ours.
 fn remove_cni_results(dir: &Path) {
-    let Some(name) = dir.file_name() else { return };
-    let prefix = format!("{}-", name.to_string_lossy());
-    for entry in fs::read_dir("/var/lib/cni/results")
-        .into_iter()
-        .chain(fs::read_dir("/var/lib/cni/cache/results"))
-        .flatten()
-        .flatten()
-    {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            let _ = fs::remove_file(entry.path());
+    let dir = dir.to_string_lossy();
+    for results in ["/var/lib/cni/results", "/var/lib/cni/cache/results"] {
+        for entry in fs::read_dir(results).into_iter().flatten().flatten() {
+            if fs::read_to_string(entry.path()).is_ok_and(|text| text.contains(&format!("{dir}/"))) {
+                let _ = fs::remove_file(entry.path());
+            }
         }
     }
+    // Removed only when empty.
     for path in ["/var/lib/cni/cache/results", "/var/lib/cni/cache", "/var/lib/cni/results", "/var/lib/cni"] {
         let _ = fs::remove_dir(path);
     }

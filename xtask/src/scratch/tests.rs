@@ -41,6 +41,27 @@ fn leftovers_of_the_dead_are_swept_and_those_of_the_living_stay() {
 }
 
 #[test]
+fn cni_results_of_killed_pods_go_and_those_of_others_stay() {
+    let results = Path::new("/var/lib/cni/results");
+    let scratch = Scratch::new("cni").unwrap();
+    let unique = scratch.cgroup_root().trim_start_matches('/').to_owned();
+    let (ours, others) = (results.join(format!("{unique}-ours")), results.join(format!("{unique}-others")));
+    // Another scratch that ends at the same time may remove the folder while it is empty.
+    assert!(crate::process::holds_within(std::time::Duration::from_secs(5), || {
+        std::fs::create_dir_all(results).is_ok()
+            && std::fs::write(&others, r#"{"netns":"/run/netns/x"}"#).is_ok()
+    }));
+    std::fs::write(&ours, format!(r#"{{"netns":"{}/containerd/state/netns/x"}}"#, scratch.path().display()))
+        .unwrap();
+    drop(scratch);
+    assert!(!ours.exists() && others.exists());
+    std::fs::remove_file(others).unwrap();
+    for dir in ["/var/lib/cni/results", "/var/lib/cni"] {
+        let _ = std::fs::remove_dir(dir);
+    }
+}
+
+#[test]
 fn a_folder_without_our_marker_is_not_touched() {
     let other = tempfile::Builder::new().prefix(PREFIX).tempdir_in(PARENT).unwrap();
     sweep_leftovers().unwrap();

@@ -19,14 +19,8 @@ pub struct Keep<'a> {
 /// # Errors
 /// None of the structs exists: the blob is not of a kernel.
 pub fn prune(btf: &Btf, keep: &Keep<'_>) -> Result<Vec<u8>, BtfError> {
-    let mut writer = Writer {
-        btf,
-        keep,
-        types: Vec::new(),
-        strings: vec![0],
-        next_id: 1,
-        copied: HashMap::new(),
-    };
+    let mut writer =
+        Writer { btf, keep, types: Vec::new(), strings: vec![0], next_id: 1, copied: HashMap::new() };
     let mut found = false;
     for (name, _) in keep.members {
         if let Ok(id) = btf.find(&[Kind::Struct, Kind::Union], name) {
@@ -99,7 +93,9 @@ impl Writer<'_> {
             Kind::Ptr => {
                 let target = btf.resolve(ty.size_or_type);
                 let target = match target {
-                    Some((_, t)) if matches!(t.kind, Kind::Struct | Kind::Fwd) && !btf.name(&t).is_empty() => {
+                    Some((_, t))
+                        if matches!(t.kind, Kind::Struct | Kind::Fwd) && !btf.name(&t).is_empty() =>
+                    {
                         self.emit(btf.name(&t), 7, 0, 0, &[])
                     }
                     _ => 0,
@@ -131,7 +127,8 @@ impl Writer<'_> {
                 let inner = btf.resolve(member.type_id);
                 inner.is_some_and(|(_, inner)| wanted.iter().any(|w| btf.find_member(&inner, w, 0).is_some()))
             };
-            if !wanted.contains(&member.name) && !(member.name.is_empty() && holds_wanted()) {
+            let keep = if member.name.is_empty() { holds_wanted() } else { wanted.contains(&member.name) };
+            if !keep {
                 continue;
             }
             let type_id = self.copy(member.type_id, if member.name.is_empty() { wanted } else { &[] });

@@ -1,1 +1,176 @@
-//! (tests)
+use oomlet_ebpf_common::record::{COMM_LEN, MAX_LEVELS};
+use proptest::prelude::*;
+use zerocopy::IntoBytes;
+
+use super::*;
+
+const PAGE: u64 = 4096;
+
+fn header<T>(kind: u32) -> Header {
+    Header { kind, size: size_of::<T>() as u32, ts: 77 }
+}
+
+fn unified_id(id: u64) -> CgroupId {
+    CgroupId { hierarchy: Hierarchy::Unified, id }
+}
+
+fn kind_of(bytes: &[u8]) -> KernelEventKind {
+    let event = decode(bytes, Mono(99), PAGE).expect("decodes");
+    assert_eq!((event.at, event.read_at), (Mono(77), Mono(99)));
+    event.kind
+}
+
+fn path(text: &str) -> [u8; PATH_LEN] {
+    let mut bytes = [0u8; PATH_LEN];
+    bytes[..text.len()].copy_from_slice(text.as_bytes());
+    bytes
+}
+
+#[test]
+fn records_about_pressure() {
+    let reclaim = |kind| Reclaim { header: header::<Reclaim>(kind), cgroup: 5, events: 3, stalled_ns: 1_000 };
+    assert_eq!(
+        kind_of(reclaim(kind::MEMCG_RECLAIM).as_bytes()),
+        KernelEventKind::MemcgReclaim { cgroup: unified_id(5), events: 3, stalled: Duration::from_micros(1) }
+    );
+    assert_eq!(
+        kind_of(reclaim(kind::DIRECT_RECLAIM).as_bytes()),
+        KernelEventKind::DirectReclaim {
+            cgroup: unified_id(5),
+            events: 3,
+            stalled: Duration::from_micros(1)
+        }
+    );
+    let wake = KswapdWake { header: header::<KswapdWake>(kind::KSWAPD_WAKE), events: u64::MAX };
+    assert_eq!(kind_of(wake.as_bytes()), KernelEventKind::KswapdWake { events: u32::MAX });
+    let retry =
+        ReclaimRetry { header: header::<ReclaimRetry>(kind::RECLAIM_RETRY), cgroup: 6, no_progress_loops: 2 };
+    assert_eq!(
+        kind_of(retry.as_bytes()),
+        KernelEventKind::ReclaimRetry { cgroup: unified_id(6), no_progress_loops: 2 }
+    );
+    let growth =
+        Growth { header: header::<Growth>(kind::GROWTH), cgroup: 7, faults: 512, window_ns: 2_000_000 };
+    assert_eq!(
+        kind_of(growth.as_bytes()),
+        KernelEventKind::Growth { cgroup: unified_id(7), faults: 512, window: Duration::from_millis(2) }
+    );
+}
+
+#[test]
+fn records_about_lifecycle() {
+    let change = |kind, hierarchy, path_len| CgroupChange {
+        header: header::<CgroupChange>(kind),
+        id: 9,
+        hierarchy,
+        path_len,
+        path: path("/kubepods/pod1"),
+    };
+    assert_eq!(
+        kind_of(change(kind::CGROUP_MADE, 0, 14).as_bytes()),
+        KernelEventKind::CgroupMade { cgroup: unified_id(9), path: "/kubepods/pod1".to_owned() }
+    );
+    let memory_v1 = CgroupId { hierarchy: Hierarchy::MemoryV1, id: 9 };
+    // A length beyond the array is cut to it, and the text ends at its zero byte.
+    assert_eq!(
+        kind_of(change(kind::CGROUP_REMOVED, 4, u32::MAX).as_bytes()),
+        KernelEventKind::CgroupRemoved { cgroup: memory_v1, path: "/kubepods/pod1".to_owned() }
+    );
+    let exit = InitExit { header: header::<InitExit>(kind::INIT_EXIT), pid: 4_000 };
+    assert_eq!(kind_of(exit.as_bytes()), KernelEventKind::InitExit { pid: 4_000 });
+}
+
+fn oom_kill(fields: u32, memcg_hierarchy: u32, levels: &[Level]) -> OomKill {
+    let mut record = OomKill {
+        header: header::<OomKill>(kind::OOM_KILL),
+        pid: 42,
+        uid: 1000,
+        fields,
+        oom_score_adj: -997,
+        comm: [0; COMM_LEN],
+        total_vm_bytes: 5,
+        anon_rss_bytes: 4,
+        file_rss_bytes: 3,
+        shmem_rss_bytes: 2,
+        pgtables_bytes: 1,
+        cgroup: 11,
+        memcg_hierarchy,
+        level_count: levels.len() as u32,
+        levels: [Level { id: 0, usage_bytes: 0, limit_pages: 0 }; MAX_LEVELS],
+    };
+    record.comm[..4].copy_from_slice(b"tail");
+    record.levels[..levels.len()].copy_from_slice(levels);
+    record
+}
+
+fn decoded(record: &OomKill) -> OomVictim {
+    match kind_of(record.as_bytes()) {
+        KernelEventKind::OomKill(victim) => *victim,
+        other => panic!("not an OomKill: {other:?}"),
+    }
+}
+
+#[test]
+fn a_victim_with_everything() {
+    let levels = [
+        Level { id: 11, usage_bytes: 8192, limit_pages: 2 },
+        Level { id: 1, usage_bytes: 1 << 30, limit_pages: i64::MAX as u64 / PAGE },
+    ];
+    let victim = decoded(&oom_kill(u32::MAX, 4, &levels));
+    assert_eq!((victim.pid, victim.comm.as_deref()), (42, Some("tail")));
+    assert_eq!((victim.uid, victim.oom_score_adj), (Some(1000), Some(-997)));
+    assert_eq!((victim.total_vm_bytes, victim.anon_rss_bytes), (Some(5), Some(4)));
+    assert_eq!((victim.file_rss_bytes, victim.shmem_rss_bytes), (Some(3), Some(2)));
+    assert_eq!((victim.pgtables_bytes, victim.cgroup), (Some(1), Some(unified_id(11))));
+    let found: Vec<_> = victim
+        .levels
+        .iter()
+        .map(|l| (l.cgroup.hierarchy, l.cgroup.id, l.usage_bytes, l.limit_bytes))
+        .collect();
+    assert_eq!(found, [(Hierarchy::MemoryV1, 11, 8192, Some(8192)), (Hierarchy::MemoryV1, 1, 1 << 30, None)]);
+}
+
+#[test]
+fn a_victim_of_which_only_the_pid_is_known() {
+    let victim = decoded(&oom_kill(0, 0, &[]));
+    let nothing = OomVictim {
+        pid: 42,
+        comm: None,
+        uid: None,
+        oom_score_adj: None,
+        total_vm_bytes: None,
+        anon_rss_bytes: None,
+        file_rss_bytes: None,
+        shmem_rss_bytes: None,
+        pgtables_bytes: None,
+        cgroup: None,
+        levels: Vec::new(),
+    };
+    assert_eq!(victim, nothing);
+}
+
+#[test]
+fn more_levels_than_there_is_room_for() {
+    let mut record = oom_kill(0, 0, &[]);
+    record.level_count = u32::MAX;
+    assert_eq!(decoded(&record).levels.len(), MAX_LEVELS);
+}
+
+#[test]
+fn what_is_no_record() {
+    let check = |bytes: &[u8], expected| assert_eq!(decode(bytes, Mono(1), PAGE), Err(expected));
+    check(&[], Undecodable::TooShort { kind: 0, len: 0 });
+    check(header::<Header>(999).as_bytes(), Undecodable::UnknownKind(999));
+    for kind in kind::OOM_KILL..=kind::INIT_EXIT {
+        check(header::<Header>(kind).as_bytes(), Undecodable::TooShort { kind, len: 16 });
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_answered(kind in 0u32..12, body in prop::collection::vec(any::<u8>(), 0..600), page_size in 0u64..65_536) {
+        let mut bytes = kind.to_ne_bytes().to_vec();
+        bytes.extend_from_slice(&body);
+        let _ = decode(&bytes, Mono(0), page_size);
+    }
+}

@@ -27,7 +27,7 @@ pub(super) fn refused(pod: &Pod) -> Option<String> {
     if let Some(field) = field {
         return Some(format!("{field} is not supported yet; remove it to run the pod without it"));
     }
-    all_containers(spec).find_map(|container| refused_container(container))
+    all_containers(spec).find_map(refused_container)
 }
 
 fn refused_container(container: &Container) -> Option<String> {

@@ -38,7 +38,7 @@ impl State {
     /// A hint that memory is moving: the manager will want fresh numbers.
     fn apply_pressure(&mut self, event: &KernelEvent, cgroup: Option<CgroupId>, now: Mono) {
         let target = cgroup.and_then(|id| self.attribution.lookup(id).cloned());
-        self.eviction.observe_kernel_event(event, target.as_ref().and_then(Target::pod), now);
+        self.eviction.observe_kernel_event(event);
         let node_wide = matches!(
             event.kind,
             KernelEventKind::DirectReclaim { .. }
@@ -59,7 +59,7 @@ impl State {
     /// The ring buffer was full. Nothing is missed for long: PLEG looks again, cgroups are mapped anew, and the
     /// sampler has its own deadlines.
     fn apply_lost(&mut self, records: u64, now: Mono) {
-        self.kicks.insert(now);
+        self.kick = Some(Reason::RecordsLost);
         for pod in self.pods.values_mut() {
             pod.cgroups_stale |= pod.mode.may_hold_memory();
         }
@@ -79,7 +79,7 @@ impl State {
     }
 
     pub(super) fn apply_reading(&mut self, reading: &MemoryReading, now: Mono) {
-        self.eviction.observe_reading(reading, now);
+        self.eviction.observe_reading(reading);
         for domain in &reading.domains {
             self.compare_oom_counter(domain, now);
         }

@@ -30,11 +30,7 @@ impl State {
                     pod.watched_pids.extend(mine);
                 }
             }
-            ActionKind::KickPleg => {
-                while self.kick_due(now) {
-                    self.kicks.pop_first();
-                }
-            }
+            ActionKind::KickPleg => self.kick = None,
             ActionKind::Save(saved) => {
                 if let Some(pod) = self.pods.get_mut(&saved.uid()) {
                     pod.status.clone_from(&saved.pod.status);

@@ -140,15 +140,12 @@ impl State {
         self.config.sync_frequency.mul_f64(0.5 + f64::from(spread % 1000) / 1000.0)
     }
 
-    /// The eBPF program saw a container's init process exit: the runtime learns of it within milliseconds, so PLEG
-    /// looks again soon and, should the runtime be slow, twice more.
+    /// The eBPF program saw a container's init process exit; the runtime learns of it within milliseconds.
     pub(super) fn apply_init_exit(&mut self, pid: u32, now: Mono) {
         let Some(pod) = self.pods.values_mut().find(|p| p.watched_pids.contains(&pid)) else { return };
         pod.watched_pids.remove(&pid);
         let id: PodRef = pod.id.clone();
-        for ms in [5, 40, 250] {
-            self.kicks.insert(now + Duration::from_millis(ms));
-        }
+        self.kick = Some(Reason::InitProcessExited);
         let record =
             Record::new(now, Kind::Signal, Reason::InitProcessExited, "a container's first process exited");
         self.record(record.pod(&id).number("pid", pid));

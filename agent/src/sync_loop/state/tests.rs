@@ -379,9 +379,8 @@ fn an_exit_seen_by_the_kernel_kicks_pleg() {
     node.step(source(&[("a", "1")]));
     node.step(synced("1"));
     let kind = KernelEventKind::InitExit { pid: 42 };
-    node.step(Event::Kernel(KernelEvent { at: node.now, read_at: node.now, kind }));
-    node.now = node.now + Duration::from_millis(10);
-    assert_eq!(node.step(Event::Tick), ["kick"]);
+    let event = Event::Kernel(KernelEvent { at: node.now, read_at: node.now, kind });
+    assert_eq!(node.step(event), ["kick"]);
 }
 
 /// Any order of events, sensible or not.

@@ -1,0 +1,354 @@
+//! The agent as a whole: start order, wiring, shutdown. Shell; decides nothing.
+//!
+//! | task | thread | in | out |
+//! |---|---|---|---|
+//! | SyncLoop with ring buffer | its own | all events | orders, readings, trace |
+//! | pod source | workers | manifests | `Event::Pods` |
+//! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
+//! | pod workers, one a pod | workers | orders | `Event::Worker` |
+//! | pod store, trace file, trace server | workers | saved pods, records | files, gRPC |
+//!
+//! Stopping leaves every pod running: the loop ends, workers finish the call they are in or drop it, files are written.
+
+mod facts;
+mod protect;
+mod root_lock;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cgroup::CgroupError;
+use crate::cgroup::driver::{self, CgroupDriver};
+use crate::cgroup::stats::MemoryFiles;
+use crate::clock::Mono;
+use crate::config::Config;
+use crate::cri::{Connection, CriError, DEFAULT_REQUEST_TIMEOUT, ImageClient, RuntimeClient};
+use crate::eviction::EvictionConfig;
+use crate::forecast::{MAX_RATE_BYTES_PER_S, MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S};
+use crate::kernel::{self, Kernel, ProgramState};
+use crate::pleg::{self, PlegHandle};
+use crate::pod::worker::{PodWorkers, WorkerContext};
+use crate::pod_source;
+use crate::pod_store::{self, PodStore, PodStoreError, PodStoreHandle};
+use crate::reason::Reason;
+use crate::signal::attribution::Target;
+use crate::sync_loop::event::Event;
+use crate::sync_loop::execute::Executor;
+use crate::sync_loop::plan::SavedPod;
+use crate::sync_loop::run::SyncLoop;
+use crate::sync_loop::state::{State, StateConfig};
+use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
+use crate::trace::record::{Kind, Record};
+use crate::trace::wire::{self, WireError};
+use crate::volume::{VolumeError, VolumeManager};
+pub use root_lock::RootLockError;
+
+/// Events on their way to the loop. Senders wait when it is full: each of them has its own task.
+const EVENT_QUEUE: usize = 1024;
+/// How long tasks may take to end after SIGTERM.
+const SHUTDOWN_BOUND: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub struct Setup {
+    pub config: Config,
+    pub root_dir: PathBuf,
+    /// `--hostname-override`.
+    pub hostname: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeAgentError {
+    #[error("oomlet must run as root to manage cgroups, mounts and eBPF programs; start it with sudo or as a system service")]
+    NotRoot,
+    #[error(transparent)]
+    RootLock(#[from] RootLockError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Runtime(#[from] CriError),
+    #[error(transparent)]
+    Store(#[from] PodStoreError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error(transparent)]
+    TraceFile(#[from] OpenTraceFile),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("cannot read {path}: {source}")]
+    Read { path: &'static str, source: std::io::Error },
+    #[error("{path} has no usable {what}; is /proc mounted?")]
+    Proc { path: &'static str, what: &'static str },
+    #[error("the reserved memory ({reserved} bytes of systemReserved and kubeReserved) is all that the node has ({capacity} bytes); lower them")]
+    NothingAllocatable { reserved: u64, capacity: u64 },
+    #[error("cannot start a thread or the tokio runtime: {0}; check the limits of processes and open files")]
+    Start(#[from] std::io::Error),
+}
+
+/// Where the agent answers `oomlet trace`.
+#[must_use]
+pub fn trace_socket(root_dir: &Path) -> PathBuf {
+    root_dir.join("oomlet/trace.sock")
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start; pods that run are left alone then.
+pub fn run(setup: Setup) -> Result<(), NodeAgentError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(NodeAgentError::NotRoot);
+    }
+    let _lock = root_lock::take(&setup.root_dir)?;
+    protect::protect(setup.config.oom_score_adj);
+    // Two workers are enough: what they do is wait for the runtime.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(32)
+        .thread_stack_size(512 << 10)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(start(setup));
+    // A blocking call into a hung file system must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn start(setup: Setup) -> Result<(), NodeAgentError> {
+    let config = &setup.config;
+    let connection = Connection::open(&config.container_runtime_endpoint, DEFAULT_REQUEST_TIMEOUT)?;
+    let version = connection.check().await?;
+    tracing::info!(runtime = version.runtime_name, version = version.runtime_version, "container runtime");
+    let images = match &config.image_service_endpoint {
+        Some(endpoint) => ImageClient::new(&Connection::open(endpoint, DEFAULT_REQUEST_TIMEOUT)?),
+        None => ImageClient::new(&connection),
+    };
+    let node = facts::gather(&setup)?;
+    let cgroups = Arc::new(CgroupDriver::open(driver::Options {
+        cgroup_root: config.cgroup_root.clone(),
+        driver: config.cgroup_driver.into(),
+    })?);
+    cgroups.ensure_kubepods(&node.kubepods)?;
+    let memory = MemoryFiles::open(&cgroups)?;
+    let volumes = Arc::new(VolumeManager::new(&setup.root_dir));
+    let (store, store_handle) = PodStore::open(&setup.root_dir)?;
+    let saved = load_saved(&setup.root_dir)?;
+    let (journal, file_writer) =
+        Journal::open(config.oomlet.trace.journal_records, config.oomlet.trace.file.as_deref())?;
+    let cancel = CancellationToken::new();
+    let server = wire::serve(&trace_socket(&setup.root_dir), Arc::clone(&journal), cancel.clone())?;
+
+    let kernel = load_kernel(config);
+    let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+    let tracker = TaskTracker::new();
+    let pleg = PlegHandle::default();
+    let client = RuntimeClient::new(&connection);
+    let context = WorkerContext {
+        runtime: client.clone(),
+        images,
+        cgroups: Arc::clone(&cgroups),
+        volumes: Arc::clone(&volumes),
+        node: node.worker_facts(&setup),
+    };
+    let state = State::new(state_config(config, &node, &kernel, saved, &version.runtime_name));
+    tell_start(&journal, &kernel, &node);
+
+    spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
+    tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), cancel.clone()));
+    match config.static_pod_path.clone() {
+        Some(path) => drop(tracker.spawn(pod_source::watch(
+            path,
+            node.facts.name.clone(),
+            config.file_check_frequency,
+            events.clone(),
+            cancel.clone(),
+        ))),
+        None => tracing::warn!("no staticPodPath and no API server: there is no source of pods"),
+    }
+    let workers = PodWorkers::new(Arc::new(context), events.clone(), tracker.clone(), cancel.clone());
+    first_events(&events, &cgroups, &volumes).await;
+    drop(events);
+    let executor = Executor { workers, memory, cgroups, kernel, pleg, store: store_handle };
+    let parts = LoopParts { state, executor, receiver, journal: Arc::clone(&journal) };
+    let loop_ended = spawn_loop(parts, cancel.clone())?;
+
+    wait_for_signal(&loop_ended).await?;
+    journal.publish(Record::new(Mono::now(), Kind::Agent, Reason::AgentStopping, "stopping; pods run on"));
+    cancel.cancel();
+    tracker.close();
+    if tokio::time::timeout(SHUTDOWN_BOUND, tracker.wait()).await.is_err() {
+        tracing::warn!("some tasks did not end within {} s", SHUTDOWN_BOUND.as_secs());
+    }
+    Ok(())
+}
+
+struct Tasks<'a, S> {
+    store: PodStore,
+    file_writer: Option<FileWriter>,
+    server: S,
+    journal: &'a Arc<Journal>,
+}
+
+fn spawn_tasks<S: Future<Output = ()> + Send + 'static>(
+    tracker: &TaskTracker,
+    cancel: &CancellationToken,
+    tasks: Tasks<'_, S>,
+) {
+    tracker.spawn(tasks.store.run(cancel.clone()));
+    tracker.spawn(tasks.server);
+    if let Some(writer) = tasks.file_writer {
+        tracker.spawn(writer.run(cancel.clone()));
+    }
+    let (journal, cancel) = (Arc::clone(tasks.journal), cancel.clone());
+    tracker.spawn(async move {
+        cancel.cancelled().await;
+        if journal.file_dropped() > 0 {
+            tracing::warn!(records = journal.file_dropped(), "the trace file's queue was full at times");
+        }
+    });
+}
+
+fn load_saved(root_dir: &Path) -> Result<Vec<SavedPod>, NodeAgentError> {
+    let (saved, unreadable) = pod_store::load(&pod_store::dir(root_dir))?;
+    for line in unreadable {
+        tracing::warn!("{line}");
+    }
+    Ok(saved)
+}
+
+fn load_kernel(config: &Config) -> Kernel {
+    let given = &config.oomlet.kernel;
+    let mut kernel = Kernel::load(&kernel::Options {
+        btf_path: given.btf_path.clone(),
+        tracefs: given.tracefs_path.clone(),
+        max_tier: given.max_tier,
+        ring_bytes: given.ring_bytes,
+        fault_sample_period: given.fault_sample_period,
+        ..kernel::Options::default()
+    });
+    kernel.attach_logger();
+    kernel
+}
+
+fn grows_are_told(kernel: &Kernel) -> bool {
+    kernel.programs().iter().any(|p| p.name == kernel::PAGE_FAULTS && p.state == ProgramState::Loaded)
+}
+
+fn state_config(
+    config: &Config,
+    node: &facts::Node,
+    kernel: &Kernel,
+    saved: Vec<SavedPod>,
+    runtime_name: &str,
+) -> StateConfig {
+    StateConfig {
+        node: node.facts.clone(),
+        eviction: EvictionConfig {
+            enabled: config.oomlet.eviction.enabled,
+            thresholds: config.eviction_thresholds.enforced.clone(),
+            transition_period: config.eviction_pressure_transition_period,
+            max_pod_grace: config.eviction_max_pod_grace_period,
+            forecast: config.oomlet.eviction.forecast,
+            safety: config.oomlet.eviction.safety,
+            assumed_max_rate_bytes_per_s: if grows_are_told(kernel) {
+                MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S
+            } else {
+                MAX_RATE_BYTES_PER_S
+            },
+            ..EvictionConfig::default()
+        },
+        sync_frequency: config.sync_frequency,
+        saved,
+        host_ips: node.host_ips.clone(),
+        runtime_name: runtime_name.to_owned(),
+        unix_offset_ns: facts::unix_offset_ns(),
+    }
+}
+
+fn tell_start(journal: &Journal, kernel: &Kernel, node: &facts::Node) {
+    let unavailable = kernel.programs().iter().filter(|p| p.state != ProgramState::Loaded).count();
+    let loaded = kernel.programs().len() - unavailable;
+    let message = format!("sensing tier {}: {loaded} eBPF programs loaded, {unavailable} not", kernel.tier());
+    tracing::info!(node = node.facts.name, "{message}");
+    let record = Record::new(Mono::now(), Kind::Agent, Reason::AgentStarted, message)
+        .number("tier", kernel.tier())
+        .number("programs_loaded", loaded)
+        .number("capacity_bytes", node.memory_capacity_bytes)
+        .number("allocatable_bytes", node.facts.allocatable.memory_bytes);
+    journal.publish(record);
+}
+
+/// What the loop must know before anything else: whose the top cgroups are, and what an earlier run left behind.
+async fn first_events(events: &mpsc::Sender<Event>, cgroups: &CgroupDriver, volumes: &VolumeManager) {
+    let target = |class: Option<_>| class.map_or(Target::Kubepods, Target::Qos);
+    let top = cgroups.top_cgroup_ids().into_iter().map(|(id, class)| (id, target(class))).collect();
+    let mut leftovers: Vec<_> = match cgroups.list_pods() {
+        Ok(pods) => pods.into_iter().map(|(uid, _)| uid).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "cgroups of earlier pods are not cleaned up");
+            Vec::new()
+        }
+    };
+    match volumes.orphans() {
+        Ok(pods) => leftovers.extend(pods),
+        Err(error) => tracing::warn!(%error, "volumes of earlier pods are not cleaned up"),
+    }
+    leftovers.sort();
+    leftovers.dedup();
+    for event in [Event::Cgroups(top), Event::Leftovers(leftovers)] {
+        // The receiver is alive: the loop has not been started.
+        let _ = events.send(event).await;
+    }
+}
+
+struct LoopParts {
+    state: State,
+    executor: Executor,
+    receiver: mpsc::Receiver<Event>,
+    journal: Arc<Journal>,
+}
+
+/// The loop's own thread. The token is cancelled when it ends, for whatever reason.
+fn spawn_loop(parts: LoopParts, cancel: CancellationToken) -> Result<CancellationToken, NodeAgentError> {
+    let ended = CancellationToken::new();
+    let guard = ended.clone().drop_guard();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("sync-loop".to_owned()).stack_size(2 << 20).spawn(move || {
+        let _guard = guard;
+        protect::prefer_this_thread();
+        let LoopParts { state, mut executor, receiver, journal } = parts;
+        runtime.block_on(async {
+            // Taken here, so that the ring's file descriptor is registered with this thread's reactor.
+            let ring = executor.kernel.ring();
+            SyncLoop { state, executor, events: receiver, ring, journal }.run(cancel).await;
+        });
+    })?;
+    Ok(ended)
+}
+
+async fn wait_for_signal(loop_ended: &CancellationToken) -> Result<(), NodeAgentError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping; pods run on"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping; pods run on"),
+        () = loop_ended.cancelled() => {
+            return Err(NodeAgentError::Start(std::io::Error::other("the SyncLoop ended by itself")));
+        }
+    }
+    Ok(())
+}
+
+impl From<crate::config::CgroupDriver> for driver::DriverKind {
+    fn from(driver: crate::config::CgroupDriver) -> driver::DriverKind {
+        match driver {
+            crate::config::CgroupDriver::Cgroupfs => driver::DriverKind::Cgroupfs,
+            crate::config::CgroupDriver::Systemd => driver::DriverKind::Systemd,
+        }
+    }
+}

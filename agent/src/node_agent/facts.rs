@@ -1,0 +1,104 @@
+//! What the node is: name, capacity, allocatable, addresses.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{NodeAgentError, Setup};
+use crate::cgroup::parse;
+use crate::clock::Mono;
+use crate::config::Config;
+use crate::eviction::threshold::Signal;
+use crate::pod::admission::NodeFacts;
+use crate::pod::qos::{Amounts, CgroupResources, cpu_shares};
+
+#[derive(Debug)]
+pub struct Node {
+    pub facts: NodeFacts,
+    /// Limits of the `kubepods` cgroup.
+    pub kubepods: CgroupResources,
+    pub memory_capacity_bytes: u64,
+    pub host_ips: Vec<String>,
+}
+
+pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
+    let config = &setup.config;
+    let path = "/proc/meminfo";
+    let text = std::fs::read(path).map_err(|source| NodeAgentError::Read { path, source })?;
+    let info = parse::meminfo(&text).map_err(|_| NodeAgentError::Proc { path, what: "MemTotal" })?;
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let capacity = Amounts { milli_cpu: cpus * 1000, memory_bytes: info.total_bytes };
+    let reserved = config.reserved();
+    if reserved.memory_bytes >= capacity.memory_bytes {
+        return Err(NodeAgentError::NothingAllocatable {
+            reserved: reserved.memory_bytes,
+            capacity: capacity.memory_bytes,
+        });
+    }
+    let enforced = Amounts {
+        milli_cpu: capacity.milli_cpu.saturating_sub(reserved.milli_cpu),
+        memory_bytes: capacity.memory_bytes - reserved.memory_bytes,
+    };
+    let hostname = setup.hostname.clone().unwrap_or_else(|| {
+        rustix::system::uname().nodename().to_string_lossy().trim().to_lowercase()
+    });
+    Ok(Node {
+        facts: NodeFacts {
+            name: hostname,
+            allocatable: Amounts {
+                memory_bytes: enforced.memory_bytes.saturating_sub(eviction_hard_bytes(config, capacity)),
+                ..enforced
+            },
+            max_pods: config.max_pods as usize,
+            os: "linux".to_owned(),
+            arch: go_arch().to_owned(),
+            labels: BTreeMap::new(),
+            memory_pressure: false,
+        },
+        kubepods: CgroupResources {
+            // The enforced limit leaves out the eviction threshold, as kubelet's does.
+            memory_limit_bytes: config.enforce_pods_allocatable.then_some(enforced.memory_bytes),
+            cpu_shares: Some(cpu_shares(enforced.milli_cpu)),
+            ..CgroupResources::default()
+        },
+        memory_capacity_bytes: capacity.memory_bytes,
+        host_ips: host_ip().into_iter().collect(),
+    })
+}
+
+/// kubelet takes the hard threshold of `memory.available` off what may be allocated.
+fn eviction_hard_bytes(config: &Config, capacity: Amounts) -> u64 {
+    let hard = config
+        .eviction_thresholds
+        .enforced
+        .iter()
+        .find(|t| t.signal == Signal::MemoryAvailable && t.is_hard());
+    hard.map_or(0, |t| t.value.of(capacity.memory_bytes))
+}
+
+/// Go's names, as `kubernetes.io/arch` uses them.
+const fn go_arch() -> &'static str {
+    if cfg!(target_arch = "x86_64") {
+        "amd64"
+    } else if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        std::env::consts::ARCH
+    }
+}
+
+/// The address that this node would use to reach others: what a connected UDP socket is bound to. Nothing is sent.
+/// 192.0.2.1 is a documentation address (RFC 5737): it leads to the default route.
+fn host_ip() -> Option<String> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_unspecified()).then(|| ip.to_string())
+}
+
+/// What to add to CLOCK_MONOTONIC to get Unix time, nanoseconds.
+#[must_use]
+pub fn unix_offset_ns() -> i64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_nanos();
+    i64::try_from(unix).unwrap_or(i64::MAX).saturating_sub(i64::try_from(Mono::now().0).unwrap_or(0))
+}

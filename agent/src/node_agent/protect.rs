@@ -1,0 +1,23 @@
+//! The agent protects itself: it must work best when memory is shortest. What the node does not allow is a warning.
+
+use rustix::mm::{MlockAllFlags, mlockall};
+
+/// Memory stays in RAM as it is first touched (not all of each stack and library at once), and the OOM killer looks
+/// elsewhere first.
+pub fn protect(oom_score_adj: i32) {
+    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    if let Err(error) = mlockall(flags) {
+        tracing::warn!(%error, "mlockall failed: under memory pressure the agent may wait for its own pages; grant CAP_IPC_LOCK");
+    }
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", oom_score_adj.to_string()) {
+        tracing::warn!(%error, oom_score_adj, "cannot set oom_score_adj: the OOM killer may choose the agent; grant CAP_SYS_RESOURCE");
+    }
+}
+
+/// The calling thread decides on evictions: it goes before what makes the pressure. −5 is enough to win against pods
+/// without starving the kernel's own threads.
+pub fn prefer_this_thread() {
+    if let Err(error) = rustix::process::setpriority_process(None, -5) {
+        tracing::debug!(%error, "cannot raise the SyncLoop's priority");
+    }
+}

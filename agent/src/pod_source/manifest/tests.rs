@@ -1,0 +1,213 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const GOOD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  labels: {app: web}
+spec:
+  hostNetwork: true
+  volumes:
+  - name: scratch
+  - name: logs
+    hostPath: {path: /var/log/web, type: DirectoryOrCreate}
+  - name: mem
+    emptyDir: {medium: Memory, sizeLimit: 16Mi}
+  initContainers:
+  - {name: side, image: "registry:5000/side", restartPolicy: Always}
+  containers:
+  - name: app
+    image: web:1.2
+    ports: [{containerPort: 80}]
+    volumeMounts:
+    - {name: scratch, mountPath: /tmp}
+    - {name: logs, mountPath: /logs, subPath: a/b}
+    resources:
+      limits: {cpu: 1, memory: 67108864}
+"#;
+
+fn read_text(text: &str) -> Result<Manifest, ManifestError> {
+    read(text.as_bytes(), Path::new("/m/web.yaml"), "Node-1")
+}
+
+/// GOOD with one text for another.
+fn with(from: &str, to: &str) -> Result<Manifest, ManifestError> {
+    assert!(GOOD.contains(from), "{from}");
+    read_text(&GOOD.replacen(from, to, 1))
+}
+
+#[test]
+fn defaults_are_those_of_the_api_server() {
+    let manifest = read_text(GOOD).unwrap();
+    assert_eq!(manifest.ignored, Vec::<String>::new());
+    let mut pod = serde_json::to_value(&*manifest.pod).unwrap();
+    let uid = pod["metadata"]["uid"].take();
+    assert_eq!(pod["metadata"]["annotations"]["kubernetes.io/config.hash"].take(), uid);
+    assert_eq!(uid.as_str().unwrap().len(), 32);
+    insta::assert_snapshot!(serde_json::to_string_pretty(&pod).unwrap());
+}
+
+#[test]
+fn json_with_the_same_content_is_the_same_pod() {
+    let yaml = read_text("apiVersion: v1\nkind: Pod\n# a comment\nmetadata: {name: a}\nspec: {containers: [{name: a, image: i}]}").unwrap();
+    let json = read_text(r#"{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"image":"i","name":"a"}]},"metadata":{"name":"a"}}"#).unwrap();
+    assert_eq!(yaml, json);
+}
+
+#[test]
+fn the_uid_is_of_content_path_and_host() {
+    let uid = |path: &str, host: &str, text: &str| {
+        parse(text.as_bytes(), Path::new(path), host).unwrap().metadata.uid.clone().unwrap()
+    };
+    let base = uid("/m/a", "n", GOOD);
+    // A promise to later versions: a new agent must not replace every static pod.
+    assert_eq!(base, "4376cd2205692210d6b4b05dd2a71e9c");
+    assert_eq!(
+        base,
+        uid("/m/a", "n", &GOOD.replace("    image: web:1.2\n", "    image:   web:1.2   # same\n"))
+    );
+    assert_ne!(base, uid("/m/b", "n", GOOD));
+    assert_ne!(base, uid("/m/a", "m", GOOD));
+    assert_ne!(base, uid("/m/a", "n", &GOOD.replace("web:1.2", "web:1.3")));
+    assert_eq!(uid("/m/a", "n", &GOOD.replace("name: web\n", "name: web\n  uid: my-own\n")), "my-own");
+}
+
+#[test]
+fn keys_that_no_pod_has_are_told() {
+    let manifest = with("image: web:1.2", "image: web:1.2\n    resource: {}").unwrap();
+    assert_eq!(manifest.ignored, ["spec.containers.0.resource"]);
+}
+
+#[test]
+fn yaml_is_read_as_json() {
+    let octal =
+        GOOD.replace("- name: scratch\n", "- {name: scratch, configMap: {name: c, defaultMode: 0644}}\n");
+    let pod = read_text(&octal).unwrap().pod;
+    let volumes = pod.spec.as_ref().unwrap().volumes.clone().unwrap();
+    assert_eq!(volumes[0].config_map.as_ref().unwrap().default_mode, Some(420));
+    let error = with("ports:", "env: [{name: A, value: 1}]\n    ports:").unwrap_err().to_string();
+    assert!(error.contains("spec.containers[0].env[0].value") && error.contains("integer `1`"), "{error}");
+}
+
+#[test]
+fn refused_by_name() {
+    for (from, to, want) in [
+        ("apiVersion: v1", "apiVersion: apps/v1", "apiVersion is \"apps/v1\", must be v1"),
+        ("kind: Pod", "kind: Deployment", "kind is \"Deployment\", must be Pod"),
+        ("kind: Pod\n", "", "kind is missing"),
+        ("name: web", "name: Web_1", "metadata.name: \"Web_1-node-1\" must be a DNS-1123 subdomain"),
+        ("  name: web\n", "", "metadata.name: must be given"),
+        ("  name: web\n", "  name: web\n  namespace: a/b\n", "metadata.namespace: \"a/b\""),
+        ("  name: web\n", "  name: web\n  uid: ../x\n", "metadata.uid: \"../x\""),
+        ("name: app", "name: App", "spec.containers[App].name: \"App\" must be a DNS-1123 label"),
+        ("name: app", "name: side", "\"side\" names two containers"),
+        ("image: web:1.2", "image: ''", "spec.containers[app].image"),
+        ("path: /var/log/web", "path: /var/../etc", "spec.volumes[logs].hostPath.path: \"/var/../etc\""),
+        ("path: /var/log/web", "path: etc", "hostPath.path: \"etc\" must be absolute"),
+        ("type: DirectoryOrCreate", "type: Dir", "hostPath.type: \"Dir\" must be one of"),
+        ("medium: Memory", "medium: Disk", "emptyDir.medium: \"Disk\""),
+        ("sizeLimit: 16Mi", "sizeLimit: much", "emptyDir.sizeLimit: quantity \"much\""),
+        (
+            "emptyDir: {medium: Memory, sizeLimit: 16Mi}",
+            "emptyDir: {}\n    hostPath: {path: /x}",
+            "must have one source",
+        ),
+        ("- name: scratch\n", "- name: logs\n", "\"logs\" is there twice"),
+        (
+            "{name: scratch, mountPath: /tmp}",
+            "{name: none, mountPath: /tmp}",
+            "spec.volumes has no volume \"none\"",
+        ),
+        ("mountPath: /tmp", "mountPath: /tmp/../etc", "mountPath: \"/tmp/../etc\""),
+        ("mountPath: /tmp", "mountPath: /logs", "\"/logs\" is there twice"),
+        ("subPath: a/b", "subPath: ../b", "subPath: \"../b\" must be relative"),
+        ("subPath: a/b", "subPath: /b", "subPath: \"/b\" must be relative"),
+        ("containerPort: 80", "containerPort: 0", "containerPort: must be 1 to 65535"),
+        ("containerPort: 80", "containerPort: 80, hostPort: 81", "must be the containerPort"),
+        ("containerPort: 80", "containerPort: 80, protocol: tcp", "protocol: \"tcp\""),
+        ("cpu: 1", "cpu: one", "resources.limits.cpu: quantity \"one\""),
+        (
+            "limits: {cpu: 1",
+            "requests: {cpu: 2}\n      limits: {cpu: 1",
+            "requests.cpu: 2 must not be more than the limit of 1",
+        ),
+        ("restartPolicy: Always", "restartPolicy: Never", "spec.initContainers[side].restartPolicy"),
+        ("hostNetwork: true", "restartPolicy: Sometimes", "spec.restartPolicy: \"Sometimes\""),
+        ("hostNetwork: true", "terminationGracePeriodSeconds: -1", "terminationGracePeriodSeconds: -1"),
+        ("hostNetwork: true", "hostNetwork: maybe", "spec.hostNetwork: invalid type"),
+        ("hostNetwork: true", "hostNetwork: true\n  hostNetwork: true", "not YAML or JSON"),
+    ] {
+        let error = with(from, to).expect_err(to).to_string();
+        assert!(error.contains(want), "{to}: {error}");
+    }
+}
+
+#[test]
+fn not_a_manifest_at_all() {
+    for (bytes, want) in [
+        (&b""[..], "empty"),
+        (b"  \n", "empty"),
+        (b"hello", "apiVersion is missing"),
+        (b"[1, 2]", "apiVersion is missing"),
+        (b"{", "not YAML or JSON"),
+        (b"a: b: c", "not YAML or JSON"),
+        (b"apiVersion: v1\nkind: Pod\n---\napiVersion: v1\nkind: Pod\n", "not YAML or JSON"),
+        (b"ab\xff", "not UTF-8 (invalid byte at offset 2)"),
+        (b"apiVersion: v1\nkind: Pod\n", "spec: must be given"),
+        (b"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}", "must not be empty"),
+    ] {
+        let error = read(bytes, Path::new("/m"), "n").expect_err(want).to_string();
+        assert!(error.contains(want), "{error}");
+    }
+    assert_eq!(read(&vec![b' '; MAX_BYTES + 1], Path::new("/m"), "n"), Err(ManifestError::TooLarge));
+}
+
+#[test]
+fn the_first_of_two_of_a_name_counts() {
+    let pod = |name: &str, path: &str| {
+        let text = GOOD.replacen("name: web", &format!("name: {name}"), 1);
+        parse(text.as_bytes(), Path::new(path), "n").unwrap()
+    };
+    let (a, b, c) = (pod("x", "/m/a"), pod("x", "/m/b"), pod("z", "/m/c"));
+    let source = |path: &'static str, pod, error| Source { path: Path::new(path), pod, error };
+    let update = collect([
+        source("/m/d", None, Some("broken")),
+        source("/m/c", Some(&c), Some("broken now")),
+        source("/m/b", Some(&b), None),
+        source("/m/a", Some(&a), None),
+    ]);
+    assert_eq!(update.pods, [a, c]);
+    let rejected: Vec<String> =
+        update.rejected.iter().map(|r| format!("{}: {}", r.path.display(), r.error)).collect();
+    assert_eq!(
+        rejected,
+        [
+            "/m/b: pod default/x-n is already named by /m/a, which counts; rename or remove one of the two",
+            "/m/c: broken now",
+            "/m/d: broken",
+        ]
+    );
+}
+
+proptest! {
+    #[test]
+    fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "\\PC{0,200}") {
+        let _ = read(&bytes, Path::new("/m"), "n");
+        let _ = read(text.as_bytes(), Path::new("/m"), "n");
+    }
+
+    /// Any single line of a good manifest may go; what is left is a pod or a clear error.
+    #[test]
+    fn mutilated_manifests(line in 0usize..30, cut in 0usize..40) {
+        let mut lines: Vec<String> = GOOD.lines().map(str::to_owned).collect();
+        if let Some(text) = lines.get_mut(line) {
+            text.truncate(cut.min(text.len()));
+        }
+        if let Err(error) = read_text(&lines.join("\n")) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+}
