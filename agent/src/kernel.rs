@@ -168,6 +168,16 @@ impl Kernel {
         kernel
     }
 
+    /// Growth of a cgroup is told of as it happens.
+    #[must_use]
+    pub fn tells_growth(&self) -> bool {
+        self.is_loaded(programs::PAGE_FAULT_SAMPLE)
+    }
+
+    fn is_loaded(&self, name: &str) -> bool {
+        self.programs.iter().any(|p| p.name == name && p.state == ProgramState::Loaded)
+    }
+
     /// 0 when nothing is loaded, else the highest tier of what is.
     #[must_use]
     pub fn tier(&self) -> u8 {

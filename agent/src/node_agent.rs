@@ -234,10 +234,6 @@ fn load_kernel(config: &Config) -> Kernel {
     kernel
 }
 
-fn grows_are_told(kernel: &Kernel) -> bool {
-    kernel.programs().iter().any(|p| p.name == kernel::PAGE_FAULTS && p.state == ProgramState::Loaded)
-}
-
 fn state_config(
     config: &Config,
     node: &facts::Node,
@@ -254,7 +250,7 @@ fn state_config(
             max_pod_grace: config.eviction_max_pod_grace_period,
             forecast: config.oomlet.eviction.forecast,
             safety: config.oomlet.eviction.safety,
-            assumed_max_rate_bytes_per_s: if grows_are_told(kernel) {
+            assumed_max_rate_bytes_per_s: if kernel.tells_growth() {
                 MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S
             } else {
                 MAX_RATE_BYTES_PER_S

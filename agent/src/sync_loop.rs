@@ -4,7 +4,5 @@
 //! - [`plan`]: what to do, pure. - [`execute`]: does it; the only code with effects. - [`run`]: the loop itself.
 
 pub mod event;
-pub mod execute;
 pub mod plan;
-pub mod run;
 pub mod state;

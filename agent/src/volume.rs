@@ -78,19 +78,19 @@ pub enum VolumeError {
     BadUid { uid: String, why: &'static str },
 
     #[error("pod {pod}, volume {volume}: {source}")]
-    Volume { pod: PodRef, volume: String, source: VolumeProblem },
+    Volume { pod: PodRef, volume: String, source: Box<VolumeProblem> },
 
     #[error("pod {pod}, container {container}, volumeMount {volume}: {source}")]
-    Mount { pod: PodRef, container: String, volume: String, source: VolumeProblem },
+    Mount { pod: PodRef, container: String, volume: String, source: Box<VolumeProblem> },
 
     #[error("pod {pod}: {source}")]
-    PodDir { pod: PodRef, source: VolumeProblem },
+    PodDir { pod: PodRef, source: Box<VolumeProblem> },
 
     #[error("volumes of the pod with UID {uid} are not removed: {source}")]
-    TearDown { uid: PodUid, source: VolumeProblem },
+    TearDown { uid: PodUid, source: Box<VolumeProblem> },
 
     #[error("cannot list the pods' directories: {source}")]
-    List { source: VolumeProblem },
+    List { source: Box<VolumeProblem> },
 }
 
 /// Mount propagation of a `volumeMount`, in Kubernetes' words.
@@ -148,8 +148,9 @@ impl VolumeManager {
     pub fn set_up(&self, pod: &Pod) -> Result<(), VolumeError> {
         let who = PodRef::of(pod);
         check_uid(&who.uid)?;
-        let pod_dir =
-            self.make_pod_dir(&who.uid).map_err(|source| VolumeError::PodDir { pod: who.clone(), source })?;
+        let pod_dir = self
+            .make_pod_dir(&who.uid)
+            .map_err(|e| VolumeError::PodDir { pod: who.clone(), source: e.into() })?;
         for volume in volumes(pod) {
             let made = check_label("name", &volume.name).and_then(|()| match Source::of(volume)? {
                 Source::EmptyDir(spec) => {
@@ -158,10 +159,10 @@ impl VolumeManager {
                 }
                 Source::HostPath(spec) => host_path::check(spec),
             });
-            made.map_err(|source| VolumeError::Volume {
+            made.map_err(|e| VolumeError::Volume {
                 pod: who.clone(),
                 volume: volume.name.clone(),
-                source,
+                source: e.into(),
             })?;
         }
         Ok(())
@@ -175,16 +176,17 @@ impl VolumeManager {
     pub fn mounts(&self, pod: &Pod, c: &Container) -> Result<Vec<VolumeMount>, VolumeError> {
         let who = PodRef::of(pod);
         check_uid(&who.uid)?;
-        let pod_dir =
-            self.make_pod_dir(&who.uid).map_err(|source| VolumeError::PodDir { pod: who.clone(), source })?;
+        let pod_dir = self
+            .make_pod_dir(&who.uid)
+            .map_err(|e| VolumeError::PodDir { pod: who.clone(), source: e.into() })?;
         let mounts = c.volume_mounts.iter().flatten().enumerate();
         mounts
             .map(|(index, mount)| {
-                self.mount(&pod_dir, pod, c, index).map_err(|source| VolumeError::Mount {
+                self.mount(&pod_dir, pod, c, index).map_err(|e| VolumeError::Mount {
                     pod: who.clone(),
                     container: c.name.clone(),
                     volume: mount.name.clone(),
-                    source,
+                    source: e.into(),
                 })
             })
             .collect()
@@ -203,7 +205,7 @@ impl VolumeManager {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(VolumeProblem::io("look at", self.pods_dir(), e)),
         };
-        removed.map_err(|source| VolumeError::TearDown { uid: uid.clone(), source })
+        removed.map_err(|e| VolumeError::TearDown { uid: uid.clone(), source: e.into() })
     }
 
     /// Every pod that has a directory, wanted or not.
@@ -226,7 +228,9 @@ impl VolumeManager {
         };
         match list() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            result => result.map_err(|e| VolumeError::List { source: VolumeProblem::io("list", &dir, e) }),
+            result => {
+                result.map_err(|e| VolumeError::List { source: VolumeProblem::io("list", &dir, e).into() })
+            }
         }
     }
 

@@ -116,7 +116,7 @@ const PROGRAMS: &[Spec] = &[
     },
     Spec { name: "kswapd_wake", variants: &[raw("kswapd_wake", "mm_vmscan_kswapd_wake")] },
     Spec {
-        name: "page_fault_sample",
+        name: PAGE_FAULT_SAMPLE,
         variants: &[Variant {
             function: "page_fault_sample",
             tier: 1,
@@ -148,6 +148,9 @@ const PROGRAMS: &[Spec] = &[
     },
     Spec { name: PROCESS_EXIT, variants: &[raw("process_exit", "sched_process_exit")] },
 ];
+
+/// The program that tells of growth, so that fewer samples are needed.
+pub(super) const PAGE_FAULT_SAMPLE: &str = "page_fault_sample";
 
 /// The program that `watch_init` depends on.
 pub(super) const PROCESS_EXIT: &str = "process_exit";

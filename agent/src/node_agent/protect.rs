@@ -14,10 +14,9 @@ pub fn protect(oom_score_adj: i32) {
     }
 }
 
-/// The calling thread decides on evictions: it goes before what makes the pressure. −5 is enough to win against pods
-/// without starving the kernel's own threads.
+/// The calling thread decides on evictions: it goes before what makes the pressure.
 pub fn prefer_this_thread() {
-    if let Err(error) = rustix::process::setpriority_process(None, -5) {
-        tracing::debug!(%error, "cannot raise the SyncLoop's priority");
+    if let Err(error) = crate::kernel::run_at_realtime_priority() {
+        tracing::warn!(%error, "the SyncLoop runs at normal priority: decisions may be some milliseconds late; grant CAP_SYS_NICE");
     }
 }

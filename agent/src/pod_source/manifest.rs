@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{defaults, validation};
 use crate::pod::{Pod, PodRef};
-use crate::sync_loop::event::{PodSource, PodUpdate, RejectedManifest};
+use crate::sync_loop::event::{PodSource, PodUpdate, RejectedManifest, SourcePod};
 
 /// kubelet's `maxConfigLength`.
 pub const MAX_BYTES: usize = 10 << 20;
@@ -167,7 +167,7 @@ pub fn collect<'a>(sources: impl IntoIterator<Item = Source<'a>>) -> PodUpdate {
             continue;
         }
         names.extend(keys.into_iter().map(|key| (key, source.path.to_owned())));
-        update.pods.push(pod.clone());
+        update.pods.push(SourcePod { path: source.path.to_owned(), pod: pod.clone() });
     }
     update
 }

@@ -69,8 +69,8 @@ fn names(update: &PodUpdate) -> Vec<String> {
         .pods
         .iter()
         .map(|pod| {
-            let image = pod.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
-            format!("{}={image}", pod.metadata.name.as_ref().unwrap())
+            let image = pod.pod.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
+            format!("{}={image}", pod.pod.metadata.name.as_ref().unwrap())
         })
         .collect()
 }
@@ -87,7 +87,7 @@ async fn manifests_come_change_and_go() {
     fs::write(w.file(".a.swp"), manifest("a", "i:2")).unwrap();
     fs::rename(w.file(".a.swp"), w.file("a.yaml")).unwrap();
     let changed = w.until_pods(&["a-n=i:2", "b-n=i:1"]).await;
-    assert_ne!(first.pods[0].metadata.uid, changed.pods[0].metadata.uid);
+    assert_ne!(first.pods[0].pod.metadata.uid, changed.pods[0].pod.metadata.uid);
     fs::remove_file(w.file("b.yaml")).unwrap();
     w.until_pods(&["a-n=i:2"]).await;
     w.stop().await;

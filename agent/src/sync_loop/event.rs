@@ -44,7 +44,7 @@ pub struct PodUpdate {
 }
 
 /// A valid pod and the manifest file that it came from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SourcePod {
     pub path: PathBuf,
     pub pod: Arc<Pod>,

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube_quantity::ParsedQuantity;
 use rustix::mount::MountFlags;
 
 use super::{VolumeProblem, invalid, make_private_dir, mounts};
 use crate::pod::Pod;
+use crate::quantity::parse_bytes;
 
 /// Everybody may write: the pod's containers may run as any user (kubelet's `perm` of emptyDir).
 const MODE: u32 = 0o777;
@@ -147,14 +147,8 @@ fn memory_limit(c: &Container) -> Result<Option<u64>, VolumeProblem> {
     Ok(limit.filter(|l| *l > 0))
 }
 
-/// By way of f64, exact up to 2^53: kube_quantity's integer conversions cut off the fraction of `1.5Gi` first.
 fn bytes(field: &'static str, quantity: &Quantity) -> Result<u64, VolumeProblem> {
-    ParsedQuantity::try_from(quantity)
-        .ok()
-        .and_then(|q| q.to_bytes_f64())
-        .filter(|b| (0.0..=u64::MAX as f64).contains(b))
-        .map(|b| b.ceil() as u64)
-        .ok_or_else(|| invalid(field, &quantity.0, "it is not a size, such as 64Mi"))
+    parse_bytes(&quantity.0).map_err(|_| invalid(field, &quantity.0, "it is not a size, such as 64Mi"))
 }
 
 #[cfg(test)]

@@ -301,6 +301,14 @@ fn tear_down_touches_nothing_outside() {
     assert!(outside.join("keep").exists() && t.mounted().is_empty());
     assert!(!t.volumes.pod_dir(&"u".into()).exists());
 
+    // A mount on the pod's directory itself.
+    t.volumes.set_up(&p).unwrap();
+    rustix::mount::mount_bind(&outside, pods_dir.join("u")).unwrap();
+    let error = removal::remove_tree(&pods_dir, "u").unwrap_err().to_string();
+    assert!(error.contains("a file system is mounted on"), "{error}");
+    t.volumes.tear_down(&"u".into()).unwrap();
+    assert!(outside.join("keep").exists() && !pods_dir.join("u").exists());
+
     // The pod's directory itself swapped for a link.
     symlink(&outside, t.volumes.pod_dir(&"u".into())).unwrap();
     let error = t.volumes.tear_down(&"u".into()).unwrap_err().to_string();

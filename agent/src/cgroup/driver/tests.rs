@@ -47,6 +47,23 @@ impl Drop for Sleeper {
     }
 }
 
+/// Thaws at the end, also by a panic: a frozen child cannot be waited for.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn freeze(dir: &Path) -> Self {
+        fs::write(dir.join("freezer.state"), "FROZEN").unwrap();
+        Frozen(dir.to_owned())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // The directory is gone when the test went well.
+        let _ = fs::write(self.0.join("freezer.state"), "THAWED");
+    }
+}
+
 fn number(path: &Path) -> u64 {
     fs::read_to_string(path).unwrap().trim().parse().unwrap()
 }
@@ -179,9 +196,7 @@ fn kill_takes_every_process_even_frozen_ones() {
     // As a container is; as one that only memory knows; and a frozen one.
     let mut a = Sleeper::start(&everywhere);
     let mut b = Sleeper::start(&[&memory]);
-    if let Some(freezer) = &freezer {
-        fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
-    }
+    let _frozen = freezer.as_deref().map(Frozen::freeze);
     let mut bystander = Sleeper::start(&[]);
 
     let error = d.remove_kubepods().unwrap_err();

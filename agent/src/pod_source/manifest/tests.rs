@@ -179,7 +179,8 @@ fn the_first_of_two_of_a_name_counts() {
         source("/m/b", Some(&b), None),
         source("/m/a", Some(&a), None),
     ]);
-    assert_eq!(update.pods, [a, c]);
+    let pods: Vec<_> = update.pods.iter().map(|named| named.pod.clone()).collect();
+    assert_eq!(pods, [a, c]);
     let rejected: Vec<String> =
         update.rejected.iter().map(|r| format!("{}: {}", r.path.display(), r.error)).collect();
     assert_eq!(

@@ -86,7 +86,8 @@ impl State {
         let current: BTreeMap<_, _> = rejected.iter().map(|r| (r.path.clone(), r.error.clone())).collect();
         for (path, error) in &current {
             if self.rejected.get(path) != Some(error) {
-                self.record(Record::new(now, Kind::Warning, Reason::ManifestRejected, error.clone()));
+                let message = format!("{}: {error}", path.display());
+                self.record(Record::new(now, Kind::Warning, Reason::ManifestRejected, message));
             }
         }
         self.rejected = current;

@@ -1,0 +1,199 @@
+//! Container → the CRI's ContainerConfig. Pure (kubelet: kuberuntime/kuberuntime_container.go,
+//! kuberuntime_container_linux.go). What needs other parts of the agent (environment, mounts, cgroup numbers)
+//! arrives ready-made.
+
+use std::collections::HashMap;
+
+use k8s_cri::v1 as cri;
+use k8s_openapi::api::core::v1::Container;
+
+use super::image::Image;
+use super::names;
+use super::sandbox_config::pod_labels;
+use super::security_context::{SecurityError, container_security_context};
+use crate::pod::qos::CgroupResources;
+use crate::pod::{Pod, PodRef};
+
+/// `terminationMessagePath` where the manifest names none.
+pub const DEFAULT_TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
+
+/// What a container's configuration is made from, beside the manifest.
+#[derive(Clone, Debug)]
+pub struct ContainerInputs<'a> {
+    pub restart_count: u32,
+    /// See `lifecycle::container_hash`.
+    pub hash: u64,
+    pub image: &'a Image,
+    pub env: Vec<(String, String)>,
+    /// `command` and `args` with `$(VAR)` expanded.
+    pub command: Vec<String>,
+    pub args: Vec<String>,
+    pub resources: CgroupResources,
+    pub oom_score_adj: i64,
+    pub mounts: Vec<cri::Mount>,
+    /// `<root>/seccomp`.
+    pub seccomp_dir: &'a str,
+    pub seccomp_default: bool,
+}
+
+/// # Errors
+/// See [`SecurityError`].
+pub fn container_config(
+    pod: &Pod,
+    container: &Container,
+    inputs: ContainerInputs<'_>,
+) -> Result<cri::ContainerConfig, SecurityError> {
+    let security_context =
+        container_security_context(pod, container, inputs.image, inputs.seccomp_dir, inputs.seccomp_default)?;
+    let mut labels = HashMap::from(pod_labels(&PodRef::of(pod)));
+    labels.insert(names::CONTAINER_NAME.to_owned(), container.name.clone());
+    let image_name = container.image.clone().unwrap_or_default();
+    Ok(cri::ContainerConfig {
+        metadata: Some(cri::ContainerMetadata {
+            name: container.name.clone(),
+            attempt: inputs.restart_count,
+        }),
+        image: Some(cri::ImageSpec {
+            image: inputs.image.id.clone(),
+            user_specified_image: image_name,
+            ..Default::default()
+        }),
+        command: inputs.command,
+        args: inputs.args,
+        working_dir: container.working_dir.clone().unwrap_or_default(),
+        envs: inputs.env.into_iter().map(|(key, value)| cri::KeyValue { key, value }).collect(),
+        mounts: inputs.mounts,
+        labels,
+        annotations: annotations(pod, container, inputs.hash, inputs.restart_count),
+        log_path: names::container_log_path(&container.name, inputs.restart_count),
+        stdin: container.stdin.unwrap_or(false),
+        stdin_once: container.stdin_once.unwrap_or(false),
+        tty: container.tty.unwrap_or(false),
+        linux: Some(cri::LinuxContainerConfig {
+            resources: Some(linux_resources(&inputs.resources, inputs.oom_score_adj)),
+            security_context: Some(security_context),
+        }),
+        ..Default::default()
+    })
+}
+
+/// 0 is CRI's "not set" in each field.
+#[must_use]
+pub fn linux_resources(resources: &CgroupResources, oom_score_adj: i64) -> cri::LinuxContainerResources {
+    let signed = |v: Option<u64>| v.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX));
+    cri::LinuxContainerResources {
+        cpu_period: signed(resources.cpu_period_us),
+        cpu_quota: resources.cpu_quota_us.unwrap_or(0),
+        cpu_shares: signed(resources.cpu_shares),
+        memory_limit_in_bytes: signed(resources.memory_limit_bytes),
+        oom_score_adj,
+        ..Default::default()
+    }
+}
+
+#[must_use]
+pub fn termination_message_path(container: &Container) -> &str {
+    container
+        .termination_message_path
+        .as_deref()
+        .filter(|p| !p.is_empty())
+        .unwrap_or(DEFAULT_TERMINATION_MESSAGE_PATH)
+}
+
+fn annotations(pod: &Pod, container: &Container, hash: u64, restart_count: u32) -> HashMap<String, String> {
+    let policy = container.termination_message_policy.as_deref().unwrap_or("File");
+    let mut annotations = HashMap::from([
+        (names::CONTAINER_HASH.to_owned(), format!("{hash:x}")),
+        (names::CONTAINER_RESTART_COUNT.to_owned(), restart_count.to_string()),
+        (names::TERMINATION_MESSAGE_PATH.to_owned(), termination_message_path(container).to_owned()),
+        (names::TERMINATION_MESSAGE_POLICY.to_owned(), policy.to_owned()),
+    ]);
+    if let Some(grace) = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds) {
+        annotations.insert(names::POD_TERMINATION_GRACE_PERIOD.to_owned(), grace.to_string());
+    }
+    if let Some(ports) = container.ports.as_ref().filter(|p| !p.is_empty()) {
+        // A list of plain structs has a JSON form always; without it the annotation is absent, which harms nobody.
+        if let Ok(json) = serde_json::to_string(ports) {
+            annotations.insert(names::CONTAINER_PORTS.to_owned(), json);
+        }
+    }
+    annotations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config(container: serde_json::Value) -> cri::ContainerConfig {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "shop", "uid": "u1"},
+            "spec": {"terminationGracePeriodSeconds": 7, "containers": [container]},
+        }))
+        .unwrap();
+        let container = pod.spec.as_ref().unwrap().containers[0].clone();
+        let image = Image { id: "sha256:1".into(), ..Image::default() };
+        let inputs = ContainerInputs {
+            restart_count: 3,
+            hash: 0xab,
+            image: &image,
+            env: vec![("A".into(), "1".into())],
+            command: vec!["/bin/sh".into()],
+            args: vec!["-c".into()],
+            resources: CgroupResources {
+                memory_limit_bytes: Some(64 << 20),
+                cpu_shares: Some(102),
+                cpu_quota_us: Some(10_000),
+                cpu_period_us: Some(100_000),
+                pids_limit: None,
+            },
+            oom_score_adj: -997,
+            mounts: vec![],
+            seccomp_dir: "/s",
+            seccomp_default: false,
+        };
+        container_config(&pod, &container, inputs).unwrap()
+    }
+
+    #[test]
+    fn identity_and_annotations_are_kubelets() {
+        let c = config(json!({"name": "c", "image": "img:1", "workingDir": "/w", "stdin": true, "tty": true,
+            "terminationMessagePolicy": "FallbackToLogsOnError", "ports": [{"containerPort": 80}]}));
+        assert_eq!(c.metadata.unwrap().attempt, 3);
+        assert_eq!(c.log_path, "c/3.log");
+        assert!(c.stdin && c.tty && !c.stdin_once);
+        assert_eq!(c.working_dir, "/w");
+        let image = c.image.unwrap();
+        assert_eq!((image.image.as_str(), image.user_specified_image.as_str()), ("sha256:1", "img:1"));
+        for (k, v) in [
+            (names::POD_NAME, "web"),
+            (names::POD_NAMESPACE, "shop"),
+            (names::POD_UID, "u1"),
+            (names::CONTAINER_NAME, "c"),
+        ] {
+            assert_eq!(c.labels.get(k).map(String::as_str), Some(v));
+        }
+        for (k, v) in [
+            (names::CONTAINER_HASH, "ab"),
+            (names::CONTAINER_RESTART_COUNT, "3"),
+            (names::TERMINATION_MESSAGE_PATH, "/dev/termination-log"),
+            (names::TERMINATION_MESSAGE_POLICY, "FallbackToLogsOnError"),
+            (names::POD_TERMINATION_GRACE_PERIOD, "7"),
+            (names::CONTAINER_PORTS, r#"[{"containerPort":80}]"#),
+        ] {
+            assert_eq!(c.annotations.get(k).map(String::as_str), Some(v), "{k}");
+        }
+    }
+
+    #[test]
+    fn resources_and_command() {
+        let c = config(json!({"name": "c"}));
+        assert_eq!((c.command, c.args), (vec!["/bin/sh".to_owned()], vec!["-c".to_owned()]));
+        assert_eq!((c.envs[0].key.as_str(), c.envs[0].value.as_str()), ("A", "1"));
+        let r = c.linux.unwrap().resources.unwrap();
+        assert_eq!((r.cpu_shares, r.cpu_quota, r.cpu_period), (102, 10_000, 100_000));
+        assert_eq!((r.memory_limit_in_bytes, r.oom_score_adj), (64 << 20, -997));
+        let none = linux_resources(&CgroupResources::default(), 1000);
+        assert_eq!((none.memory_limit_in_bytes, none.cpu_quota, none.oom_score_adj), (0, 0, 1000));
+    }
+}

@@ -1,0 +1,118 @@
+//! A typed client of the CRI's ImageService.
+
+use std::time::Duration;
+
+use k8s_cri::v1 as cri;
+use k8s_cri::v1::image_service_client::ImageServiceClient;
+use tonic::transport::Channel;
+
+use super::CriError;
+use super::connection::{Connection, MAX_MESSAGE_BYTES};
+
+/// Pulls have no deadline of their own: a large image over a slow line is no error. A day bounds a lost answer.
+const PULL_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ImageClient {
+    connection: Connection,
+    client: ImageServiceClient<Channel>,
+}
+
+/// An image that is on the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// What containers are created from.
+    pub id: String,
+    pub tags: Vec<String>,
+    pub digests: Vec<String>,
+    pub size_bytes: u64,
+    /// The image's `USER`: a number, or else a name; neither means root.
+    pub uid: Option<i64>,
+    pub username: String,
+    pub pinned: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilesystemUsage {
+    pub mountpoint: String,
+    pub used_bytes: u64,
+    pub inodes_used: u64,
+}
+
+impl From<cri::Image> for Image {
+    fn from(i: cri::Image) -> Image {
+        Image {
+            id: i.id,
+            tags: i.repo_tags,
+            digests: i.repo_digests,
+            size_bytes: i.size,
+            uid: i.uid.map(|u| u.value),
+            username: i.username,
+            pinned: i.pinned,
+        }
+    }
+}
+
+fn spec(image: &str) -> Option<cri::ImageSpec> {
+    Some(cri::ImageSpec { image: image.to_owned(), ..Default::default() })
+}
+
+impl ImageClient {
+    #[must_use]
+    pub fn new(connection: &Connection) -> ImageClient {
+        let client =
+            ImageServiceClient::new(connection.channel()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        ImageClient { connection: connection.clone(), client }
+    }
+
+    /// `None`: not on the node.
+    ///
+    /// # Errors
+    /// When the runtime refuses (a name that is none) or does not answer.
+    pub async fn image_status(&self, image: &str) -> Result<Option<Image>, CriError> {
+        let request = cri::ImageStatusRequest { image: spec(image), verbose: false };
+        let mut client = self.client.clone();
+        let limit = self.connection.request_timeout();
+        let r = self.connection.limited("ImageStatus", image, limit, client.image_status(request)).await?;
+        Ok(r.image.map(Image::from).filter(|i| !i.id.is_empty()))
+    }
+
+    /// Pulls without credentials; returns the image reference. Dropping the future gives the pull up.
+    ///
+    /// # Errors
+    /// When the registry or the runtime refuses.
+    pub async fn pull_image(&self, image: &str, sandbox: cri::PodSandboxConfig) -> Result<String, CriError> {
+        let request = cri::PullImageRequest { image: spec(image), auth: None, sandbox_config: Some(sandbox) };
+        let mut client = self.client.clone();
+        let r = self.connection.limited("PullImage", image, PULL_LIMIT, client.pull_image(request)).await?;
+        Ok(r.image_ref)
+    }
+
+    /// # Errors
+    /// When the runtime does not answer.
+    pub async fn list_images(&self) -> Result<Vec<Image>, CriError> {
+        let mut client = self.client.clone();
+        let limit = self.connection.request_timeout();
+        let answer = client.list_images(cri::ListImagesRequest { filter: None });
+        let r = self.connection.limited("ListImages", "the node", limit, answer).await?;
+        Ok(r.images.into_iter().map(Image::from).collect())
+    }
+
+    /// # Errors
+    /// When the runtime does not answer.
+    pub async fn image_fs_info(&self) -> Result<Vec<FilesystemUsage>, CriError> {
+        let mut client = self.client.clone();
+        let limit = self.connection.request_timeout();
+        let answer = client.image_fs_info(cri::ImageFsInfoRequest {});
+        let r = self.connection.limited("ImageFsInfo", "the node", limit, answer).await?;
+        Ok(r.image_filesystems
+            .into_iter()
+            .map(|f| FilesystemUsage {
+                mountpoint: f.fs_id.unwrap_or_default().mountpoint,
+                used_bytes: f.used_bytes.map_or(0, |v| v.value),
+                inodes_used: f.inodes_used.map_or(0, |v| v.value),
+            })
+            .collect())
+    }
+}

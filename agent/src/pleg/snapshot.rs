@@ -1,0 +1,189 @@
+//! What the runtime has at one moment, and what happened between two such moments. Pure.
+
+use std::collections::{BTreeMap, btree_map};
+
+use crate::cri::convert::{ListedContainer, ListedSandbox};
+use crate::pod::PodUid;
+use crate::pod::runtime_status::ContainerState;
+use crate::sync_loop::event::{PodLifecycleEvent, PodLifecycleEventKind, RuntimePod, RuntimePods};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    pub sandboxes: Vec<ListedSandbox>,
+    pub containers: Vec<ListedContainer>,
+}
+
+impl Snapshot {
+    /// By pod; containers newest first.
+    #[must_use]
+    pub fn pods(&self) -> RuntimePods {
+        let mut pods: BTreeMap<&PodUid, RuntimePod> = BTreeMap::new();
+        let empty = |pod: &crate::pod::PodRef| RuntimePod {
+            pod: pod.clone(),
+            containers: Vec::new(),
+            ready_sandboxes: 0,
+            sandboxes: 0,
+        };
+        for s in &self.sandboxes {
+            let pod = pods.entry(&s.pod.uid).or_insert_with(|| empty(&s.pod));
+            pod.sandboxes += 1;
+            pod.ready_sandboxes += usize::from(s.ready);
+        }
+        let mut containers: Vec<&ListedContainer> = self.containers.iter().collect();
+        containers.sort_by_key(|c| std::cmp::Reverse(c.created_at_ns));
+        for c in containers {
+            let pod = pods.entry(&c.pod.uid).or_insert_with(|| empty(&c.pod));
+            pod.containers.push((c.name.clone(), c.id.clone(), c.state));
+        }
+        RuntimePods { pods: pods.into_values().collect() }
+    }
+
+    /// What happened since `old`, in kubelet's words (`generateEvents`, pkg/kubelet/pleg/generic.go): a container
+    /// that started and ended between two looks has died. A created one and one of unknown state are no event.
+    /// Pids are not known here.
+    #[must_use]
+    pub fn events_since(&self, old: &Snapshot) -> Vec<PodLifecycleEvent> {
+        use PodLifecycleEventKind::{ContainerDied, ContainerRemoved, ContainerStarted, PodSandboxChanged};
+        let mut events = Vec::new();
+        let mut push = |pod: &PodUid, kind, id: &str| {
+            events.push(PodLifecycleEvent { pod: pod.clone(), kind, id: id.to_owned(), pid: None });
+        };
+        let states = |s: &Snapshot| -> BTreeMap<String, (PodUid, bool)> {
+            s.sandboxes.iter().map(|s| (s.id.clone(), (s.pod.uid.clone(), s.ready))).collect()
+        };
+        for (id, (pod, _)) in changed(states(old), &states(self)) {
+            push(&pod, PodSandboxChanged, &id);
+        }
+        let states = |s: &Snapshot| -> BTreeMap<String, (PodUid, ContainerState)> {
+            s.containers.iter().map(|c| (c.id.clone(), (c.pod.uid.clone(), c.state))).collect()
+        };
+        let (before, after) = (states(old), states(self));
+        for (id, (pod, state)) in changed(before.clone(), &after) {
+            let was = before.get(&id).map(|(_, s)| *s);
+            match (was, state) {
+                (_, Some(ContainerState::Running)) => push(&pod, ContainerStarted, &id),
+                (_, Some(ContainerState::Exited)) => push(&pod, ContainerDied, &id),
+                (_, Some(ContainerState::Created | ContainerState::Unknown)) => {}
+                (Some(ContainerState::Running | ContainerState::Unknown), None) => {
+                    push(&pod, ContainerDied, &id);
+                    push(&pod, ContainerRemoved, &id);
+                }
+                (_, None) => push(&pod, ContainerRemoved, &id),
+            }
+        }
+        events
+    }
+}
+
+/// Ids whose state differs, each with its state now; `None`: gone.
+fn changed<S: Copy + PartialEq>(
+    old: BTreeMap<String, (PodUid, S)>,
+    new: &BTreeMap<String, (PodUid, S)>,
+) -> impl Iterator<Item = (String, (PodUid, Option<S>))> {
+    let mut found: BTreeMap<String, (PodUid, Option<S>)> = BTreeMap::new();
+    for (id, (pod, state)) in new {
+        if old.get(id).map(|(_, s)| s) != Some(state) {
+            found.insert(id.clone(), (pod.clone(), Some(*state)));
+        }
+    }
+    for (id, (pod, _)) in old {
+        if let (false, btree_map::Entry::Vacant(e)) = (new.contains_key(&id), found.entry(id)) {
+            e.insert((pod, None));
+        }
+    }
+    found.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::PodRef;
+    use ContainerState::{Created, Exited, Running, Unknown};
+    use PodLifecycleEventKind::{ContainerDied, ContainerRemoved, ContainerStarted, PodSandboxChanged};
+
+    fn pod(uid: &str) -> PodRef {
+        PodRef { uid: PodUid::from(uid), namespace: "default".into(), name: uid.into() }
+    }
+
+    fn snapshot(sandboxes: &[(&str, bool)], containers: &[(&str, ContainerState)]) -> Snapshot {
+        Snapshot {
+            sandboxes: sandboxes
+                .iter()
+                .map(|(id, ready)| ListedSandbox { id: (*id).into(), pod: pod("u"), ready: *ready, created_at_ns: 0 })
+                .collect(),
+            containers: (0..)
+                .zip(containers)
+                .map(|(n, (id, state))| ListedContainer {
+                    id: (*id).into(),
+                    pod: pod("u"),
+                    name: "c".into(),
+                    state: *state,
+                    created_at_ns: n,
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn container_events() {
+        for (was, is, kinds) in [
+            (None, None, vec![]),
+            (None, Some(Created), vec![]),
+            (None, Some(Running), vec![ContainerStarted]),
+            (None, Some(Exited), vec![ContainerDied]),
+            (None, Some(Unknown), vec![]),
+            (Some(Created), Some(Running), vec![ContainerStarted]),
+            (Some(Created), Some(Exited), vec![ContainerDied]),
+            (Some(Running), Some(Running), vec![]),
+            (Some(Running), Some(Exited), vec![ContainerDied]),
+            (Some(Running), Some(Unknown), vec![]),
+            (Some(Unknown), Some(Running), vec![ContainerStarted]),
+            (Some(Running), None, vec![ContainerDied, ContainerRemoved]),
+            (Some(Unknown), None, vec![ContainerDied, ContainerRemoved]),
+            (Some(Exited), None, vec![ContainerRemoved]),
+            (Some(Created), None, vec![ContainerRemoved]),
+        ] {
+            let make = |s: Option<ContainerState>| snapshot(&[], &s.map(|s| ("c1", s)).into_iter().collect::<Vec<_>>());
+            let events = make(is).events_since(&make(was));
+            assert_eq!(events.iter().map(|e| e.kind).collect::<Vec<_>>(), kinds, "{was:?} → {is:?}");
+            assert!(events.iter().all(|e| e.id == "c1" && e.pod.as_str() == "u"));
+        }
+    }
+
+    #[test]
+    fn sandbox_events() {
+        for (was, is, events) in [
+            (vec![], vec![("s1", true)], 1),
+            (vec![("s1", true)], vec![("s1", true)], 0),
+            (vec![("s1", true)], vec![("s1", false)], 1),
+            (vec![("s1", false)], vec![], 1),
+            (vec![("s1", false)], vec![("s1", false), ("s2", true)], 1),
+        ] {
+            let found = snapshot(&is, &[]).events_since(&snapshot(&was, &[]));
+            assert_eq!(found.len(), events, "{was:?} → {is:?}");
+            assert!(found.iter().all(|e| e.kind == PodSandboxChanged));
+        }
+    }
+
+    #[test]
+    fn by_pod_newest_container_first() {
+        let mut s = snapshot(&[("s1", false), ("s2", true)], &[("old", Exited), ("new", Running)]);
+        s.containers.push(ListedContainer { pod: pod("other"), ..s.containers[0].clone() });
+        let pods = s.pods().pods;
+        assert_eq!(pods.len(), 2);
+        let u = pods.iter().find(|p| p.pod.uid.as_str() == "u").unwrap();
+        assert_eq!((u.sandboxes, u.ready_sandboxes), (2, 1));
+        assert_eq!(u.containers.iter().map(|c| c.1.as_str()).collect::<Vec<_>>(), ["new", "old"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_new_is_no_event(states in proptest::collection::vec((0..9u8, 0..4usize), 0..20)) {
+            let all = [Created, Running, Exited, Unknown];
+            let ids: BTreeMap<String, ContainerState> = states.iter().map(|(id, s)| (format!("c{id}"), all[*s])).collect();
+            let list: Vec<(&str, ContainerState)> = ids.iter().map(|(id, s)| (id.as_str(), *s)).collect();
+            let s = snapshot(&[("s", true)], &list);
+            proptest::prop_assert!(s.events_since(&s).is_empty());
+        }
+    }
+}
