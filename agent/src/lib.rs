@@ -6,12 +6,13 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod cri;
 pub mod eviction;
 pub mod forecast;
-pub mod image;
 pub mod kernel;
+pub mod node_agent;
 pub mod pleg;
 pub mod pod;
 pub mod pod_source;
