@@ -1,2 +1,72 @@
-//! x
-fn main(){}
+//! `oomlet`: the command line.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use oomlet::command::{check, pods, run, trace};
+use tracing_subscriber::EnvFilter;
+
+#[derive(Debug, Parser)]
+#[command(name = "oomlet", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the node agent.
+    Run(Box<run::Args>),
+    /// Say what this node offers: eBPF tier and programs, cgroups, PSI, capabilities, the container runtime.
+    Check(check::Args),
+    /// Show the pods of this node and their status, also while the agent is down.
+    Pods(pods::Args),
+    /// Show what the agent saw, decided and did, and why.
+    Trace(trace::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("oomlet: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => {
+            init_tracing(args.verbosity)?;
+            run::run(*args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Check(args) => Ok(if check::check(&args)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Command::Pods(args) => {
+            pods::pods(&args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Trace(args) => {
+            trace::trace(&args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// `RUST_LOG` wins over `--v`. Logs go to standard error, as kubelet's do.
+fn init_tracing(verbosity: u8) -> anyhow::Result<()> {
+    let default = match verbosity {
+        0..=2 => "info",
+        3..=5 => "info,oomlet=debug",
+        _ => "info,oomlet=trace",
+    };
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(text) => EnvFilter::try_new(&text).with_context(|| format!("RUST_LOG={text:?} is not a log filter"))?,
+        Err(_) => EnvFilter::new(default),
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}

@@ -27,14 +27,17 @@ use crate::cgroup::driver::{self, CgroupDriver};
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock::Mono;
 use crate::config::Config;
-use crate::cri::{Connection, CriError, DEFAULT_REQUEST_TIMEOUT, ImageClient, RuntimeClient};
+use crate::cri::connection::DEFAULT_REQUEST_TIMEOUT;
+use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
 use crate::eviction::EvictionConfig;
 use crate::forecast::{MAX_RATE_BYTES_PER_S, MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S};
 use crate::kernel::{self, Kernel, ProgramState};
 use crate::pleg::{self, PlegHandle};
-use crate::pod::worker::{PodWorkers, WorkerContext};
+use crate::image::ImagePuller;
+use crate::pod::env::EnvFacts;
+use crate::pod::worker::{PodCgroups, PodWorkers, WorkerContext};
 use crate::pod_source;
-use crate::pod_store::{self, PodStore, PodStoreError, PodStoreHandle};
+use crate::pod_store::{self, PodStore, PodStoreError};
 use crate::reason::Reason;
 use crate::signal::attribution::Target;
 use crate::sync_loop::event::Event;
@@ -50,6 +53,8 @@ pub use root_lock::RootLockError;
 
 /// Events on their way to the loop. Senders wait when it is full: each of them has its own task.
 const EVENT_QUEUE: usize = 1024;
+/// Without `serializeImagePulls`. kubelet sets no bound; a node with more pulls than this at a time gains nothing.
+const PARALLEL_PULLS: usize = 16;
 /// How long tasks may take to end after SIGTERM.
 const SHUTDOWN_BOUND: Duration = Duration::from_secs(5);
 
@@ -147,13 +152,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let tracker = TaskTracker::new();
     let pleg = PlegHandle::default();
     let client = RuntimeClient::new(&connection);
-    let context = WorkerContext {
-        runtime: client.clone(),
-        images,
-        cgroups: Arc::clone(&cgroups),
-        volumes: Arc::clone(&volumes),
-        node: node.worker_facts(&setup),
-    };
+    let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes));
     let state = State::new(state_config(config, &node, &kernel, saved, &version.runtime_name));
     tell_start(&journal, &kernel, &node);
 
@@ -184,6 +183,35 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         tracing::warn!("some tasks did not end within {} s", SHUTDOWN_BOUND.as_secs());
     }
     Ok(())
+}
+
+fn worker_context(
+    setup: &Setup,
+    node: &facts::Node,
+    runtime: RuntimeClient,
+    images: ImageClient,
+    (cgroups, volumes): (&Arc<CgroupDriver>, &Arc<VolumeManager>),
+) -> WorkerContext {
+    let config = &setup.config;
+    WorkerContext {
+        runtime,
+        images: ImagePuller::new(images, if config.serialize_image_pulls { 1 } else { PARALLEL_PULLS }),
+        cgroups: Arc::clone(cgroups) as Arc<dyn PodCgroups>,
+        volumes: Arc::clone(volumes),
+        root_dir: setup.root_dir.clone(),
+        pod_logs_dir: config.pod_logs_dir.clone(),
+        node: EnvFacts {
+            node_name: node.facts.name.clone(),
+            host_ip: node.host_ips.first().cloned().unwrap_or_default(),
+            pod_ips: Vec::new(),
+            allocatable: node.facts.allocatable,
+        },
+        memory_capacity_bytes: node.memory_capacity_bytes,
+        dns: facts::dns(config),
+        max_crash_backoff: config.max_container_restart_period,
+        pids_limit: config.pod_pids_limit,
+        seccomp_default: false,
+    }
 }
 
 struct Tasks<'a, S> {

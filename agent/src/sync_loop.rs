@@ -4,5 +4,7 @@
 //! - [`plan`]: what to do, pure. - [`execute`]: does it; the only code with effects. - [`run`]: the loop itself.
 
 pub mod event;
+pub mod execute;
 pub mod plan;
+pub mod run;
 pub mod state;

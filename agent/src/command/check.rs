@@ -4,7 +4,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::{Output, print_line};
-use crate::cri::{Connection, DEFAULT_REQUEST_TIMEOUT};
+use crate::cri::Connection;
+use crate::cri::connection::DEFAULT_REQUEST_TIMEOUT;
 use crate::kernel::{self, Capabilities, Found, Kernel, ProgramReport, ProgramState};
 
 #[derive(Debug, clap::Args)]

@@ -1,13 +1,13 @@
 //! What the node is: name, capacity, allocatable, addresses.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{NodeAgentError, Setup};
 use crate::cgroup::parse;
 use crate::clock::Mono;
 use crate::config::Config;
+use crate::cri::dns::{NodeDns, ResolvConf};
 use crate::eviction::threshold::Signal;
 use crate::pod::admission::NodeFacts;
 use crate::pod::qos::{Amounts, CgroupResources, cpu_shares};
@@ -94,6 +94,26 @@ fn host_ip() -> Option<String> {
     socket.connect("192.0.2.1:9").ok()?;
     let ip = socket.local_addr().ok()?.ip();
     (!ip.is_unspecified()).then(|| ip.to_string())
+}
+
+/// The node's resolver configuration. Without a readable file pods get no nameserver of the node.
+#[must_use]
+pub fn dns(config: &Config) -> NodeDns {
+    let host = match config.resolv_conf.as_str() {
+        "" => ResolvConf::default(),
+        path => match std::fs::read_to_string(path) {
+            Ok(text) => ResolvConf::parse(&text),
+            Err(error) => {
+                tracing::warn!(path, %error, "cannot read resolvConf: pods get no nameserver of the node");
+                ResolvConf::default()
+            }
+        },
+    };
+    NodeDns {
+        host,
+        cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
+        cluster_domain: config.cluster_domain.clone(),
+    }
 }
 
 /// What to add to CLOCK_MONOTONIC to get Unix time, nanoseconds.

@@ -30,13 +30,13 @@ impl State {
             KernelEventKind::MemcgReclaim { cgroup, .. }
             | KernelEventKind::DirectReclaim { cgroup, .. }
             | KernelEventKind::ReclaimRetry { cgroup, .. }
-            | KernelEventKind::Growth { cgroup, .. } => self.apply_pressure(event, Some(*cgroup), now),
-            KernelEventKind::KswapdWake { .. } => self.apply_pressure(event, None, now),
+            | KernelEventKind::Growth { cgroup, .. } => self.apply_pressure(event, Some(*cgroup)),
+            KernelEventKind::KswapdWake { .. } => self.apply_pressure(event, None),
         }
     }
 
     /// A hint that memory is moving: the manager will want fresh numbers.
-    fn apply_pressure(&mut self, event: &KernelEvent, cgroup: Option<CgroupId>, now: Mono) {
+    fn apply_pressure(&mut self, event: &KernelEvent, cgroup: Option<CgroupId>) {
         let target = cgroup.and_then(|id| self.attribution.lookup(id).cloned());
         self.eviction.observe_kernel_event(event);
         let node_wide = matches!(
