@@ -11,6 +11,7 @@ pub mod config;
 pub mod cri;
 pub mod eviction;
 pub mod forecast;
+pub mod image;
 pub mod kernel;
 pub mod node_agent;
 pub mod pleg;

@@ -1,7 +1,7 @@
 //! The file's shape, and from there to a checked [`Config`]. Core.
 
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -126,21 +126,10 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
     let time = |given: Option<GoDuration>, default: Duration| {
         given.map(|d| d.0).filter(|d| !d.is_zero()).unwrap_or(default)
     };
-    let enforce_pods_allocatable = enforce_pods(raw.enforce_node_allocatable, warnings)?;
-    let eviction = RawEviction {
-        hard: raw.eviction_hard,
-        merge_defaults: raw.merge_default_eviction_settings.unwrap_or(false),
-        soft: raw.eviction_soft.unwrap_or_default(),
-        soft_grace_period: raw.eviction_soft_grace_period.unwrap_or_default(),
-        minimum_reclaim: raw.eviction_minimum_reclaim.unwrap_or_default(),
-    };
-    let eviction_thresholds = checked_eviction(eviction, enforce_pods_allocatable, warnings)?;
-    warnings.extend(
-        raw.feature_gates
-            .iter()
-            .flatten()
-            .map(|(gate, _)| ConfigWarning::NotHonoured { key: format!("featureGates.{gate}") }),
-    );
+    let enforce_pods_allocatable = enforce_pods(raw.enforce_node_allocatable.as_deref(), warnings)?;
+    let eviction_thresholds = eviction_thresholds(&raw, enforce_pods_allocatable, warnings)?;
+    let gates = raw.feature_gates.iter().flatten().map(|(gate, _)| format!("featureGates.{gate}"));
+    warnings.extend(gates.map(|key| ConfigWarning::NotHonoured { key }));
     Ok(Config {
         static_pod_path: raw.static_pod_path.filter(|p| !p.as_os_str().is_empty()),
         file_check_frequency: time(raw.file_check_frequency, default.file_check_frequency),
@@ -220,36 +209,32 @@ fn log_max_size(given: Option<Quantity>) -> Result<Option<u64>, Wrong> {
     Ok(Some(bytes).filter(|bytes| *bytes > 0))
 }
 
-struct RawEviction {
-    hard: Option<BTreeMap<String, String>>,
-    merge_defaults: bool,
-    soft: BTreeMap<String, String>,
-    soft_grace_period: BTreeMap<String, GoDuration>,
-    minimum_reclaim: BTreeMap<String, String>,
-}
-
-fn checked_eviction(
-    raw: RawEviction,
+fn eviction_thresholds(
+    raw: &Raw,
     enforce_pods_allocatable: bool,
     warnings: &mut Vec<ConfigWarning>,
 ) -> Result<Thresholds, Wrong> {
-    let RawEviction { hard, merge_defaults, soft, soft_grace_period, minimum_reclaim } = raw;
-    let grace = soft_grace_period.into_iter().map(|(signal, d)| (signal, d.0)).collect();
-    let named: BTreeSet<String> = hard
-        .iter()
-        .flat_map(BTreeMap::keys)
-        .chain(soft.keys())
-        .chain(minimum_reclaim.keys())
-        .cloned()
-        .collect();
+    let none = BTreeMap::new();
+    let [soft, minimum_reclaim] =
+        [&raw.eviction_soft, &raw.eviction_minimum_reclaim].map(|map| map.as_ref().unwrap_or(&none));
+    let grace = raw.eviction_soft_grace_period.iter().flatten().map(|(signal, d)| (signal.clone(), d.0));
     // As for kubelet, naming one hard threshold drops the default ones unless they are asked for.
-    let mut merged = if merge_defaults || hard.is_none() { default_eviction_hard() } else { BTreeMap::new() };
-    merged.extend(hard.unwrap_or_default());
+    let mut hard = match (&raw.eviction_hard, raw.merge_default_eviction_settings) {
+        (None, _) | (_, Some(true)) => default_eviction_hard(),
+        _ => BTreeMap::new(),
+    };
+    hard.extend(raw.eviction_hard.clone().unwrap_or_default());
 
-    let thresholds = parse_thresholds(&merged, &soft, &grace, &minimum_reclaim, enforce_pods_allocatable)
-        .map_err(|e| at(e.field)((e.signal, e.fault.to_string())))?;
-    // Not of the built-in ones: nobody asked for those.
-    let not_enforced = thresholds.not_enforced.iter().filter(|signal| named.contains(*signal));
+    let thresholds =
+        parse_thresholds(&hard, soft, &grace.collect(), minimum_reclaim, enforce_pods_allocatable)
+            .map_err(|e| at(e.field)((e.signal, e.fault.to_string())))?;
+    // Only what the file itself names: nobody asked for the built-in ones.
+    let named: BTreeSet<_> = [&raw.eviction_hard, &raw.eviction_soft, &raw.eviction_minimum_reclaim]
+        .into_iter()
+        .flatten()
+        .flat_map(BTreeMap::keys)
+        .collect();
+    let not_enforced = thresholds.not_enforced.iter().filter(|signal| named.contains(signal));
     warnings.extend(not_enforced.map(|signal| ConfigWarning::NotEnforced { signal: signal.clone() }));
     Ok(thresholds)
 }
@@ -287,9 +272,9 @@ fn pids_limit(given: Option<i64>) -> Result<Option<i64>, Wrong> {
     }
 }
 
-fn enforce_pods(given: Option<Vec<String>>, warnings: &mut Vec<ConfigWarning>) -> Result<bool, Wrong> {
+fn enforce_pods(given: Option<&[String]>, warnings: &mut Vec<ConfigWarning>) -> Result<bool, Wrong> {
     let Some(given) = given else { return Ok(true) };
-    for word in &given {
+    for word in given {
         match word.as_str() {
             "pods" | "none" => {}
             "system-reserved"

@@ -161,8 +161,8 @@ fn what_has_no_effect_is_warned_of() {
     assert_eq!(
         text("featureGates: {SomeGate: true}\nenforceNodeAllocatable: [pods, kube-reserved]"),
         [
-            "featureGates.SomeGate is not honoured by this agent yet and has no effect",
             "enforceNodeAllocatable[kube-reserved] is not honoured by this agent yet and has no effect",
+            "featureGates.SomeGate is not honoured by this agent yet and has no effect",
         ]
     );
 }
