@@ -104,8 +104,8 @@ impl Worker {
             containers.iter().try_for_each(|c| files::make_log_dir(&who, &context.pod_logs_dir, c))
         });
         logs.await??;
-        let (runtime, target, sent) = (self.context.runtime.clone(), format!("pod {}", self.who), config.clone());
-        let made = self.to_the_end(async move { runtime.run_pod_sandbox(sent, &target).await }).await?;
+        let (runtime, target, sent) = (self.context.runtime.clone(), "its sandbox", config.clone());
+        let made = self.to_the_end(async move { runtime.run_pod_sandbox(sent, target).await }).await?;
         let sandbox_id = made.map_err(|e| self.cri(e))?;
         info!(pod = %self.who, sandbox_id, attempt, "sandbox runs");
         let status = self.context.runtime.pod_sandbox_status(&sandbox_id).await.map_err(|e| self.cri(e))?;
@@ -123,7 +123,7 @@ impl Worker {
             // `lifecycle` starts containers without making a sandbox only where one is ready.
             return Err(self.cri(CriError::BadAnswer {
                 call: "PodSandboxStatus",
-                target: format!("pod {}", self.who),
+                target: "its sandbox".to_owned(),
                 what: "a ready sandbox",
             }));
         };
@@ -169,7 +169,7 @@ impl Worker {
         };
         let image = self.context.images.ensure(&self.uid, container, &starting.config).await?;
         let config = self.container_config(pod, container, starting, start, &image).await?;
-        let target = format!("container {} of pod {}", start.name, self.who);
+        let target = format!("container {}", start.name);
 
         let (runtime, sandbox, sandbox_id) =
             (self.context.runtime.clone(), starting.config.clone(), starting.sandbox_id.clone());

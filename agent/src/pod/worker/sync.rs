@@ -79,7 +79,8 @@ impl Worker {
             self.went_well();
             return WorkerOutcome::Synced { next_sync_in, waiting };
         }
-        match self.failed(errors.join("; "), transient, waiting) {
+        let error = format!("pod {}: {}", self.who, errors.join("; "));
+        match self.failed(error, transient, waiting) {
             WorkerOutcome::Failed { error, retry_in, waiting } => {
                 let retry_in = next_sync_in.map_or(retry_in, |(delay, _)| delay.min(retry_in));
                 WorkerOutcome::Failed { error, retry_in, waiting }
