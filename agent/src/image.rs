@@ -174,7 +174,11 @@ impl ImagePuller {
         match self.client.pull_image(&image, sandbox.clone()).await {
             Ok(_) => self.failures().remove(&key),
             Err(source) if source.to_string().contains(NOT_A_REFERENCE) => {
-                return Err(ImageError::InvalidName { container: name, image: written, detail: source.to_string() });
+                return Err(ImageError::InvalidName {
+                    container: name,
+                    image: written,
+                    detail: source.to_string(),
+                });
             }
             Err(source) => {
                 self.failed(key, &source);
@@ -206,10 +210,10 @@ impl ImagePuller {
     fn failed(&self, key: (PodUid, String), error: &CriError) {
         let now = Mono::now();
         let mut failures = self.failures();
-        if failures.len() >= MAX_REMEMBERED_FAILURES && !failures.contains_key(&key) {
-            if let Some(oldest) = failures.iter().min_by_key(|(_, f)| f.at).map(|(k, _)| k.clone()) {
-                failures.remove(&oldest);
-            }
+        let full = failures.len() >= MAX_REMEMBERED_FAILURES && !failures.contains_key(&key);
+        let oldest = failures.iter().min_by_key(|(_, f)| f.at).map(|(k, _)| k.clone());
+        if let Some(oldest) = oldest.filter(|_| full) {
+            failures.remove(&oldest);
         }
         let failure =
             failures.entry(key).or_insert(Failure { back_off: IMAGE_PULL, error: String::new(), at: now });
@@ -308,7 +312,11 @@ mod tests {
         assert_eq!(fake.calls("PullImage").len(), 1);
         assert!(puller.next_pull_in(&uid, &absent).unwrap() > Duration::from_secs(5));
 
-        fake.fail("PullImage", tonic::Code::Unknown, "invalid reference format: repository name must be lowercase");
+        fake.fail(
+            "PullImage",
+            tonic::Code::Unknown,
+            "invalid reference format: repository name must be lowercase",
+        );
         assert_eq!(reason(&container("UPPER:1", None)).await.0, "InvalidImageName");
 
         fake.heal("PullImage");

@@ -34,10 +34,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::{PodRef, PodUid};
 use super::backoff::{CrashLoopBackOff, Exponential, RUNTIME_ERROR, WORKER_ERROR};
 use super::order::{WorkOrder, WorkerOutcome, WorkerReport};
 use super::runtime_status::PodRuntimeStatus;
+use super::{PodRef, PodUid};
 use crate::clock::Mono;
 use crate::sync_loop::event::Event;
 
@@ -180,7 +180,9 @@ impl Worker {
     async fn obey(&mut self) -> Result<(), Gone> {
         loop {
             let standing = self.orders.borrow_and_update().clone();
-            if let Some(WorkOrder::Sync { pod, .. } | WorkOrder::Terminate { pod, .. }) = standing.as_ref().map(|s| &s.order) {
+            if let Some(WorkOrder::Sync { pod, .. } | WorkOrder::Terminate { pod, .. }) =
+                standing.as_ref().map(|s| &s.order)
+            {
                 self.who = PodRef { uid: self.uid.clone(), ..PodRef::of(pod) };
             }
             let again_in = match standing.as_ref().map(|s| &s.order) {
@@ -229,7 +231,8 @@ impl Worker {
     }
 
     async fn report(&self, outcome: WorkerOutcome) -> Result<(), Gone> {
-        let report = WorkerReport { pod: self.uid.clone(), at: Mono::now(), outcome, runtime: self.known.clone() };
+        let report =
+            WorkerReport { pod: self.uid.clone(), at: Mono::now(), outcome, runtime: self.known.clone() };
         self.reports.send(Event::Worker(report)).await.map_err(|_| Gone)
     }
 
@@ -246,12 +249,14 @@ impl Worker {
 
     /// What the runtime says of the pod now, with termination messages.
     async fn read(&mut self) -> Result<PodRuntimeStatus, WorkerError> {
-        let (mut status, details) = self.context.runtime.pod_status(&self.uid).await.map_err(|e| self.cri(e))?;
+        let (mut status, details) =
+            self.context.runtime.pod_status(&self.uid).await.map_err(|e| self.cri(e))?;
         for detail in &details {
-            if !self.messages.contains_key(&detail.status.id) {
-                if let Some(message) = files::termination_message(detail).await {
-                    self.messages.insert(detail.status.id.clone(), message);
-                }
+            if self.messages.contains_key(&detail.status.id) {
+                continue;
+            }
+            if let Some(message) = files::termination_message(detail).await {
+                self.messages.insert(detail.status.id.clone(), message);
             }
         }
         self.messages.retain(|id, _| status.containers.iter().any(|c| c.id == *id));
@@ -274,7 +279,10 @@ impl Worker {
             // Nobody waits any more: the termination that interrupted the sync finds what was made.
             let _ = tx.send(call.await);
         });
-        rx.await.map_err(|_| WorkerError::Panicked { pod: self.who.clone(), what: "a call to the container runtime" })
+        rx.await.map_err(|_| WorkerError::Panicked {
+            pod: self.who.clone(),
+            what: "a call to the container runtime",
+        })
     }
 
     async fn blocking<T: Send + 'static>(
@@ -287,7 +295,7 @@ impl Worker {
     }
 
     fn cri(&self, source: crate::cri::CriError) -> WorkerError {
-        WorkerError::Cri { pod: self.who.clone(), source }
+        WorkerError::Cri { pod: self.who.clone(), source: Box::new(source) }
     }
 }
 

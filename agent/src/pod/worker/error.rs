@@ -10,11 +10,11 @@ use crate::volume::VolumeError;
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     #[error("pod {pod}: {source}")]
-    Cri { pod: PodRef, source: CriError },
+    Cri { pod: PodRef, source: Box<CriError> },
     #[error("pod {pod}: {source}")]
-    Cgroup { pod: PodRef, source: CgroupError },
+    Cgroup { pod: PodRef, source: Box<CgroupError> },
     #[error("pod {pod}: {source}")]
-    Volume { pod: PodRef, source: VolumeError },
+    Volume { pod: PodRef, source: Box<VolumeError> },
     #[error("pod {pod}: cannot {what} {path}: {source}; check its permissions and the space left")]
     File { pod: PodRef, what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("pod {pod}: {containers} still run after StopContainer and SIGKILL: see the runtime's log")]

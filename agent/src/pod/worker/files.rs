@@ -49,7 +49,8 @@ pub fn write_hosts(pod: &PodRef, pod_dir: &Path, text: &str) -> Result<PathBuf, 
     if fs::read_to_string(&path).is_ok_and(|there| there == text) {
         return Ok(path);
     }
-    let written = fs::write(&path, text).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o644)));
+    let written =
+        fs::write(&path, text).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o644)));
     written.map_err(failed(pod, "write hosts file", &path))?;
     Ok(path)
 }
@@ -82,7 +83,8 @@ pub async fn termination_message(detail: &ContainerDetail) -> Option<String> {
         return None;
     }
     let file = detail.termination_message_file.as_ref().map(PathBuf::from);
-    let log = (detail.log_is_message_on_error && status.exit_code != 0).then(|| PathBuf::from(&status.log_path));
+    let log =
+        (detail.log_is_message_on_error && status.exit_code != 0).then(|| PathBuf::from(&status.log_path));
     if file.is_none() && log.is_none() {
         return None;
     }
@@ -149,7 +151,10 @@ mod tests {
         let path = write_hosts(&pod("web"), dir.path(), "one").unwrap();
         let inode = fs::metadata(&path).unwrap().ino();
         write_hosts(&pod("web"), dir.path(), "two").unwrap();
-        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), fs::metadata(&path).unwrap().ino()), ("two", inode));
+        assert_eq!(
+            (fs::read_to_string(&path).unwrap().as_str(), fs::metadata(&path).unwrap().ino()),
+            ("two", inode)
+        );
     }
 
     #[test]

@@ -55,18 +55,34 @@ mod tests {
     fn hosts() {
         let aliases = json!([{"ip": "10.1.1.1", "hostnames": ["a", "b"]}]);
         for (spec, ips, has, lacks) in [
-            (json!({"containers": []}), vec!["10.0.0.9"], vec!["127.0.0.1\tlocalhost\n", "10.0.0.9\tweb\n"], vec!["nodehost"]),
+            (
+                json!({"containers": []}),
+                vec!["10.0.0.9"],
+                vec!["127.0.0.1\tlocalhost\n", "10.0.0.9\tweb\n"],
+                vec!["nodehost"],
+            ),
             (
                 json!({"containers": [], "hostname": "h", "subdomain": "sub"}),
                 vec!["10.0.0.9", "fd00::9"],
                 vec!["10.0.0.9\th.sub.ns.svc.cluster.local\th\n", "fd00::9\th.sub"],
                 vec![],
             ),
-            (json!({"containers": [], "hostNetwork": true}), vec![], vec!["(host network)", "1.2.3.4 nodehost\n"], vec!["web"]),
-            (json!({"containers": [], "hostAliases": aliases}), vec!["10.0.0.9"], vec!["10.1.1.1\ta\tb\n"], vec![]),
+            (
+                json!({"containers": [], "hostNetwork": true}),
+                vec![],
+                vec!["(host network)", "1.2.3.4 nodehost\n"],
+                vec!["web"],
+            ),
+            (
+                json!({"containers": [], "hostAliases": aliases}),
+                vec!["10.0.0.9"],
+                vec!["10.1.1.1\ta\tb\n"],
+                vec![],
+            ),
         ] {
             let pod: Pod =
-                serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns"}, "spec": spec})).unwrap();
+                serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns"}, "spec": spec}))
+                    .unwrap();
             let ips: Vec<String> = ips.into_iter().map(str::to_owned).collect();
             let text = hosts_file(&pod, &ips, "cluster.local", "1.2.3.4 nodehost").unwrap();
             for part in has {
@@ -80,7 +96,8 @@ mod tests {
 
     #[test]
     fn without_an_ip_there_is_no_file() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": {"containers": []}})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": {"containers": []}})).unwrap();
         assert_eq!(hosts_file(&pod, &[], "", ""), None);
     }
 }

@@ -85,11 +85,22 @@ mod tests {
         for (what, orders, expected) in [
             ("a sync", vec![(0, sync())], None),
             ("a newer sync", vec![(0, sync()), (1, sync())], None),
-            ("a termination", vec![(0, sync()), (1, terminate(30, Reason::PodRemoved, true))], Some((31, 1, true))),
-            ("is sticky", vec![(0, terminate(30, Reason::PodRemoved, false)), (1, sync())], Some((30, 0, false))),
+            (
+                "a termination",
+                vec![(0, sync()), (1, terminate(30, Reason::PodRemoved, true))],
+                Some((31, 1, true)),
+            ),
+            (
+                "is sticky",
+                vec![(0, terminate(30, Reason::PodRemoved, false)), (1, sync())],
+                Some((30, 0, false)),
+            ),
             (
                 "grace shrinks",
-                vec![(0, terminate(30, Reason::Evicted, false)), (4, terminate(1, Reason::GraceCutShort, false))],
+                vec![
+                    (0, terminate(30, Reason::Evicted, false)),
+                    (4, terminate(1, Reason::GraceCutShort, false)),
+                ],
                 Some((5, 0, false)),
             ),
             (
@@ -102,7 +113,11 @@ mod tests {
                 vec![(0, terminate(5, Reason::PodRemoved, true)), (1, terminate(0, Reason::Evicted, false))],
                 Some((1, 0, true)),
             ),
-            ("a deletion has two seconds", vec![(0, terminate(0, Reason::PodRemoved, true))], Some((2, 0, true))),
+            (
+                "a deletion has two seconds",
+                vec![(0, terminate(0, Reason::PodRemoved, true))],
+                Some((2, 0, true)),
+            ),
             ("an eviction need not", vec![(0, terminate(0, Reason::Evicted, false))], Some((0, 0, false))),
         ] {
             let mut standing = None;

@@ -8,10 +8,10 @@ use k8s_openapi::api::core::v1::Container;
 use tracing::info;
 
 use super::{Worker, WorkerError, files, hosts};
+use crate::cri::CriError;
 use crate::cri::container_config::{ContainerInputs, container_config, termination_message_path};
 use crate::cri::image::Image;
 use crate::cri::sandbox_config::{SandboxInputs, all_containers, sandbox_config};
-use crate::cri::CriError;
 use crate::image::ImageError;
 use crate::pod::Pod;
 use crate::pod::env::{EnvFacts, command_and_args, container_env};
@@ -85,8 +85,8 @@ impl Worker {
             (parent, context.volumes.set_up(&pod))
         });
         let (parent, volumes) = set_up.await?;
-        let parent = parent.map_err(|source| WorkerError::Cgroup { pod: self.who.clone(), source })?;
-        volumes.map_err(|source| WorkerError::Volume { pod: self.who.clone(), source })?;
+        let parent = parent.map_err(|e| WorkerError::Cgroup { pod: self.who.clone(), source: Box::new(e) })?;
+        volumes.map_err(|e| WorkerError::Volume { pod: self.who.clone(), source: Box::new(e) })?;
         Ok(parent)
     }
 
@@ -145,10 +145,15 @@ impl Worker {
         let host_network = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
         let mut env = self.context.node.clone();
         env.pod_ips = if host_network { vec![env.host_ip.clone()] } else { sandbox.ips };
-        let (context, who, pod, ips) = (self.context.clone(), self.who.clone(), pod.clone(), env.pod_ips.clone());
+        let (context, who, pod, ips) =
+            (self.context.clone(), self.who.clone(), pod.clone(), env.pod_ips.clone());
         let hosts = self.blocking("writing the hosts file", move || {
             // A node without the file has nothing to say in it.
-            let node_hosts = if host_network { std::fs::read_to_string(HOSTS_PATH).unwrap_or_default() } else { String::new() };
+            let node_hosts = if host_network {
+                std::fs::read_to_string(HOSTS_PATH).unwrap_or_default()
+            } else {
+                String::new()
+            };
             let text = hosts::hosts_file(&pod, &ips, &context.dns.cluster_domain, &node_hosts);
             text.map(|t| files::write_hosts(&who, &context.volumes.pod_dir(&who.uid), &t)).transpose()
         });
@@ -174,7 +179,8 @@ impl Worker {
         let (runtime, sandbox, sandbox_id) =
             (self.context.runtime.clone(), starting.config.clone(), starting.sandbox_id.clone());
         let named = target.clone();
-        let made = self.to_the_end(async move { runtime.create_container(&sandbox_id, config, sandbox, &named).await });
+        let made = self
+            .to_the_end(async move { runtime.create_container(&sandbox_id, config, sandbox, &named).await });
         let made = made.await.map_err(|e| Failure::config(&e))?;
         let id = made.map_err(|e| Failure::call("CreateContainerError", &e))?;
 
@@ -207,7 +213,7 @@ impl Worker {
             let volumes = context
                 .volumes
                 .mounts(&its_pod, &its_container)
-                .map_err(|source| WorkerError::Volume { pod: who.clone(), source })?;
+                .map_err(|e| WorkerError::Volume { pod: who.clone(), source: Box::new(e) })?;
             let pod_dir = context.volumes.pod_dir(&who.uid);
             files::make_log_dir(&who, &context.pod_logs_dir, &its_container.name)?;
             let message = files::make_termination_log(&who, &pod_dir, &its_container.name, restart_count)?;

@@ -32,7 +32,10 @@ mod tests {
         for (running, expected) in [
             (vec![], vec![]),
             (vec!["a", "b"], vec![vec!["a", "b"]]),
-            (vec!["proxy", "a", "logs", "b", "stray"], vec![vec!["a", "b", "stray"], vec!["logs"], vec!["proxy"]]),
+            (
+                vec!["proxy", "a", "logs", "b", "stray"],
+                vec![vec!["a", "b", "stray"], vec!["logs"], vec!["proxy"]],
+            ),
             (vec!["setup", "proxy"], vec![vec!["setup"], vec!["proxy"]]),
         ] {
             assert_eq!(stop_order(&pod, running.iter().map(|n| (*n, *n))), expected, "{running:?}");

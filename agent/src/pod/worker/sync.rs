@@ -62,7 +62,8 @@ impl Worker {
             self.went_well();
             return Ok(WorkerOutcome::Completed { succeeded });
         }
-        let mut progress = Progress { next_sync_in: actions.next_sync_in, transient: true, ..Progress::default() };
+        let mut progress =
+            Progress { next_sync_in: actions.next_sync_in, transient: true, ..Progress::default() };
         progress.waiting.clone_from(&actions.waiting);
         if actions.create_sandbox || !actions.containers_to_start.is_empty() {
             self.completed_cleanly = false;
@@ -89,7 +90,12 @@ impl Worker {
         }
     }
 
-    pub(super) fn failed(&mut self, error: String, transient: bool, waiting: Vec<ContainerWaiting>) -> WorkerOutcome {
+    pub(super) fn failed(
+        &mut self,
+        error: String,
+        transient: bool,
+        waiting: Vec<ContainerWaiting>,
+    ) -> WorkerOutcome {
         let retry_in = self.retry_in(transient);
         warn!(pod = %self.who, error, ?retry_in, "pod worker failed");
         WorkerOutcome::Failed { error, retry_in, waiting }
@@ -167,9 +173,9 @@ impl Worker {
         Ok(())
     }
 
-    async fn prepare<'a>(
+    async fn prepare(
         &mut self,
-        pod: &'a Pod,
+        pod: &Pod,
         status: &PodRuntimeStatus,
         actions: &PodActions,
     ) -> Result<Starting, WorkerError> {
@@ -203,9 +209,9 @@ impl Worker {
             (volumes, cgroups)
         });
         let (volumes, cgroups) = removed.await?;
-        volumes.map_err(|source| WorkerError::Volume { pod: self.who.clone(), source })?;
+        volumes.map_err(|e| WorkerError::Volume { pod: self.who.clone(), source: Box::new(e) })?;
         for removed in cgroups {
-            removed.map_err(|source| WorkerError::Cgroup { pod: self.who.clone(), source })?;
+            removed.map_err(|e| WorkerError::Cgroup { pod: self.who.clone(), source: Box::new(e) })?;
         }
         Ok(())
     }
@@ -233,7 +239,8 @@ pub(super) fn alive(state: ContainerState) -> bool {
 
 /// What a container gets when its pod lives on.
 fn grace(pod: &Pod) -> Duration {
-    let seconds = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE_S);
+    let seconds =
+        pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE_S);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).max(MINIMUM_GRACE)
 }
 

@@ -70,7 +70,10 @@ impl Worker {
             }
         }
         // Removal may have been ordered meanwhile; whatever came until now is obeyed by what follows.
-        let remove = matches!(self.orders.borrow_and_update().clone(), Some(Standing { order: WorkOrder::Terminate { remove: true, .. }, .. }));
+        let remove = matches!(
+            self.orders.borrow_and_update().clone(),
+            Some(Standing { order: WorkOrder::Terminate { remove: true, .. }, .. })
+        );
         match self.clean_up(remove).await {
             Ok(()) => {}
             Err(e) => return self.termination_failed(e).await.map(Some),
@@ -278,7 +281,10 @@ impl Worker {
 
 /// Of every QoS class: an orphan's manifest, and so its class, is not known. The first failure, or how many
 /// processes were killed.
-fn kill_pod(context: &super::WorkerContext, uid: &crate::pod::PodUid) -> Result<usize, crate::cgroup::CgroupError> {
+fn kill_pod(
+    context: &super::WorkerContext,
+    uid: &crate::pod::PodUid,
+) -> Result<usize, crate::cgroup::CgroupError> {
     let classes = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
     let killed = classes.map(|class| context.cgroups.kill_pod(uid, class));
     killed.into_iter().sum()

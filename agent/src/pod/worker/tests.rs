@@ -102,8 +102,12 @@ impl Rig {
         let (tx, reports) = mpsc::channel(64);
         self.reports = reports;
         (self.cancel, self.tracker) = (CancellationToken::new(), TaskTracker::new());
-        self.workers =
-            PodWorkers::new(context(&endpoint, &self.dir, &self.fake), tx, self.tracker.clone(), self.cancel.clone());
+        self.workers = PodWorkers::new(
+            context(&endpoint, &self.dir, &self.fake),
+            tx,
+            self.tracker.clone(),
+            self.cancel.clone(),
+        );
     }
 
     async fn running(&mut self, pod: &Arc<Pod>) -> PodRuntimeStatus {
@@ -153,9 +157,14 @@ async fn a_pod_is_started_once_and_then_left_alone() {
     let pod = two_containers();
     let runtime = rig.running(&pod).await;
     let names: Vec<_> = runtime.containers.iter().map(|c| (c.name.as_str(), c.state, c.pid)).collect();
-    assert_eq!(names, [("b", ContainerState::Running, Some(4711)), ("a", ContainerState::Running, Some(4711))]);
+    assert_eq!(
+        names,
+        [("b", ContainerState::Running, Some(4711)), ("a", ContainerState::Running, Some(4711))]
+    );
     assert!(rig.dir.path().join("logs/default_web_u1/a").is_dir());
-    assert!(std::fs::read_to_string(rig.dir.path().join("pods/u1/etc-hosts")).unwrap().contains("10.0.0.9\tweb"));
+    assert!(
+        std::fs::read_to_string(rig.dir.path().join("pods/u1/etc-hosts")).unwrap().contains("10.0.0.9\tweb")
+    );
     rig.running(&pod).await;
     assert_eq!((rig.calls("RunPodSandbox").len(), rig.calls("CreateContainer").len()), (1, 2));
 }
@@ -181,14 +190,18 @@ async fn an_image_that_is_not_there_keeps_only_its_own_container_waiting() {
     let WorkerOutcome::Failed { error, retry_in, waiting } = report.outcome else { panic!("{report:?}") };
     assert!(error.contains("absent:1") && error.contains("import"), "{error}");
     assert_eq!(retry_in, Duration::from_secs(10));
-    assert_eq!(waiting.iter().map(|w| (w.container.as_str(), w.reason.as_str())).collect::<Vec<_>>(), [("a", "ErrImageNeverPull")]);
+    assert_eq!(
+        waiting.iter().map(|w| (w.container.as_str(), w.reason.as_str())).collect::<Vec<_>>(),
+        [("a", "ErrImageNeverPull")]
+    );
     assert!(report.runtime.container("b").is_some_and(|c| c.state == ContainerState::Running));
 }
 
 #[tokio::test]
 async fn a_pod_that_ends_by_itself_is_completed_and_its_cgroup_goes() {
     let mut rig = Rig::new();
-    let pod = pod(serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "img:1"}]}));
+    let pod =
+        pod(serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "img:1"}]}));
     rig.running(&pod).await;
     let message = rig.dir.path().join("pods/u1/containers/a/0");
     std::fs::write(message, "all done").unwrap();
@@ -196,7 +209,11 @@ async fn a_pod_that_ends_by_itself_is_completed_and_its_cgroup_goes() {
     for _ in 0..2 {
         rig.sync(&pod);
         let report = rig.report().await;
-        assert!(matches!(report.outcome, WorkerOutcome::Completed { succeeded: true }), "{:?}", report.outcome);
+        assert!(
+            matches!(report.outcome, WorkerOutcome::Completed { succeeded: true }),
+            "{:?}",
+            report.outcome
+        );
         assert_eq!(report.runtime.container("a").unwrap().message, "all done");
     }
     assert_eq!(rig.calls("remove cgroup").len(), 3, "once for each QoS class");
@@ -269,7 +286,10 @@ async fn a_grace_cut_short_while_stopping_kills_at_once() {
     rig.running(&pod).await;
     rig.fake.lock().unwrap().state().stubborn = true;
     rig.terminate(&pod, Duration::from_secs(30), Reason::Evicted, false);
-    rig.until("both are being stopped", |s| s.calls.iter().filter(|c| c.starts_with("StopContainer")).count() == 2).await;
+    rig.until("both are being stopped", |s| {
+        s.calls.iter().filter(|c| c.starts_with("StopContainer")).count() == 2
+    })
+    .await;
     let cut = std::time::Instant::now();
     rig.terminate(&pod, Duration::ZERO, Reason::GraceCutShort, false);
     let report = rig.report().await;
@@ -294,7 +314,9 @@ async fn the_worker_itself_kills_when_the_grace_ends() {
 async fn a_termination_interrupts_a_pull() {
     let mut rig = Rig::new();
     rig.fake.lock().unwrap().hang("PullImage");
-    let pod = pod(serde_json::json!({"containers": [{"name": "a", "image": "img:1"}, {"name": "b", "image": "other:1"}]}));
+    let pod = pod(
+        serde_json::json!({"containers": [{"name": "a", "image": "img:1"}, {"name": "b", "image": "other:1"}]}),
+    );
     rig.sync(&pod);
     rig.until("the pull has begun", |s| s.calls.iter().any(|c| c.starts_with("PullImage"))).await;
     rig.terminate(&pod, Duration::from_secs(30), Reason::PodRemoved, true);
@@ -334,7 +356,9 @@ async fn a_restart_of_the_runtime_in_the_middle_of_a_sync_heals() {
     let pod = two_containers();
     rig.fake.lock().unwrap().fail("CreateContainer", Code::Unavailable, "shutting down");
     rig.sync(&pod);
-    let WorkerOutcome::Failed { retry_in, waiting, .. } = rig.report().await.outcome else { panic!("it cannot work") };
+    let WorkerOutcome::Failed { retry_in, waiting, .. } = rig.report().await.outcome else {
+        panic!("it cannot work")
+    };
     assert!(retry_in < Duration::from_secs(1), "{retry_in:?}");
     assert_eq!(waiting[0].reason, "CreateContainerError");
     rig.fake.lock().unwrap().heal("CreateContainer");
