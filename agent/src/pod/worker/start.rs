@@ -85,7 +85,8 @@ impl Worker {
             (parent, context.volumes.set_up(&pod))
         });
         let (parent, volumes) = set_up.await?;
-        let parent = parent.map_err(|e| WorkerError::Cgroup { pod: self.who.clone(), source: Box::new(e) })?;
+        let parent =
+            parent.map_err(|e| WorkerError::Cgroup { pod: self.who.clone(), source: Box::new(e) })?;
         volumes.map_err(|e| WorkerError::Volume { pod: self.who.clone(), source: Box::new(e) })?;
         Ok(parent)
     }
