@@ -113,7 +113,7 @@ pub fn run(setup: Setup) -> Result<(), NodeAgentError> {
         return Err(NodeAgentError::NotRoot);
     }
     let _lock = root_lock::take(&setup.root_dir)?;
-    protect::protect(setup.config.oom_score_adj);
+    protect::lower_oom_score(setup.config.oom_score_adj);
     // Two workers are enough: what they do is wait for the runtime.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -152,6 +152,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let server = wire::serve(&trace_socket(&setup.root_dir), Arc::clone(&journal), cancel.clone())?;
 
     let kernel = load_kernel(config);
+    protect::lock_memory();
     let (events, receiver) = mpsc::channel(EVENT_QUEUE);
     let tracker = TaskTracker::new();
     let pleg = PlegHandle::default();

@@ -1,7 +1,8 @@
 //! `bench signal`: how fast a kernel event becomes a record and a decision, and what sensing costs.
 //!
 //! - latencies: a hog runs into the kubepods threshold again and again; each Signal record carries
-//!   `event_to_record_us`, each Decision record `signal_to_decision_us`.
+//!   `event_to_record_us`; each decision on fresh numbers, to leave things as they are (Forecast record) or to evict
+//!   (Decision record), carries `signal_to_decision_us`.
 //! - page faults: a fault loop without and with the agent's programs, in turns within one run, so that both meet the
 //!   same machine; the medians are compared.
 //! - the agent's own memory and CPU: /proc/PID, over some time with no pods and with many.
@@ -53,6 +54,7 @@ pub fn run(options: &Options) -> Result<Value> {
     };
     let record = quantiles("event_to_record_us", &latencies.record_us)?;
     let decision = quantiles("event_to_decision_us", &latencies.decision_us)?;
+    let eviction = quantiles("event_to_eviction_us", &latencies.eviction_us)?;
     println!("{table}");
     println!("page faults with the programs: {fault_overhead_pct:+.2} %");
     println!(
@@ -62,6 +64,7 @@ pub fn run(options: &Options) -> Result<Value> {
     Ok(json!({
         "event_to_record_us": record,
         "event_to_decision_us": decision,
+        "event_to_eviction_us": eviction,
         "fault_overhead_pct": fault_overhead_pct,
         "rss_mib": { "pods_0": rss_0, "pods_30": rss_30 },
         "cpu_pct": { "pods_0": cpu_0, "pods_30": cpu_30 },
@@ -95,6 +98,8 @@ fn wait(
 struct Latencies {
     record_us: Vec<i64>,
     decision_us: Vec<i64>,
+    /// Those of the decisions that were evictions.
+    eviction_us: Vec<i64>,
 }
 
 fn latencies(options: &Options, stop: &Interrupted) -> Result<Latencies> {
@@ -125,17 +130,18 @@ fn latencies(options: &Options, stop: &Interrupted) -> Result<Latencies> {
         })?;
     }
     let trace = node.trace()?;
+    let decisions = |kinds: &[&str]| {
+        let of_kind = trace.iter().filter(|r| kinds.contains(&r.kind.as_str()));
+        of_kind.filter_map(|r| r.number("signal_to_decision_us")).collect()
+    };
     Ok(Latencies {
         record_us: trace
             .iter()
             .filter(|r| r.kind == "Signal")
             .filter_map(|r| r.number("event_to_record_us"))
             .collect(),
-        decision_us: trace
-            .iter()
-            .filter(|r| r.kind == "Decision")
-            .filter_map(|r| r.number("signal_to_decision_us"))
-            .collect(),
+        decision_us: decisions(&["Forecast", "Decision"]),
+        eviction_us: decisions(&["Decision"]),
     })
 }
 
