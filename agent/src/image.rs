@@ -108,6 +108,9 @@ impl ImageError {
     }
 }
 
+/// containerd and CRI-O parse names with Go's distribution/reference and pass its error on with no code of its own.
+const NOT_A_REFERENCE: &str = "invalid reference format";
+
 /// Failed pulls are remembered for this many at most; older ones are forgotten, which only means an earlier retry.
 const MAX_REMEMBERED_FAILURES: usize = 1024;
 
@@ -170,6 +173,13 @@ impl ImagePuller {
         let _permit = self.pulls.acquire().await;
         match self.client.pull_image(&image, sandbox.clone()).await {
             Ok(_) => self.failures().remove(&key),
+            Err(source) if source.to_string().contains(NOT_A_REFERENCE) => {
+                return Err(ImageError::InvalidName {
+                    container: name,
+                    image: written,
+                    detail: source.to_string(),
+                });
+            }
             Err(source) => {
                 self.failed(key, &source);
                 return Err(ImageError::Pull { container: name, image: written, source });
@@ -200,10 +210,10 @@ impl ImagePuller {
     fn failed(&self, key: (PodUid, String), error: &CriError) {
         let now = Mono::now();
         let mut failures = self.failures();
-        if failures.len() >= MAX_REMEMBERED_FAILURES && !failures.contains_key(&key) {
-            if let Some(oldest) = failures.iter().min_by_key(|(_, f)| f.at).map(|(k, _)| k.clone()) {
-                failures.remove(&oldest);
-            }
+        let full = failures.len() >= MAX_REMEMBERED_FAILURES && !failures.contains_key(&key);
+        let oldest = failures.iter().min_by_key(|(_, f)| f.at).map(|(k, _)| k.clone());
+        if let Some(oldest) = oldest.filter(|_| full) {
+            failures.remove(&oldest);
         }
         let failure =
             failures.entry(key).or_insert(Failure { back_off: IMAGE_PULL, error: String::new(), at: now });
@@ -301,6 +311,13 @@ mod tests {
         assert!(text.contains("no such manifest"), "{text}");
         assert_eq!(fake.calls("PullImage").len(), 1);
         assert!(puller.next_pull_in(&uid, &absent).unwrap() > Duration::from_secs(5));
+
+        fake.fail(
+            "PullImage",
+            tonic::Code::Unknown,
+            "invalid reference format: repository name must be lowercase",
+        );
+        assert_eq!(reason(&container("UPPER:1", None)).await.0, "InvalidImageName");
 
         fake.heal("PullImage");
         puller.forget(&uid);

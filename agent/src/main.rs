@@ -64,7 +64,9 @@ fn init_tracing(verbosity: u8) -> anyhow::Result<()> {
         _ => "info,oomlet=trace",
     };
     let filter = match std::env::var("RUST_LOG") {
-        Ok(text) => EnvFilter::try_new(&text).with_context(|| format!("RUST_LOG={text:?} is not a log filter"))?,
+        Ok(text) => {
+            EnvFilter::try_new(&text).with_context(|| format!("RUST_LOG={text:?} is not a log filter"))?
+        }
         Err(_) => EnvFilter::new(default),
     };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

@@ -31,9 +31,9 @@ use crate::cri::connection::DEFAULT_REQUEST_TIMEOUT;
 use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
 use crate::eviction::EvictionConfig;
 use crate::forecast::{MAX_RATE_BYTES_PER_S, MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S};
+use crate::image::ImagePuller;
 use crate::kernel::{self, Kernel, ProgramState};
 use crate::pleg::{self, PlegHandle};
-use crate::image::ImagePuller;
 use crate::pod::env::EnvFacts;
 use crate::pod::worker::{PodCgroups, PodWorkers, WorkerContext};
 use crate::pod_source;
@@ -68,7 +68,9 @@ pub struct Setup {
 
 #[derive(Debug, thiserror::Error)]
 pub enum NodeAgentError {
-    #[error("oomlet must run as root to manage cgroups, mounts and eBPF programs; start it with sudo or as a system service")]
+    #[error(
+        "oomlet must run as root to manage cgroups, mounts and eBPF programs; start it with sudo or as a system service"
+    )]
     NotRoot,
     #[error(transparent)]
     RootLock(#[from] RootLockError),
@@ -88,7 +90,9 @@ pub enum NodeAgentError {
     Read { path: &'static str, source: std::io::Error },
     #[error("{path} has no usable {what}; is /proc mounted?")]
     Proc { path: &'static str, what: &'static str },
-    #[error("the reserved memory ({reserved} bytes of systemReserved and kubeReserved) is all that the node has ({capacity} bytes); lower them")]
+    #[error(
+        "the reserved memory ({reserved} bytes of systemReserved and kubeReserved) is all that the node has ({capacity} bytes); lower them"
+    )]
     NothingAllocatable { reserved: u64, capacity: u64 },
     #[error("cannot start a thread or the tokio runtime: {0}; check the limits of processes and open files")]
     Start(#[from] std::io::Error),

@@ -31,8 +31,12 @@ pub const RELIST_PERIOD_WITH_EVENTS: Duration = Duration::from_secs(300);
 /// Hints that come faster than this share a list.
 const HINT_GAP: Duration = Duration::from_millis(10);
 /// A process's exit is known to the kernel before the runtime has noticed it: look again after these.
-const LOOK_AGAIN: [Duration; 4] =
-    [Duration::from_millis(10), Duration::from_millis(30), Duration::from_millis(100), Duration::from_millis(300)];
+const LOOK_AGAIN: [Duration; 4] = [
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+];
 /// Reconnecting the event stream: doubling between these.
 const STREAM_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -84,8 +88,19 @@ impl PlegHandle {
 }
 
 /// Spawns nothing: run the future on the node agent's TaskTracker. Ends with `cancel`, or when nobody receives.
-pub async fn run(runtime: RuntimeClient, handle: PlegHandle, events: mpsc::Sender<Event>, cancel: CancellationToken) {
-    let mut task = Task { runtime: runtime.clone(), handle: handle.clone(), events, last: Snapshot::default(), answers: None };
+pub async fn run(
+    runtime: RuntimeClient,
+    handle: PlegHandle,
+    events: mpsc::Sender<Event>,
+    cancel: CancellationToken,
+) {
+    let mut task = Task {
+        runtime: runtime.clone(),
+        handle: handle.clone(),
+        events,
+        last: Snapshot::default(),
+        answers: None,
+    };
     // Dropping the losing future is safe: neither holds anything but its place in a loop.
     tokio::select! {
         () = cancel.cancelled() => {}
@@ -199,7 +214,9 @@ async fn stream_hints(runtime: RuntimeClient, handle: PlegHandle) {
     loop {
         match runtime.container_events().await {
             Ok(mut stream) => {
-                info!("container events come from the runtime's stream; relisting every {RELIST_PERIOD_WITH_EVENTS:?}");
+                info!(
+                    "container events come from the runtime's stream; relisting every {RELIST_PERIOD_WITH_EVENTS:?}"
+                );
                 handle.0.streaming.store(true, Ordering::Relaxed);
                 // What happened before the stream was open is in no event.
                 handle.kick();
@@ -215,7 +232,10 @@ async fn stream_hints(runtime: RuntimeClient, handle: PlegHandle) {
                 };
                 handle.0.streaming.store(false, Ordering::Relaxed);
                 handle.kick();
-                warn!(error, "the runtime's event stream ended; relisting every {RELIST_PERIOD:?} until it is back");
+                warn!(
+                    error,
+                    "the runtime's event stream ended; relisting every {RELIST_PERIOD:?} until it is back"
+                );
             }
             Err(e) if e.is_unimplemented() => {
                 info!("the runtime has no event stream; relisting every {RELIST_PERIOD:?}");

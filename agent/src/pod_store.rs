@@ -160,7 +160,8 @@ mod tests {
     fn saved(uid: &str) -> SavedPod {
         let mut pod = crate::pod::Pod::default();
         pod.metadata.uid = Some(uid.into());
-        let failure = Some(Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption: true });
+        let failure =
+            Some(Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption: true });
         SavedPod { pod, manifest_path: Some("/etc/pods/a.yaml".into()), failure }
     }
 

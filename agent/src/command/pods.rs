@@ -39,7 +39,8 @@ pub fn pods(args: &Args) -> Result<(), PodsError> {
     let text = match args.output {
         Output::Json => {
             let items: Vec<&Pod> = saved.iter().map(|s| &s.pod).collect();
-            serde_json::json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items}).to_string()
+            serde_json::json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items})
+                .to_string()
         }
         Output::Table => table(&saved).to_string(),
     };

@@ -283,15 +283,17 @@ impl RuntimeClient {
         call!(self, "UpdateContainerResources", id, update_container_resources, request).map(drop)
     }
 
-    /// The event stream of containerd 1.7+ and CRI-O.
+    /// The event stream of containerd 1.7+ and CRI-O. Without a time limit: containerd answers with the first event,
+    /// however late that comes. A connection that breaks ends the wait.
     ///
     /// # Errors
     /// [`CriError::is_unimplemented`] where the runtime has none (containerd 1.6).
     pub async fn container_events(&self) -> Result<Streaming<cri::ContainerEventResponse>, CriError> {
-        let limit = self.connection.request_timeout();
         let mut client = self.client.clone();
-        let answer = client.get_container_events(cri::GetEventsRequest {});
-        self.connection.limited("GetContainerEvents", "the runtime", limit, answer).await
+        match client.get_container_events(cri::GetEventsRequest {}).await {
+            Ok(stream) => Ok(stream.into_inner()),
+            Err(status) => Err(self.connection.refusal("GetContainerEvents", "the runtime", status)),
+        }
     }
 }
 

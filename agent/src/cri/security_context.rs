@@ -245,7 +245,7 @@ mod tests {
             match error {
                 None => assert_eq!(found, None, "{pod} {own}"),
                 Some(part) => {
-                    assert!(found.as_ref().is_some_and(|e| e.contains(part)), "{pod} {own}: {found:?}")
+                    assert!(found.as_ref().is_some_and(|e| e.contains(part)), "{pod} {own}: {found:?}");
                 }
             }
         }

@@ -39,9 +39,10 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
         milli_cpu: capacity.milli_cpu.saturating_sub(reserved.milli_cpu),
         memory_bytes: capacity.memory_bytes - reserved.memory_bytes,
     };
-    let hostname = setup.hostname.clone().unwrap_or_else(|| {
-        rustix::system::uname().nodename().to_string_lossy().trim().to_lowercase()
-    });
+    let hostname = setup
+        .hostname
+        .clone()
+        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().trim().to_lowercase());
     Ok(Node {
         facts: NodeFacts {
             name: hostname,

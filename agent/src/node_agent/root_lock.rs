@@ -8,7 +8,9 @@ use rustix::fs::{FlockOperation, flock};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RootLockError {
-    #[error("another agent{who} runs on the root directory {root_dir}; stop it first, or choose another --root-dir")]
+    #[error(
+        "another agent{who} runs on the root directory {root_dir}; stop it first, or choose another --root-dir"
+    )]
     Taken { root_dir: PathBuf, who: String },
     #[error("cannot {what} {path}: {source}; the agent needs a root directory it can write (--root-dir)")]
     Io { what: &'static str, path: PathBuf, source: std::io::Error },
@@ -24,8 +26,11 @@ pub struct RootLock {
 /// [`RootLockError::Taken`] names the other agent's pid where it can be read.
 pub fn take(root_dir: &Path) -> Result<RootLock, RootLockError> {
     let dir = root_dir.join("oomlet");
-    std::fs::create_dir_all(&dir)
-        .map_err(|source| RootLockError::Io { what: "make", path: dir.clone(), source })?;
+    std::fs::create_dir_all(&dir).map_err(|source| RootLockError::Io {
+        what: "make",
+        path: dir.clone(),
+        source,
+    })?;
     let path = dir.join("lock");
     let io = |what| {
         let path = path.clone();

@@ -109,7 +109,12 @@ mod tests {
         Snapshot {
             sandboxes: sandboxes
                 .iter()
-                .map(|(id, ready)| ListedSandbox { id: (*id).into(), pod: pod("u"), ready: *ready, created_at_ns: 0 })
+                .map(|(id, ready)| ListedSandbox {
+                    id: (*id).into(),
+                    pod: pod("u"),
+                    ready: *ready,
+                    created_at_ns: 0,
+                })
                 .collect(),
             containers: (0..)
                 .zip(containers)
@@ -143,7 +148,9 @@ mod tests {
             (Some(Exited), None, vec![ContainerRemoved]),
             (Some(Created), None, vec![ContainerRemoved]),
         ] {
-            let make = |s: Option<ContainerState>| snapshot(&[], &s.map(|s| ("c1", s)).into_iter().collect::<Vec<_>>());
+            let make = |s: Option<ContainerState>| {
+                snapshot(&[], &s.map(|s| ("c1", s)).into_iter().collect::<Vec<_>>())
+            };
             let events = make(is).events_since(&make(was));
             assert_eq!(events.iter().map(|e| e.kind).collect::<Vec<_>>(), kinds, "{was:?} → {is:?}");
             assert!(events.iter().all(|e| e.id == "c1" && e.pod.as_str() == "u"));

@@ -37,7 +37,10 @@ fn add_container(fake: &FakeRuntime, id: &str, state: cri::ContainerState) {
 
 impl Rig {
     async fn next(&mut self) -> Event {
-        timeout(Duration::from_secs(5), self.events.recv()).await.expect("an event in time").expect("the task runs")
+        timeout(Duration::from_secs(5), self.events.recv())
+            .await
+            .expect("an event in time")
+            .expect("the task runs")
     }
 
     /// The first event that `pick` takes, within five seconds.
@@ -82,7 +85,9 @@ async fn a_kick_looks_again_until_the_runtime_has_noticed() {
     let kicked = std::time::Instant::now();
     rig.handle.kick();
     // The runtime notices the exit only after the first look.
-    rig.fake.until("a look after the kick", |s| s.calls.iter().filter(|c| *c == "ListContainers").count() > lists).await;
+    rig.fake
+        .until("a look after the kick", |s| s.calls.iter().filter(|c| *c == "ListContainers").count() > lists)
+        .await;
     rig.fake.exit("c", 0);
     assert_eq!(rig.next_lifecycle().await.kind, PodLifecycleEventKind::ContainerDied);
     assert!(kicked.elapsed() < RELIST_PERIOD, "took {:?}", kicked.elapsed());
@@ -113,5 +118,9 @@ async fn the_event_stream_makes_lists_rare_and_reconnects() {
     assert!(!rig.handle.streaming());
     rig.fake.restart();
     assert_eq!(rig.next_runtime().await, Ok(()));
-    rig.fake.until("the stream is open again", |s| s.calls.iter().filter(|c| *c == "GetContainerEvents").count() > 1).await;
+    rig.fake
+        .until("the stream is open again", |s| {
+            s.calls.iter().filter(|c| *c == "GetContainerEvents").count() > 1
+        })
+        .await;
 }

@@ -1,1 +1,303 @@
-//! (being written)
+//! One task a pod, which carries out what the SyncLoop ordered and [`super::lifecycle`] decided. Shell.
+//!
+//! Reads: [`WorkOrder`]s by [`PodWorkers::dispatch`]. Emits: a [`WorkerReport`] for each piece of work, as
+//! [`Event::Worker`].
+//!
+//! - [`mailbox`]: the one standing order of a worker, and how a newer one changes it (pure).
+//! - [`context`]: what all workers share.
+//! - `sync`, `start`: bringing a pod to what its manifest says.
+//! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure).
+//! - `files`: the files a pod has on the node; [`hosts`] and [`messages`] what is in them (pure).
+//!
+//! An order stands until another replaces it: the worker itself repeats it when it failed, or when a back-off ends,
+//! at the time that its report names. All steps are idempotent and start from what the runtime says, so an agent
+//! that is killed in the middle leaves the containers running and its successor goes on from there.
+
+pub mod context;
+mod error;
+mod files;
+mod hosts;
+pub mod mailbox;
+mod messages;
+mod start;
+mod stop_order;
+mod sync;
+mod terminate;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use super::backoff::{CrashLoopBackOff, Exponential, RUNTIME_ERROR, WORKER_ERROR};
+use super::order::{WorkOrder, WorkerOutcome, WorkerReport};
+use super::runtime_status::PodRuntimeStatus;
+use super::{PodRef, PodUid};
+use crate::clock::Mono;
+use crate::sync_loop::event::Event;
+
+pub use context::{PodCgroups, WorkerContext};
+pub use error::WorkerError;
+use mailbox::Standing;
+
+/// How long an ending agent waits for a container that is just being made. What is not made by then is found by
+/// the next agent.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// All workers. Owned by the executor of the SyncLoop.
+#[derive(Debug)]
+pub struct PodWorkers {
+    context: Arc<WorkerContext>,
+    reports: mpsc::Sender<Event>,
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+    workers: HashMap<PodUid, Entry>,
+    /// Forgotten workers that may still be about to end: a successor for the same pod waits for them.
+    leaving: HashMap<PodUid, JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    orders: watch::Sender<Option<Standing>>,
+    task: JoinHandle<()>,
+}
+
+impl PodWorkers {
+    #[must_use]
+    pub fn new(
+        context: Arc<WorkerContext>,
+        reports: mpsc::Sender<Event>,
+        tracker: TaskTracker,
+        cancel: CancellationToken,
+    ) -> PodWorkers {
+        PodWorkers { context, reports, tracker, cancel, workers: HashMap::new(), leaving: HashMap::new() }
+    }
+
+    /// Hands the order to the pod's worker, which is started if there is none. Never blocks.
+    pub fn dispatch(&mut self, uid: PodUid, order: WorkOrder) {
+        let now = Mono::now();
+        if self.workers.get(&uid).is_some_and(|e| e.task.is_finished() && !self.cancel.is_cancelled()) {
+            // It panicked; its panic message is in the log. The pod must not stay without a worker.
+            warn!(pod_uid = %uid, "a pod worker ended unexpectedly and is started again");
+            self.forget(&uid);
+        }
+        let entry = match self.workers.remove(&uid) {
+            Some(entry) => entry,
+            None => self.start(uid.clone()),
+        };
+        entry.orders.send_modify(|standing| *standing = Some(mailbox::merge(standing.take(), order, now)));
+        self.workers.insert(uid, entry);
+    }
+
+    /// The pod is of no interest any more; to be called after [`WorkerOutcome::Removed`]. A worker that is not
+    /// done gives its work up.
+    pub fn forget(&mut self, uid: &PodUid) {
+        self.leaving.retain(|_, task| !task.is_finished());
+        if let Some(entry) = self.workers.remove(uid) {
+            self.leaving.insert(uid.clone(), entry.task);
+        }
+    }
+
+    fn start(&mut self, uid: PodUid) -> Entry {
+        let (orders, received) = watch::channel(None);
+        let predecessor = self.leaving.remove(&uid);
+        let worker = Worker {
+            backoff: CrashLoopBackOff::new(self.context.max_crash_backoff),
+            context: self.context.clone(),
+            who: PodRef { uid: uid.clone(), namespace: String::new(), name: String::new() },
+            uid,
+            orders: received,
+            reports: self.reports.clone(),
+            in_flight: TaskTracker::new(),
+            known: PodRuntimeStatus::default(),
+            messages: HashMap::new(),
+            refused: WORKER_ERROR,
+            runtime_away: RUNTIME_ERROR,
+            termination_retry: terminate::RETRY,
+            reported_stopped: false,
+            removed: false,
+            killed: false,
+            completed_cleanly: false,
+        };
+        let task = self.tracker.spawn(worker.run(predecessor, self.cancel.clone()));
+        Entry { orders, task }
+    }
+}
+
+/// One pod's worker.
+struct Worker {
+    context: Arc<WorkerContext>,
+    uid: PodUid,
+    /// For messages; complete with the first order.
+    who: PodRef,
+    orders: watch::Receiver<Option<Standing>>,
+    reports: mpsc::Sender<Event>,
+    backoff: CrashLoopBackOff,
+    /// Calls that make something in the runtime. They are never dropped half-way, or what they make would be
+    /// missed by the termination that interrupted them.
+    in_flight: TaskTracker,
+    /// As read last; what a termination starts from, without asking first.
+    known: PodRuntimeStatus,
+    /// Termination messages by container id: their files may go before the container does.
+    messages: HashMap<String, String>,
+    refused: Exponential,
+    runtime_away: Exponential,
+    termination_retry: Exponential,
+    reported_stopped: bool,
+    removed: bool,
+    /// SIGKILL was needed.
+    killed: bool,
+    /// The pod ended by itself and its cgroup and volumes are gone.
+    completed_cleanly: bool,
+}
+
+/// The SyncLoop or the worker's mailbox has gone.
+#[derive(Debug)]
+struct Gone;
+
+impl Worker {
+    async fn run(mut self, predecessor: Option<JoinHandle<()>>, cancel: CancellationToken) {
+        if let Some(task) = predecessor {
+            // Whether it ended well is of no matter, as long as it has ended.
+            let _ = task.await;
+        }
+        // Dropping the work at any await is safe: what makes something runs on in `in_flight`, the rest is
+        // idempotent and found out anew by whoever goes on.
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            _ = self.obey() => {}
+        }
+        self.in_flight.close();
+        // Running out of time is fine, see LEAVE_WITHIN.
+        let _ = tokio::time::timeout(LEAVE_WITHIN, self.in_flight.wait()).await;
+    }
+
+    async fn obey(&mut self) -> Result<(), Gone> {
+        loop {
+            let standing = self.orders.borrow_and_update().clone();
+            if let Some(WorkOrder::Sync { pod, .. } | WorkOrder::Terminate { pod, .. }) =
+                standing.as_ref().map(|s| &s.order)
+            {
+                self.who = PodRef { uid: self.uid.clone(), ..PodRef::of(pod) };
+            }
+            let again_in = match standing.as_ref().map(|s| &s.order) {
+                None => None,
+                Some(WorkOrder::Terminate { .. }) => self.terminate().await?,
+                Some(WorkOrder::Sync { pod, .. }) => {
+                    let pod = pod.clone();
+                    let mut orders = self.orders.clone();
+                    // Cancel-safe, see `run`. A new Sync waits for this one to end; a Terminate does not.
+                    let terminated = async {
+                        orders.wait_for(|s| s.as_ref().is_some_and(Standing::is_termination)).await.map(drop)
+                    };
+                    tokio::select! {
+                        biased;
+                        ordered = terminated => match ordered {
+                            Ok(()) => continue,
+                            Err(_) => return Err(Gone),
+                        },
+                        outcome = self.sync(&pod) => self.synced(outcome).await?,
+                    }
+                }
+            };
+            let again = async {
+                match again_in {
+                    Some(delay) => tokio::time::sleep(delay).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Cancel-safe: `changed` marks nothing as seen when it loses.
+            tokio::select! {
+                changed = self.orders.changed() => changed.map_err(|_| Gone)?,
+                () = again => {}
+            }
+        }
+    }
+
+    /// Reports the end of a sync; when to do it again.
+    async fn synced(&mut self, outcome: WorkerOutcome) -> Result<Option<Duration>, Gone> {
+        let again_in = match &outcome {
+            WorkerOutcome::Synced { next_sync_in, .. } => next_sync_in.as_ref().map(|(delay, _)| *delay),
+            WorkerOutcome::Failed { retry_in, .. } => Some(*retry_in),
+            _ => None,
+        };
+        self.report(outcome).await?;
+        Ok(again_in)
+    }
+
+    async fn report(&self, outcome: WorkerOutcome) -> Result<(), Gone> {
+        let report =
+            WorkerReport { pod: self.uid.clone(), at: Mono::now(), outcome, runtime: self.known.clone() };
+        self.reports.send(Event::Worker(report)).await.map_err(|_| Gone)
+    }
+
+    /// How long to wait after this failure: shortly while the runtime is away, kubelet's 10 s otherwise.
+    fn retry_in(&mut self, transient: bool) -> Duration {
+        let back_off = if transient { &mut self.runtime_away } else { &mut self.refused };
+        back_off.failed(Mono::now())
+    }
+
+    fn went_well(&mut self) {
+        self.refused.succeeded();
+        self.runtime_away.succeeded();
+    }
+
+    /// What the runtime says of the pod now, with termination messages.
+    async fn read(&mut self) -> Result<PodRuntimeStatus, WorkerError> {
+        let (mut status, details) =
+            self.context.runtime.pod_status(&self.uid).await.map_err(|e| self.cri(e))?;
+        for detail in &details {
+            if self.messages.contains_key(&detail.status.id) {
+                continue;
+            }
+            if let Some(message) = files::termination_message(detail).await {
+                self.messages.insert(detail.status.id.clone(), message);
+            }
+        }
+        self.messages.retain(|id, _| status.containers.iter().any(|c| c.id == *id));
+        for container in &mut status.containers {
+            if let Some(message) = self.messages.get(&container.id) {
+                container.message.clone_from(message);
+            }
+        }
+        self.known = status.clone();
+        Ok(status)
+    }
+
+    /// Runs `call` to its end even if the worker stops waiting for it.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, WorkerError> {
+        let (tx, rx) = oneshot::channel();
+        self.in_flight.spawn(async move {
+            // Nobody waits any more: the termination that interrupted the sync finds what was made.
+            let _ = tx.send(call.await);
+        });
+        rx.await.map_err(|_| WorkerError::Panicked {
+            pod: self.who.clone(),
+            what: "a call to the container runtime",
+        })
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkerError> {
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|_| WorkerError::Panicked { pod: self.who.clone(), what })
+    }
+
+    fn cri(&self, source: crate::cri::CriError) -> WorkerError {
+        WorkerError::Cri { pod: self.who.clone(), source: Box::new(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -49,15 +49,13 @@ impl Executor {
                 self.store.remove(uid);
                 None
             }
-            ActionKind::ReadMemory { scope, caused_by } => {
-                match self.memory.read(scope, reason, caused_by) {
-                    Ok(reading) => Some(Event::Reading(reading)),
-                    Err(error) => {
-                        tracing::warn!(%error, "no memory numbers: eviction waits for the next reading");
-                        None
-                    }
+            ActionKind::ReadMemory { scope, caused_by } => match self.memory.read(scope, reason, caused_by) {
+                Ok(reading) => Some(Event::Reading(reading)),
+                Err(error) => {
+                    tracing::warn!(%error, "no memory numbers: eviction waits for the next reading");
+                    None
                 }
-            }
+            },
             ActionKind::MapCgroups { pod, qos, containers } => Some(self.map_cgroups(&pod, qos, &containers)),
             ActionKind::WatchInit { pids } => {
                 for pid in pids {

@@ -27,8 +27,8 @@ pub use pod::{Mode, PodState};
 use super::event::Event;
 use super::plan::SavedPod;
 use crate::clock::Mono;
-use crate::eviction::{Candidate, EvictionConfig};
 use crate::eviction::manager::EvictionManager;
+use crate::eviction::{Candidate, EvictionConfig};
 use crate::pod::admission::NodeFacts;
 use crate::pod::qos::{CgroupResources, QosClass, class_cgroup_resources};
 use crate::pod::{PodRef, PodUid};
@@ -83,6 +83,8 @@ pub struct State {
     told_kills: BTreeMap<Domain, u64>,
     /// Times of kernel events whose fresh numbers have been read and not yet planned on.
     undecided: Vec<Mono>,
+    /// The first kernel event told in the trace since the last reading.
+    told_signal_at: Option<Mono>,
     last_reading: Option<MemoryReading>,
     /// Why PLEG is to look again now.
     kick: Option<Reason>,
@@ -112,6 +114,7 @@ impl State {
             oom_kills: BTreeMap::new(),
             told_kills: BTreeMap::new(),
             undecided: Vec::new(),
+            told_signal_at: None,
             last_reading: None,
             kick: None,
             outbox: Vec::new(),

@@ -1,5 +1,8 @@
 //! Keeps the trace: the newest records in memory, a broadcast to followers, and a JSONL file when configured.
 //!
+//! Signals and forecasts come by the thousand while memory moves. They have a ring of their own, so that they do not
+//! push out what they led to.
+//!
 //! Publishing never blocks: a slow follower or a slow disk loses records, which are counted and told.
 
 use std::collections::VecDeque;
@@ -12,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::record::Record;
+use super::record::{Kind, Record};
 
 /// The trace file is renamed to `<name>.1` when it grows beyond this, so that two of them bound the disk use.
 const FILE_MAX_BYTES: u64 = 64 << 20;
@@ -22,15 +25,19 @@ const FILE_QUEUE_RECORDS: usize = 8192;
 /// Shared by everyone who records; see [`Journal::publish`].
 #[derive(Debug)]
 pub struct Journal {
-    ring: Mutex<Ring>,
+    rings: Mutex<Rings>,
     live: broadcast::Sender<Arc<Record>>,
     file: Option<mpsc::Sender<Arc<Record>>>,
     file_dropped: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Ring {
-    records: VecDeque<Arc<Record>>,
+struct Rings {
+    /// Signals and forecasts.
+    measured: VecDeque<Arc<Record>>,
+    /// What was decided, done and told.
+    done: VecDeque<Arc<Record>>,
+    /// Of each.
     capacity: usize,
     last_seq: u64,
 }
@@ -50,7 +57,7 @@ pub struct OpenTraceFile {
 }
 
 impl Journal {
-    /// `capacity`: how many records stay in memory. With `file`, the returned writer must be run.
+    /// `capacity`: how many records of either ring stay in memory. With `file`, the returned writer must be run.
     ///
     /// # Errors
     /// When the file cannot be opened for appending.
@@ -68,7 +75,12 @@ impl Journal {
             }
         };
         let journal = Journal {
-            ring: Mutex::new(Ring { records: VecDeque::with_capacity(capacity), capacity, last_seq: 0 }),
+            rings: Mutex::new(Rings {
+                measured: VecDeque::new(),
+                done: VecDeque::new(),
+                capacity,
+                last_seq: 0,
+            }),
             live: broadcast::Sender::new(capacity.min(4096)),
             file: sender,
             file_dropped: AtomicU64::new(0),
@@ -81,17 +93,22 @@ impl Journal {
         record.unix_ms = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.last_seq += 1;
-        record.seq = ring.last_seq;
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        rings.last_seq += 1;
+        record.seq = rings.last_seq;
         let record = Arc::new(record);
-        if ring.records.len() == ring.capacity {
-            ring.records.pop_front();
+        let capacity = rings.capacity;
+        let ring = match record.kind {
+            Kind::Signal | Kind::Forecast => &mut rings.measured,
+            _ => &mut rings.done,
+        };
+        if ring.len() == capacity {
+            ring.pop_front();
         }
-        ring.records.push_back(Arc::clone(&record));
+        ring.push_back(Arc::clone(&record));
         // Without followers `send` fails, which is fine. Sent under the lock, so that `follow` sees no gap.
         let _ = self.live.send(Arc::clone(&record));
-        drop(ring);
+        drop(rings);
         if let Some(file) = &self.file
             && file.try_send(record).is_err()
         {
@@ -102,8 +119,10 @@ impl Journal {
     /// What is in memory after `after_seq`, and a receiver that continues without a gap.
     #[must_use]
     pub fn follow(&self, after_seq: u64) -> (Vec<Arc<Record>>, broadcast::Receiver<Arc<Record>>) {
-        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        let backlog = ring.records.iter().filter(|r| r.seq > after_seq).cloned().collect();
+        let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = rings.measured.iter().chain(&rings.done);
+        let mut backlog: Vec<_> = kept.filter(|r| r.seq > after_seq).cloned().collect();
+        backlog.sort_unstable_by_key(|r| r.seq);
         (backlog, self.live.subscribe())
     }
 
@@ -172,7 +191,6 @@ mod tests {
     use super::*;
     use crate::clock::Mono;
     use crate::reason::Reason;
-    use crate::trace::record::Kind;
 
     fn record(n: u64) -> Record {
         Record::new(Mono(n), Kind::Signal, Reason::KernelSignal, format!("record {n}"))
@@ -189,6 +207,17 @@ mod tests {
         assert_eq!(backlog.iter().map(|r| r.seq).collect::<Vec<_>>(), [3, 4, 5]);
         let (backlog, _) = journal.follow(4);
         assert_eq!(backlog.iter().map(|r| r.seq).collect::<Vec<_>>(), [5]);
+    }
+
+    #[test]
+    fn signals_do_not_push_out_what_they_led_to() {
+        let (journal, _) = Journal::open(3, None).unwrap();
+        journal.publish(Record::new(Mono(0), Kind::OomKill, Reason::OomKilled, "killed"));
+        for n in 1..=50 {
+            journal.publish(record(n));
+        }
+        let (backlog, _) = journal.follow(0);
+        assert_eq!(backlog.iter().map(|r| r.seq).collect::<Vec<_>>(), [1, 49, 50, 51]);
     }
 
     #[tokio::test]

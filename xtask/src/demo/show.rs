@@ -17,19 +17,25 @@ pub struct Watcher {
     start: Instant,
     start_ns: Option<u64>,
     shown: usize,
+    /// Signals and forecasts since the last bar: too many to print, and worth knowing of.
+    signals: usize,
     last_bar: Option<Instant>,
     last_mib: u64,
 }
 
 impl Watcher {
     pub fn new(cap_mib: u64) -> Watcher {
-        Watcher { cap_mib, start: Instant::now(), start_ns: None, shown: 0, last_bar: None, last_mib: 0 }
+        Watcher { cap_mib, start: Instant::now(), start_ns: None, shown: 0, signals: 0, last_bar: None, last_mib: 0 }
     }
 
     /// Prints what is new.
     pub fn show(&mut self, node: &TestNode) -> Result<()> {
         let trace = node.trace()?;
         for record in trace.iter().skip(self.shown) {
+            if matches!(record.kind.as_str(), "Signal" | "Forecast") {
+                self.signals += usize::from(record.kind == "Signal");
+                continue;
+            }
             let start_ns = *self.start_ns.get_or_insert(record.monotonic_ns);
             let at = Duration::from_nanos(record.monotonic_ns.saturating_sub(start_ns)).as_secs_f64();
             let who = record.pod_name();
@@ -44,7 +50,9 @@ impl Watcher {
             // A line only when something moves.
             if mib.abs_diff(self.last_mib) >= 4 {
                 self.last_mib = mib;
-                println!("{:9.3} s  {}", self.start.elapsed().as_secs_f64(), bar(mib, self.cap_mib));
+                let signals = std::mem::take(&mut self.signals);
+                let at = self.start.elapsed().as_secs_f64();
+                println!("{at:9.3} s  {}  {signals} signals", bar(mib, self.cap_mib));
             }
         }
         Ok(())

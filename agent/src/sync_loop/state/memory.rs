@@ -48,6 +48,7 @@ impl State {
         if target.is_none() && !node_wide {
             return;
         }
+        self.told_signal_at.get_or_insert(event.at);
         let mut record = signal_record(event);
         if let Some(target) = target {
             record = self.with_target(record, &target);
@@ -82,9 +83,9 @@ impl State {
         for domain in &reading.domains {
             self.compare_oom_counter(domain, now);
         }
-        if let Some(caused_by) = reading.caused_by {
-            self.undecided.push(caused_by);
-        }
+        // Only what was told as a signal gets its answer told: other services of the node ask for readings too.
+        let told = self.told_signal_at.take();
+        self.undecided.extend(reading.caused_by.and(told));
         self.last_reading = Some(reading.clone());
     }
 
@@ -120,9 +121,9 @@ impl State {
         if let Some(lead) = eviction.lead {
             record = record.number("lead_ms", lead.as_millis());
         }
-        if let Some(caused_by) = eviction.caused_by {
-            record = record.number("signal_to_decision_us", now.since(caused_by).as_micros());
-        }
+        // Where no kernel event asked for the numbers, the reading itself was the first to tell.
+        let signal_at = eviction.caused_by.unwrap_or(eviction.read_at);
+        record = record.number("signal_to_decision_us", now.since(signal_at).as_micros());
         self.record(record);
     }
 

@@ -1,0 +1,291 @@
+//! Ending a pod: SIGTERM at once, SIGKILL when the grace is over or is cut short, then the sandbox, and what the
+//! pod leaves on the node.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::mailbox::{Standing, Termination};
+use super::stop_order::stop_order;
+use super::sync::alive;
+use super::{Gone, Worker, WorkerError, files};
+use crate::clock::Mono;
+use crate::cri::CriError;
+use crate::cri::convert::ListedContainer;
+use crate::pod::Pod;
+use crate::pod::backoff::Exponential;
+use crate::pod::order::{WorkOrder, WorkerOutcome};
+use crate::pod::qos::QosClass;
+use crate::pod::runtime_status::PodRuntimeStatus;
+
+/// The worker kills when the grace ends; the runtime does if the agent cannot.
+const RUNTIME_KILLS_LATER: Duration = Duration::from_secs(2);
+/// How often a round of stopping is repeated for what still runs afterwards.
+const MAX_ROUNDS: usize = 5;
+pub(super) const RETRY: Exponential = Exponential::new(Duration::from_millis(500), Duration::from_secs(10));
+
+/// Where a round of stopping stands.
+struct Round {
+    tasks: JoinSet<Done>,
+    /// StopContainer has been called and has not come back.
+    stopping: BTreeSet<String>,
+    /// Groups whose turn has not come, last first.
+    later: Vec<Vec<String>>,
+    /// SIGKILL has been sent to all.
+    killing: bool,
+    /// The last failure, if any.
+    failure: Option<CriError>,
+}
+
+/// A task of a round has ended.
+enum Done {
+    Listed(Result<Vec<ListedContainer>, CriError>),
+    Stopped(String, Result<(), CriError>),
+    Killed(Result<usize, crate::cgroup::CgroupError>),
+}
+
+impl Worker {
+    /// Carries the standing termination out and reports; when to try again.
+    pub(super) async fn terminate(&mut self) -> Result<Option<Duration>, Gone> {
+        let Some(Standing { order: WorkOrder::Terminate { pod, reason, remove, .. }, termination: Some(t) }) =
+            self.standing()
+        else {
+            return Ok(None);
+        };
+        if self.removed {
+            return Ok(None);
+        }
+        if !self.reported_stopped {
+            info!(pod = %self.who, %reason, grace_ms = t.kill_at.since(t.since).as_millis(), remove, "ending pod");
+            match self.stop_containers(&pod).await? {
+                Ok(ended_at) => {
+                    self.reported_stopped = true;
+                    let took = ended_at.since(t.since);
+                    self.report(WorkerOutcome::Stopped { took, killed: self.killed }).await?;
+                }
+                Err(e) => return self.termination_failed(e).await.map(Some),
+            }
+        }
+        // Removal may have been ordered meanwhile; whatever came until now is obeyed by what follows.
+        let remove = matches!(
+            self.orders.borrow_and_update().clone(),
+            Some(Standing { order: WorkOrder::Terminate { remove: true, .. }, .. })
+        );
+        match self.clean_up(remove).await {
+            Ok(()) => {}
+            Err(e) => return self.termination_failed(e).await.map(Some),
+        }
+        self.termination_retry = RETRY;
+        if remove {
+            self.removed = true;
+            self.known = PodRuntimeStatus::default();
+            info!(pod = %self.who, %reason, "pod removed");
+            self.report(WorkerOutcome::Removed).await?;
+        }
+        Ok(None)
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        self.orders.borrow().clone()
+    }
+
+    fn termination(&self) -> Option<Termination> {
+        self.orders.borrow().as_ref().and_then(|s| s.termination)
+    }
+
+    async fn termination_failed(&mut self, error: WorkerError) -> Result<Duration, Gone> {
+        // Never later than the SIGKILL: that one needs no runtime.
+        let left = self.termination().filter(|_| !self.killed).map(|t| t.kill_at.since(Mono::now()));
+        let retry_in = self.termination_retry.failed(Mono::now());
+        let retry_in = left.filter(|left| !left.is_zero()).map_or(retry_in, |left| left.min(retry_in));
+        warn!(pod = %self.who, %error, ?retry_in, "ending the pod failed");
+        let error = error.to_string();
+        self.report(WorkerOutcome::Failed { error, retry_in, waiting: Vec::new() }).await?;
+        Ok(retry_in)
+    }
+
+    /// Rounds of stopping until the runtime says that nothing runs. When the last container had ended.
+    async fn stop_containers(&mut self, pod: &Pod) -> Result<Result<Mono, WorkerError>, Gone> {
+        for _ in 0..MAX_ROUNDS {
+            let running = self.known.containers.iter().filter(|c| alive(c.state));
+            let groups = stop_order(pod, running.map(|c| (c.id.as_str(), c.name.as_str())));
+            let failure = self.stop_round(pod, groups).await?;
+            let ended_at = Mono::now();
+            // What a sync was just making comes to its end and then to a stop.
+            self.in_flight.close();
+            self.in_flight.wait().await;
+            self.in_flight.reopen();
+            let status = match self.read().await {
+                Ok(status) => status,
+                Err(e) => {
+                    self.kill_without_runtime().await;
+                    return Ok(Err(e));
+                }
+            };
+            if !status.containers.iter().any(|c| alive(c.state)) {
+                return Ok(Ok(ended_at));
+            }
+            if let Some(e) = failure.filter(|e| !e.is_transient()) {
+                // A refusal: asking again at once would be refused again.
+                return Ok(Err(self.cri(e)));
+            }
+        }
+        let containers: Vec<&str> =
+            self.known.containers.iter().filter(|c| alive(c.state)).map(|c| c.name.as_str()).collect();
+        Ok(Err(WorkerError::StillRunning { pod: self.who.clone(), containers: containers.join(", ") }))
+    }
+
+    /// Stops the groups one after the other, and what a list made meanwhile finds beside them.
+    async fn stop_round(&mut self, pod: &Pod, groups: Vec<Vec<String>>) -> Result<Option<CriError>, Gone> {
+        let mut round = Round {
+            tasks: JoinSet::new(),
+            stopping: BTreeSet::new(),
+            later: groups.into_iter().rev().collect(),
+            killing: false,
+            failure: None,
+        };
+        let mut orders = self.orders.clone();
+        orders.mark_unchanged();
+        let (runtime, uid) = (self.context.runtime.clone(), self.uid.clone());
+        let mut listing = true;
+        self.next_group(&mut round);
+        round.tasks.spawn(async move { Done::Listed(runtime.list_containers(Some(&uid)).await) });
+        loop {
+            let left = self.termination().map_or(Duration::ZERO, |t| t.kill_at.since(Mono::now()));
+            if left.is_zero() && !round.killing && !(round.stopping.is_empty() && round.later.is_empty()) {
+                self.kill_all(&mut round);
+            }
+            if round.stopping.is_empty() && !self.next_group(&mut round) && !listing {
+                return Ok(round.failure);
+            }
+            // Cancel-safe: a task that is not joined now is joined in the next turn.
+            tokio::select! {
+                Some(done) = round.tasks.join_next() => match done {
+                    Ok(Done::Listed(listed)) => {
+                        listing = false;
+                        self.listed(pod, &mut round, listed);
+                    }
+                    Ok(Done::Stopped(id, stopped)) => {
+                        round.stopping.remove(&id);
+                        round.failure = stopped.err().or(round.failure);
+                    }
+                    Ok(Done::Killed(Ok(processes))) => info!(pod = %self.who, processes, "killed"),
+                    Ok(Done::Killed(Err(error))) => warn!(pod = %self.who, %error, "killing the pod's processes failed"),
+                    // It panicked; the list after the round tells what still runs.
+                    Err(_) => round.stopping.clear(),
+                },
+                changed = orders.changed() => changed.map_err(|_| Gone)?,
+                () = sleep(left), if !round.killing => {}
+            }
+        }
+    }
+
+    /// Starts stopping the next group; false: there is none.
+    fn next_group(&self, round: &mut Round) -> bool {
+        let Some(group) = round.later.pop() else { return false };
+        for id in group {
+            self.stop(round, id);
+        }
+        true
+    }
+
+    fn stop(&self, round: &mut Round, id: String) {
+        let left = self.termination().map_or(Duration::ZERO, |t| t.kill_at.since(Mono::now()));
+        let grace = if round.killing || left.is_zero() { Duration::ZERO } else { left + RUNTIME_KILLS_LATER };
+        let runtime = self.context.runtime.clone();
+        round.stopping.insert(id.clone());
+        round.tasks.spawn(async move {
+            let stopped = runtime.stop_container(&id, grace).await;
+            Done::Stopped(id, stopped)
+        });
+    }
+
+    /// SIGKILL to every process of the pod, past the runtime, which is told as well.
+    fn kill_all(&mut self, round: &mut Round) {
+        round.killing = true;
+        self.killed = true;
+        let (context, uid) = (self.context.clone(), self.uid.clone());
+        round.tasks.spawn_blocking(move || Done::Killed(kill_pod(&context, &uid)));
+        let rest: Vec<String> = round.later.drain(..).flatten().chain(round.stopping.clone()).collect();
+        for id in rest {
+            self.stop(round, id);
+        }
+    }
+
+    fn listed(&self, pod: &Pod, round: &mut Round, listed: Result<Vec<ListedContainer>, CriError>) {
+        let found = match listed {
+            Ok(found) => found,
+            Err(e) => {
+                round.failure = Some(e);
+                return;
+            }
+        };
+        let asked: BTreeSet<&String> = round.later.iter().flatten().chain(&round.stopping).collect();
+        let known = |id: &str| self.known.containers.iter().any(|c| c.id == id && alive(c.state));
+        let more = found.iter().filter(|c| alive(c.state) && !asked.contains(&c.id) && !known(&c.id));
+        let groups = stop_order(pod, more.map(|c| (c.id.as_str(), c.name.as_str())));
+        if round.stopping.is_empty() && round.later.is_empty() {
+            round.later = groups.into_iter().rev().collect();
+            return;
+        }
+        // What the worker did not know of does not wait for its turn.
+        for id in groups.into_iter().flatten() {
+            self.stop(round, id);
+        }
+    }
+
+    /// The grace is over and the runtime away: the kernel does not need it.
+    async fn kill_without_runtime(&mut self) {
+        let over = self.termination().is_some_and(|t| t.kill_at <= Mono::now());
+        if !over || self.killed {
+            return;
+        }
+        let (context, uid) = (self.context.clone(), self.uid.clone());
+        match self.blocking("killing the pod's processes", move || kill_pod(&context, &uid)).await {
+            Ok(Ok(processes)) => {
+                self.killed |= processes > 0;
+                warn!(pod = %self.who, processes, "the runtime is away and the grace is over: killed");
+            }
+            Ok(Err(error)) => warn!(pod = %self.who, %error, "killing the pod's processes failed"),
+            Err(error) => warn!(pod = %self.who, %error, "killing the pod's processes failed"),
+        }
+    }
+
+    /// Sandboxes are stopped, and with `remove` nothing stays.
+    async fn clean_up(&mut self, remove: bool) -> Result<(), WorkerError> {
+        let runtime = self.context.runtime.clone();
+        for sandbox in self.read().await?.sandboxes {
+            runtime.stop_pod_sandbox(&sandbox.id).await.map_err(|e| self.cri(e))?;
+            if remove {
+                runtime.remove_pod_sandbox(&sandbox.id).await.map_err(|e| self.cri(e))?;
+            }
+        }
+        if !remove {
+            return self.read().await.map(drop);
+        }
+        // Those whose sandbox had gone before.
+        for container in runtime.list_containers(Some(&self.uid)).await.map_err(|e| self.cri(e))? {
+            runtime.remove_container(&container.id).await.map_err(|e| self.cri(e))?;
+        }
+        self.remove_volumes_and_cgroup().await?;
+        let (context, who) = (self.context.clone(), self.who.clone());
+        let logs = self.blocking("removing logs", move || files::remove_log_dir(&who, &context.pod_logs_dir));
+        logs.await??;
+        self.context.images.forget(&self.uid);
+        Ok(())
+    }
+}
+
+/// Of every QoS class: an orphan's manifest, and so its class, is not known. The first failure, or how many
+/// processes were killed.
+fn kill_pod(
+    context: &super::WorkerContext,
+    uid: &crate::pod::PodUid,
+) -> Result<usize, crate::cgroup::CgroupError> {
+    let classes = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
+    let killed = classes.map(|class| context.cgroups.kill_pod(uid, class));
+    killed.into_iter().sum()
+}
