@@ -35,7 +35,7 @@ pub fn run(command: &mut Command, bound: Duration) -> Ran {
         let _ = child.kill();
         let _ = child.wait();
     }
-    let mut text = |file: &mut std::fs::File| {
+    let text = |file: &mut std::fs::File| {
         let mut text = String::new();
         file.rewind().unwrap();
         file.read_to_string(&mut text).unwrap();

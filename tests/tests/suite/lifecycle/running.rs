@@ -120,8 +120,8 @@ fn pods_have_the_network_that_they_ask_for(version: Version) {
     assert!(ip.starts_with("10.88."), "the CNI network's range: {ip}");
     assert_eq!(own["status"]["podIPs"], json!([{ "ip": ip }]));
     // The server may need a moment after its container counts as started.
-    for address in [format!("{ip}:8080"), "127.0.0.1:18080".to_owned()] {
-        let fetch = format!("busybox wget -T 5 -qO- http://{address}/group");
+    for address in [format!("{ip} 8080"), "127.0.0.1 18080".to_owned()] {
+        let fetch = format!(r"printf 'GET /group HTTP/1.0\r\n\r\n' | busybox nc -w 5 {address}");
         node.wait(&format!("{address} answers"), |node| {
             node.containerd.netns().sh(&fetch).is_ok_and(|page| page.contains("root"))
         });
