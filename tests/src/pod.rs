@@ -30,7 +30,11 @@ pub fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
 #[must_use]
 pub fn condition<'a>(pod: &'a Value, kind: &str) -> &'a str {
     let list = pod["status"]["conditions"].as_array();
-    list.into_iter().flatten().find(|c| c["type"] == kind).and_then(|c| c["status"].as_str()).unwrap_or_default()
+    list.into_iter()
+        .flatten()
+        .find(|c| c["type"] == kind)
+        .and_then(|c| c["status"].as_str())
+        .unwrap_or_default()
 }
 
 /// Running, and so is each of its containers.

@@ -38,7 +38,9 @@ fn a_killed_agent_takes_its_pods_over(version: Version) {
     node.start();
     node.wait_up(&["added"]);
     node.wait_gone("deleted");
-    node.wait_record("garbled's manifest", |r| r.reason == "ManifestRejected" && r.message.contains("garbled"));
+    node.wait_record("garbled's manifest", |r| {
+        r.reason == "ManifestRejected" && r.message.contains("garbled")
+    });
 
     assert_eq!(of(&node, "deleted"), []);
     // Ids and pids: nothing was restarted, and nothing runs twice.

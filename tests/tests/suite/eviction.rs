@@ -62,7 +62,8 @@ impl CappedNode {
         assert_eq!((decision.pod_name(), decision.domain.as_deref()), (name.as_str(), Some("kubepods")));
         let number = |key: &str| decision.number(key).unwrap_or_else(|| panic!("{key} in {decision:?}"));
         assert!(number("usage_bytes") < number("limit_bytes"), "{decision:?}");
-        let stopped = node.wait_record("the hog's end", |r| r.kind == "Eviction" && r.number("took_ms").is_some());
+        let stopped =
+            node.wait_record("the hog's end", |r| r.kind == "Eviction" && r.number("took_ms").is_some());
         assert_eq!(stopped.number("sigkill"), Some(0), "{}", stopped.message);
         assert!(stopped.number("took_ms") >= Some(500), "its handler takes 500 ms: {stopped:?}");
         let mark = fs::read_to_string(self.marks.join("mark")).unwrap();
@@ -143,7 +144,12 @@ fn with_eviction_off_the_kernel_kills() {
     node.wait_record("the hog's kill", |r| r.kind == "OomKill" && r.pod_name() == name);
     let hog = node.wait_pod("hog", "Failed", |pod| pod::phase(pod) == "Failed");
     let ended = pod::container(&hog, "main")["state"]["terminated"].clone();
-    assert_eq!((&ended["exitCode"], &ended["reason"]), (&json!(137), &json!("OOMKilled")), "{}", hog["status"]);
+    assert_eq!(
+        (&ended["exitCode"], &ended["reason"]),
+        (&json!(137), &json!("OOMKilled")),
+        "{}",
+        hog["status"]
+    );
     assert!(!capped.marks.join("mark").exists(), "there was no SIGTERM");
     assert!(node.records("Decision").is_empty());
 }
@@ -178,8 +184,8 @@ fn memory_pressure_is_shown_refuses_besteffort_and_ends() {
 #[test]
 fn a_soft_threshold_waits_for_its_grace_period() {
     let capped = CappedNode::start("soft", newest(), "40Mi", |config| {
-        config["evictionSoft"] = json!({ "memory.available": "140Mi" });
-        config["evictionSoftGracePeriod"] = json!({ "memory.available": "3s" });
+        config["evictionSoft"] = json!({ "allocatableMemory.available": "140Mi" });
+        config["evictionSoftGracePeriod"] = json!({ "allocatableMemory.available": "3s" });
         config["evictionMaxPodGracePeriod"] = json!(5);
     });
     // About 190 MiB in all: above the soft mark, well below the hard one, and no longer growing.

@@ -32,10 +32,19 @@ fn expect_one_kill(node: &Node, name: &str) -> xtask::node::trace::TraceRecord {
     node.put(&over_its_limit(name));
     let killed = node.wait_pod(name, "Failed", |pod| pod::phase(pod) == "Failed");
     let ended = pod::container(&killed, "main")["state"]["terminated"].clone();
-    assert_eq!((&ended["exitCode"], &ended["reason"]), (&json!(137), &json!("OOMKilled")), "{}", killed["status"]);
+    assert_eq!(
+        (&ended["exitCode"], &ended["reason"]),
+        (&json!(137), &json!("OOMKilled")),
+        "{}",
+        killed["status"]
+    );
     let name = pod_name(name);
     let record = node.wait_record("the kill", |r| r.kind == "OomKill" && r.pod_name() == name);
-    assert_eq!((record.reason.as_str(), record.container.as_deref()), ("OomKilled", Some("main")), "{record:?}");
+    assert_eq!(
+        (record.reason.as_str(), record.container.as_deref()),
+        ("OomKilled", Some("main")),
+        "{record:?}"
+    );
     assert_eq!(node.records("OomKill").iter().filter(|r| r.pod_name() == name).count(), 1, "told once");
     assert_eq!(node.the_container_of("neighbour"), neighbour);
     assert!(node.records("Decision").is_empty(), "nobody is evicted for it");
@@ -52,7 +61,11 @@ fn a_containers_own_limit_is_named() {
     assert!((63 * MIB..=64 * MIB).contains(&usage), "{record:?}");
     let rss = record.number("victim_anon_rss_bytes").unwrap();
     assert!((40 * MIB..=64 * MIB).contains(&rss), "{record:?}");
-    assert!(record.message.contains("the memory limit of the container, 64 MiB, was reached"), "{}", record.message);
+    assert!(
+        record.message.contains("the memory limit of the container, 64 MiB, was reached"),
+        "{}",
+        record.message
+    );
 
     // Two containers without limits of their own in a pod that has one.
     let mut shared = workload("shared", "hog", &["--rate-mib-s", "200", "--max-mib", "300"]);
@@ -64,7 +77,11 @@ fn a_containers_own_limit_is_named() {
     node.put(&shared);
     let name = pod_name("shared");
     let record = node.wait_record("the pod's kill", |r| r.kind == "OomKill" && r.pod_name() == name);
-    assert_eq!((record.domain.as_deref(), record.container.as_deref()), (Some("pod"), Some("main")), "{record:?}");
+    assert_eq!(
+        (record.domain.as_deref(), record.container.as_deref()),
+        (Some("pod"), Some("main")),
+        "{record:?}"
+    );
     assert_eq!(record.number("limit_bytes"), Some(96 * MIB), "{record:?}");
 }
 

@@ -67,7 +67,8 @@ fn no_pod_is_lost_or_doubled(version: Version) {
     let mut wanted: Vec<String> = STAYING.iter().chain(&COMING).map(|name| pod_name(name)).collect();
     wanted.push(pod_name("crashes"));
     wanted.sort();
-    let names = |running: &[RunningContainer]| -> Vec<String> { running.iter().map(|c| c.pod.clone()).collect() };
+    let names =
+        |running: &[RunningContainer]| -> Vec<String> { running.iter().map(|c| c.pod.clone()).collect() };
     let running = node.running().unwrap();
     assert_eq!(names(&running), wanted, "each container once");
     node.wait("each sandbox once", |node| names(&node.running_sandboxes().unwrap()) == wanted);

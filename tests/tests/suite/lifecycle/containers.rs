@@ -62,8 +62,10 @@ fn command_and_identity() -> Value {
     in_shell["args"] = json!(["sh", "the first argument"]);
     in_shell["env"] = env;
     in_shell["workingDir"] = json!("/tmp");
-    let mut confined =
-        shell("confined", "id -u; id -g; touch /new 2>/dev/null || echo read-only; grep CapBnd /proc/self/status");
+    let mut confined = shell(
+        "confined",
+        "id -u; id -g; touch /new 2>/dev/null || echo read-only; grep CapBnd /proc/self/status",
+    );
     confined["securityContext"] = json!({
         "runAsUser": 65534,
         "runAsGroup": 65533,
@@ -84,7 +86,8 @@ fn volumes(node: &Node) -> Value {
     let memory = || mount("memory", "/memory");
     let read_only = || json!({ "name": "given", "mountPath": "/given", "readOnly": true });
     let sub = || json!({ "name": "disk", "mountPath": "/sub", "subPath": "deep/down" });
-    let writer = "echo on-disk > /disk/file; echo in-memory > /memory/file; echo made > /made/file; touch /disk/go";
+    let writer =
+        "echo on-disk > /disk/file; echo in-memory > /memory/file; echo made > /made/file; touch /disk/go";
     let reader = "while [ ! -e /disk/go ]; do sleep 0.05; done
         cat /disk/order /disk/file /memory/file /given/greeting
         touch /given/new 2>/dev/null || echo no-writing

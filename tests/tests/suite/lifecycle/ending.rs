@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use xtask::node::manifest::{pod as workload, with_host_path};
 use xtask::private_containerd::Version;
 
-on_oldest_and_newest_containerd!(a_changed_manifest_is_a_new_pod_and_a_deleted_one_leaves_nothing, containers_end_in_time);
+on_oldest_and_newest_containerd!(
+    a_changed_manifest_is_a_new_pod_and_a_deleted_one_leaves_nothing,
+    containers_end_in_time
+);
 
 /// A pod whose SIGTERM handler takes 700 ms and notes its beginning and end in `marks/<name>`.
 fn handles_sigterm(node: &Node, name: &str, more: &[&str]) -> Value {
@@ -42,11 +45,13 @@ fn a_changed_manifest_is_a_new_pod_and_a_deleted_one_leaves_nothing(version: Ver
 
     manifest["spec"]["containers"][0]["env"] = json!([{ "name": "NEW", "value": "1" }]);
     node.put(&manifest);
-    let second = node.wait_pod("changing", "replaced", |pod| pod::uid(pod) != pod::uid(&first) && pod::is_up(pod));
+    let second =
+        node.wait_pod("changing", "replaced", |pod| pod::uid(pod) != pod::uid(&first) && pod::is_up(pod));
     let replaced = node.wait_record("the replacement", |r| r.reason == "PodReplaced");
     assert_eq!(replaced.pod.map(|p| p.uid).as_deref(), Some(pod::uid(&first)));
     let of_second = |r: &xtask::node::trace::TraceRecord| {
-        r.pod.as_ref().is_some_and(|p| p.uid == pod::uid(&second)) && r.message.starts_with("container started")
+        r.pod.as_ref().is_some_and(|p| p.uid == pod::uid(&second))
+            && r.message.starts_with("container started")
     };
     let started = node.wait_record("the new container", of_second);
     let handled = handled_ms(&node, "changing").expect("SIGTERM was handled to the end");

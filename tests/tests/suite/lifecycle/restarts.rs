@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use xtask::node::manifest::pod as workload;
 use xtask::private_containerd::Version;
 
-on_oldest_and_newest_containerd!(containers_are_restarted_as_their_policy_says, a_missing_image_holds_up_its_own_pod_only);
+on_oldest_and_newest_containerd!(
+    containers_are_restarted_as_their_policy_says,
+    a_missing_image_holds_up_its_own_pod_only
+);
 
 fn ends_with(name: &str, code: &str, policy: &str) -> Value {
     let mut pod = workload(name, "exit", &["--code", code]);
@@ -90,7 +93,9 @@ fn a_missing_image_holds_up_its_own_pod_only(version: Version) {
     let pulled = node.wait_pod("pulled", "unable to pull", refused);
     let message = waiting(&pulled, "main")["message"].as_str().unwrap().to_owned();
     assert!(message.contains("127.0.0.1:1/nothing:1") && message.contains("refused"), "{message}");
-    node.wait_pod("pulled", "in ImagePullBackOff", |pod| waiting(pod, "main")["reason"] == "ImagePullBackOff");
+    node.wait_pod("pulled", "in ImagePullBackOff", |pod| {
+        waiting(pod, "main")["reason"] == "ImagePullBackOff"
+    });
     node.wait_up(&["neighbour"]);
     let half = node.wait_pod("half", "running with the container that it can", |pod| {
         pod::container(pod, "main")["state"]["running"].is_object()

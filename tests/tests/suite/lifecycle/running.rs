@@ -43,20 +43,33 @@ fn pods_of_every_class(version: Version) {
             shares: 2,
             oom_score_adj: Some(1000 - 1000 * 2048 * MIB / total),
         },
-        Class { name: "besteffort", class: "besteffort/", limit_mib: None, shares: 2, oom_score_adj: Some(1000) },
+        Class {
+            name: "besteffort",
+            class: "besteffort/",
+            limit_mib: None,
+            shares: 2,
+            oom_score_adj: Some(1000),
+        },
     ] {
         expected.check(&node);
     }
     let table = node.command(&["pods"]).ok();
-    for (name, class) in
-        [("guaranteed", "Guaranteed"), ("limited", "Burstable"), ("asking", "Burstable"), ("besteffort", "BestEffort")]
-    {
+    for (name, class) in [
+        ("guaranteed", "Guaranteed"),
+        ("limited", "Burstable"),
+        ("asking", "Burstable"),
+        ("besteffort", "BestEffort"),
+    ] {
         let name = pod_name(name);
         let line = table.lines().find(|l| l.contains(&name)).unwrap_or_else(|| panic!("{name} in {table}"));
         assert!(line.contains(class) && line.contains("1/1") && line.contains("Running"), "{line}");
     }
     let kubepods = cgroup::dir(node.scratch(), "memory", "");
-    assert_eq!(cgroup::memory_limit(&kubepods), Some(total / 4096 * 4096), "the node's memory, nothing reserved");
+    assert_eq!(
+        cgroup::memory_limit(&kubepods),
+        Some(total / 4096 * 4096),
+        "the node's memory, nothing reserved"
+    );
 }
 
 struct Class {
@@ -79,7 +92,12 @@ impl Class {
         let memory = cgroup::dir(node.scratch(), "memory", &below);
         assert_eq!(cgroup::memory_limit(&memory), limit, "{}", memory.display());
         let cpu = cgroup::dir(node.scratch(), "cpu", &below);
-        assert!(cgroup::has_cpu_shares(&cpu, self.shares), "{} has not {} shares", cpu.display(), self.shares);
+        assert!(
+            cgroup::has_cpu_shares(&cpu, self.shares),
+            "{} has not {} shares",
+            cpu.display(),
+            self.shares
+        );
 
         let container = node.the_container_of(name);
         let own = memory.join(&container.id);
@@ -94,7 +112,9 @@ impl Class {
         let status = pod::container(&pod, "main");
         assert_eq!(status["restartCount"], 0);
         assert_eq!(status["containerID"], format!("containerd://{}", container.id));
-        for condition in ["PodScheduled", "PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"] {
+        for condition in
+            ["PodScheduled", "PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"]
+        {
             assert_eq!(pod::condition(&pod, condition), "True", "{condition} of {name}");
         }
     }
