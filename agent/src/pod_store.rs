@@ -70,7 +70,7 @@ pub fn load(dir: &Path) -> Result<(Vec<SavedPod>, Vec<String>), PodStoreError> {
         match parsed {
             Ok(pod) => pods.push(pod),
             Err(why) => {
-                unreadable.push(format!("{} is not a saved pod ({why}) and is left out", path.display()))
+                unreadable.push(format!("{} is not a saved pod ({why}) and is left out", path.display()));
             }
         }
     }

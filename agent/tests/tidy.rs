@@ -1,30 +1,41 @@
 //! Holds the source to the rules that the compiler cannot: the core does no I/O, `unsafe` stays where it belongs, files
 //! stay readable.
 
+#![allow(clippy::unwrap_used)] // Every function here serves the tests.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Functional core: files and folders below `agent/src` that decide and do no I/O. `ARCHITECTURE.md` names the same.
 const CORE: &[&str] = &[
+    "cgroup/names.rs",
+    "cgroup/parse.rs",
     "config.rs",
-    "config/parse.rs",
+    "config/duration.rs",
+    "config/extension.rs",
+    "config/keys.rs",
+    "config/raw.rs",
     "eviction.rs",
     "eviction/",
     "forecast.rs",
     "forecast/",
     "pod.rs",
     "pod/admission.rs",
+    "pod/admission/",
     "pod/backoff.rs",
     "pod/env.rs",
     "pod/lifecycle.rs",
     "pod/lifecycle/",
     "pod/order.rs",
     "pod/qos.rs",
+    "pod/qos/",
     "pod/runtime_status.rs",
     "pod/status.rs",
     "pod/status/",
+    "pod_source/defaults.rs",
     "pod_source/manifest.rs",
     "pod_source/manifest/",
+    "pod_source/validation.rs",
     "quantity.rs",
     "reason.rs",
     "signal.rs",
@@ -45,6 +56,7 @@ const BANNED_IN_CORE: &[(&str, &str)] = &[
     ("std::fs", "the core does no I/O"),
     ("std::net", "the core does no I/O"),
     ("std::process", "the core does no I/O"),
+    // `std::io::Error` is data, see `offences`.
     ("std::io::", "the core does no I/O"),
     ("std::env", "the core reads no environment"),
     ("std::thread", "the core starts nothing"),
@@ -72,10 +84,7 @@ const MAX_LINES: usize = 450;
 fn the_core_is_pure() {
     let src = root().join("agent/src");
     for entry in CORE {
-        assert!(
-            src.join(entry).exists() || entry.ends_with('/') || *entry == "config/parse.rs",
-            "tidy.rs names {entry} as core, and it is not there"
-        );
+        assert!(src.join(entry).exists(), "tidy.rs names {entry} as core, and it is not there");
     }
     let core: Vec<PathBuf> =
         rust_files(&src).into_iter().filter(|path| is_core(path.strip_prefix(&src).unwrap())).collect();
@@ -87,9 +96,7 @@ fn the_core_is_pure() {
 #[test]
 fn unsafe_stays_in_the_kernel_modules() {
     let allowed = |p: &str| {
-        p.starts_with("agent/src/kernel") || p.starts_with("agent/tests/kernel") || p.starts_with("ebpf/")
-            // The workload is a test program that handles signals and touches raw memory; it is not the agent.
-            || p.starts_with("tests/workload/")
+        p.starts_with("agent/src/kernel") || p.starts_with("agent/tests/") || p.starts_with("ebpf/")
     };
     let found: Vec<String> = rust_files(&root())
         .into_iter()
@@ -144,7 +151,8 @@ fn the_checker_finds_what_it_looks_for() {
     let path = dir.path().join("dirty.rs");
     fs::write(&path, "//! x\nfn f() { let _ = std::fs::read(\"x\"); }\n// std::fs in a comment\n").unwrap();
     assert_eq!(offences(&path, BANNED_IN_CORE).len(), 1);
-    fs::write(&path, "fn f() {}\n#[cfg(test)]\nmod tests { fn g() { std::fs::read(\"x\"); } }\n").unwrap();
+    fs::write(&path, "fn f() {}\n#[cfg(test)]\nmod tests {\n    fn g() { std::fs::read(\"x\"); }\n}\n")
+        .unwrap();
     assert_eq!(offences(&path, BANNED_IN_CORE).len(), 0, "tests beside the core may do I/O");
 }
 
@@ -189,7 +197,7 @@ fn offences(path: &Path, banned: &[(&str, &str)]) -> Vec<String> {
         if line.trim() == "#[cfg(test)]" && text.lines().nth(number + 1).is_some_and(|l| l.ends_with('{')) {
             break;
         }
-        let code = line.split("//").next().unwrap_or_default();
+        let code = line.split("//").next().unwrap_or_default().replace("std::io::Error", "");
         for (word, why) in banned {
             if code.contains(word) {
                 found.push(format!("{}:{}: `{word}`: {why}", relative(path), number + 1));

@@ -50,6 +50,8 @@ struct NodeFiles {
     stat: OwnedFd,
     usage_v1: Option<OwnedFd>,
     vmstat: OwnedFd,
+    /// As read with the last [`ReadScope::AllPods`]: `/proc/vmstat` is a long file and the counter moves seldom.
+    oom_kills: u64,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,7 @@ impl MemoryFiles {
                 Hierarchy::Unified => None,
             },
             vmstat: open(Path::new("/proc/vmstat"))?,
+            oom_kills: 0,
         };
         let kubepods = Watched::open(hierarchy, Domain::Kubepods, &driver.kubepods_dir().memory)?;
         Ok(MemoryFiles { hierarchy, node, kubepods, watched: Vec::new(), buffer: vec![0; BUFFER_BYTES] })
@@ -132,7 +135,7 @@ impl MemoryFiles {
         let at = Mono::now();
         let count = if scope == ReadScope::AllPods { self.watched.len() } else { 0 };
         let mut domains = Vec::with_capacity(2 + count);
-        let (node, info) = self.node.read(&mut self.buffer)?;
+        let (node, info) = self.node.read(scope, &mut self.buffer)?;
         domains.push(node);
         match self.kubepods.read_or_reopen(self.hierarchy, &mut self.buffer) {
             Ok(Some(reading)) => domains.push(reading),
@@ -165,7 +168,7 @@ impl MemoryFiles {
 }
 
 impl NodeFiles {
-    fn read(&self, buffer: &mut [u8]) -> Result<(DomainReading, MemInfo), CgroupError> {
+    fn read(&mut self, scope: ReadScope, buffer: &mut [u8]) -> Result<(DomainReading, MemInfo), CgroupError> {
         let named = |path: &'static str| move |e: ReadError| e.at(Path::new(path));
         let info = read(&self.meminfo, buffer, parse::meminfo).map_err(named("/proc/meminfo"))?;
         let (stat, usage_bytes) = match &self.usage_v1 {
@@ -183,7 +186,9 @@ impl NodeFiles {
         };
         let stat = stat.map_err(named("memory.stat of the root cgroup"))?;
         // The root cgroup's own counter sees only what runs directly in it (v1) or does not exist (v2).
-        let oom_kills = read(&self.vmstat, buffer, parse::oom_kills).map_err(named("/proc/vmstat"))?;
+        if scope == ReadScope::AllPods {
+            self.oom_kills = read(&self.vmstat, buffer, parse::oom_kills).map_err(named("/proc/vmstat"))?;
+        }
         let reading = DomainReading {
             domain: Domain::Node,
             usage_bytes,
@@ -191,7 +196,7 @@ impl NodeFiles {
             active_file_bytes: stat.active_file_bytes,
             dirty_bytes: stat.dirty_bytes,
             limit_bytes: Some(info.total_bytes),
-            oom_kills,
+            oom_kills: self.oom_kills,
         };
         Ok((reading, info))
     }

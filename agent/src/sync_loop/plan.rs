@@ -98,7 +98,7 @@ fn plan_memory(state: &State, now: Mono) -> Vec<Action> {
     for step in state.eviction().plan(state.candidates(), now) {
         match step {
             EvictionStep::Read { why, caused_by, scope } => {
-                actions.push(Action { kind: ActionKind::ReadMemory { scope, caused_by }, reason: why })
+                actions.push(Action { kind: ActionKind::ReadMemory { scope, caused_by }, reason: why });
             }
             EvictionStep::Evict(eviction) => {
                 if let Some(victim) = state.pod(&eviction.pod.uid) {

@@ -25,7 +25,15 @@ pub struct Watcher {
 
 impl Watcher {
     pub fn new(cap_mib: u64) -> Watcher {
-        Watcher { cap_mib, start: Instant::now(), start_ns: None, shown: 0, signals: 0, last_bar: None, last_mib: 0 }
+        Watcher {
+            cap_mib,
+            start: Instant::now(),
+            start_ns: None,
+            shown: 0,
+            signals: 0,
+            last_bar: None,
+            last_mib: 0,
+        }
     }
 
     /// Prints what is new.

@@ -39,7 +39,9 @@ impl EvictionManager {
         self.asked.filter(|asked| now < asked.at + READ_TIMEOUT)
     }
 
-    /// When numbers are due, why, and the kernel event that wants them.
+    /// When numbers are due, why, and since when a kernel event has wanted them. An event within the interval in which
+    /// the last reading proves that nothing can have happened is answered by that reading; it wants new numbers from
+    /// the end of the interval on.
     pub(super) fn read_due(&self) -> (Mono, Reason, Option<Mono>) {
         let Some(last) = self.top_at else { return (Mono::ZERO, Reason::SampleDue, None) };
         let mut due = last + self.sample_interval(self.cfg.assumed_max_rate_bytes_per_s);
@@ -61,10 +63,10 @@ impl EvictionManager {
             };
             let hinted = last + interval;
             if hinted <= due {
-                return (hinted, Reason::KernelSignal, Some(hint.earliest));
+                return (hinted, Reason::KernelSignal, Some(hint.earliest.max(hinted)));
             }
         }
-        (due, Reason::SampleDue, self.hint.map(|h| h.earliest))
+        (due, Reason::SampleDue, self.hint.map(|h| h.earliest).filter(|at| *at >= due))
     }
 
     /// When numbers are due while a pod is being evicted.
