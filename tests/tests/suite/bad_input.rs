@@ -73,9 +73,6 @@ fn runtime_sockets(node: &mut Node) {
         }
     });
     run(node, &unix("other.sock"), |_| ()).refused(&["other.sock", "CRI v1", "containerd 1.6"]);
-    // gRPC, but another service: containerd's own ttrpc socket speaks none, its gRPC socket without CRI does.
-    let ttrpc = format!("unix://{}.ttrpc", node.containerd.socket().display());
-    run(node, &ttrpc, |_| ()).refused(&["containerd.sock.ttrpc", "CRI v1"]);
 }
 
 fn configurations(node: &mut Node) {
@@ -152,7 +149,7 @@ fn a_bad_manifest_is_told_of_and_disturbs_no_other() {
         ("bad-name", workload("Not_A_Name", "idle", &[]).to_string(), &["metadata.name", "DNS-1123"]),
         ("bad-quantity", bad_quantity.to_string(), &["resources.limits.memory", "much"]),
         ("too-large", format!("# {}\n", "x".repeat(11 << 20)), &["larger than 10 MiB"]),
-        // Sorts behind the first one, which counts.
+        // Sorts before the one that runs.
         ("bystander-again", twice, &["already named by", "bystander.yaml", "rename or remove"]),
         ("escape-host", with_volume("escapes", json!({ "name": "v", "hostPath": { "path": "/tmp/../etc" } }), mount), &["hostPath.path", "without `..`"]),
         ("escape-sub", with_volume("escapes", json!({ "name": "v", "emptyDir": {} }), up), &["subPath", "without `..`"]),

@@ -153,9 +153,14 @@ fn check_tells_what_the_node_offers() {
     }
 
     let table = check(&endpoint, "table").ok();
-    for line in
-        ["sensing tier", "2 (BTF)", "container runtime", "PROGRAM", "oom_mark_victim", "oomlet can run here."]
-    {
+    for line in [
+        "sensing tier",
+        "2 (BTF)",
+        "container runtime",
+        "PROGRAM",
+        "tp_btf:mark_victim",
+        "oomlet can run here.",
+    ] {
         assert!(table.contains(line), "{line:?} in\n{table}");
     }
     let missing = node.scratch().path().join("nothing.sock");
