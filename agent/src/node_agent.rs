@@ -34,6 +34,7 @@ use crate::forecast::{MAX_RATE_BYTES_PER_S, MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PE
 use crate::image::ImagePuller;
 use crate::kernel::{self, Kernel, ProgramState};
 use crate::pleg::{self, PlegHandle};
+use crate::pod::PodRef;
 use crate::pod::env::EnvFacts;
 use crate::pod::worker::{PodCgroups, PodWorkers, WorkerContext};
 use crate::pod_source;
@@ -146,6 +147,8 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let volumes = Arc::new(VolumeManager::new(&setup.root_dir));
     let (store, store_handle) = PodStore::open(&setup.root_dir)?;
     let saved = load_saved(&setup.root_dir)?;
+    let held = saved.iter().filter_map(|s| Some((s.manifest_path.clone()?, PodRef::of(&s.pod).to_string())));
+    let held = held.collect();
     let (journal, file_writer) =
         Journal::open(config.oomlet.trace.journal_records, config.oomlet.trace.file.as_deref())?;
     let cancel = CancellationToken::new();
@@ -168,6 +171,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
             path,
             node.facts.name.clone(),
             config.file_check_frequency,
+            held,
             events.clone(),
             cancel.clone(),
         ))),

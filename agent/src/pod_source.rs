@@ -5,6 +5,7 @@
 //! systems, a symlink's target, a full event queue). Hidden files and subdirectories are skipped, as kubelet
 //! does; a changed symlink `..data` beside them is seen, so a mounted ConfigMap works.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,15 +29,17 @@ const QUIET: Duration = Duration::from_millis(20);
 /// … but not later than this after its first step.
 const QUIET_AT_MOST: Duration = Duration::from_millis(200);
 
-/// The task. Ends when `cancel` is cancelled or nobody receives any more. `rescan`: `fileCheckFrequency`.
+/// The task. Ends when `cancel` is cancelled or nobody receives any more. `rescan`: `fileCheckFrequency`. `held`: which
+/// pod (`namespace/name`) each manifest stood for when the agent last ran.
 pub async fn watch(
     path: PathBuf,
     hostname: String,
     rescan: Duration,
+    held: BTreeMap<PathBuf, String>,
     tx: mpsc::Sender<Event>,
     cancel: CancellationToken,
 ) {
-    let mut directory = Directory::new(path.clone(), hostname);
+    let mut directory = Directory::new(path.clone(), hostname, held);
     let mut watcher = Watcher::new(&path);
     let mut ticker = interval(rescan.max(Duration::from_millis(1)));
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);

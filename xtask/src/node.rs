@@ -8,9 +8,11 @@ pub mod agent;
 pub mod manifest;
 pub mod trace;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -34,7 +36,18 @@ pub struct TestNode {
     profile: Profile,
     /// KubeletConfiguration; written at each start of the agent.
     config: Value,
+    /// By container id: what never changes is asked for once, for each question starts a `ctr`.
+    labels: Mutex<BTreeMap<String, Labels>>,
     scratch: Scratch,
+}
+
+/// How CRI marks what it makes.
+#[derive(Clone, Debug)]
+struct Labels {
+    /// `container` or `sandbox`.
+    kind: String,
+    pod: String,
+    container: String,
 }
 
 /// A running container as containerd has it.
@@ -68,7 +81,8 @@ impl TestNode {
             "oomlet": { "trace": { "file": scratch.path().join("trace.jsonl") } },
         });
         scratch.create_dir("root")?;
-        Ok(TestNode { agent: None, containerd, profile: Profile::of_this_program(), config, scratch })
+        let (profile, labels) = (Profile::of_this_program(), Mutex::default());
+        Ok(TestNode { agent: None, containerd, profile, config, labels, scratch })
     }
 
     /// Which build of the agent runs; that of the running program unless said otherwise.
@@ -194,30 +208,56 @@ impl TestNode {
 
     /// Containers of pods (not their sandboxes) that run, by containerd's own account, sorted by pod and name.
     pub fn running(&self) -> Result<Vec<RunningContainer>> {
+        self.running_of("container")
+    }
+
+    /// The same for sandboxes; the container's name is empty.
+    pub fn running_sandboxes(&self) -> Result<Vec<RunningContainer>> {
+        self.running_of("sandbox")
+    }
+
+    /// Ids of all containers of the named pod that containerd knows, dead or alive.
+    pub fn containers_of(&self, pod: &str) -> Result<Vec<String>> {
+        let ids = process::output(self.containerd.ctr().args(["containers", "list", "--quiet"]))?;
+        let of_pod = |id: &&str| self.labels(id).is_some_and(|l| l.kind == "container" && l.pod == pod);
+        Ok(ids.lines().filter(of_pod).map(str::to_owned).collect())
+    }
+
+    fn running_of(&self, kind: &str) -> Result<Vec<RunningContainer>> {
         let tasks = process::output(self.containerd.ctr().args(["tasks", "list"]))?;
         let mut running = Vec::new();
         for line in tasks.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             let [id, pid, "RUNNING"] = words[..] else { continue };
             // Gone between the two calls: not running.
-            let Ok(info) = process::output(self.containerd.ctr().args(["containers", "info", id])) else {
-                continue;
-            };
-            let info: Value =
-                serde_json::from_str(&info).with_context(|| format!("`ctr containers info {id}`"))?;
-            let label = |name: &str| info["Labels"][name].as_str().unwrap_or_default().to_owned();
-            if label("io.cri-containerd.kind") != "container" {
-                continue;
-            }
+            let Some(labels) = self.labels(id).filter(|l| l.kind == kind) else { continue };
             running.push(RunningContainer {
-                pod: label("io.kubernetes.pod.name"),
-                container: label("io.kubernetes.container.name"),
+                pod: labels.pod,
+                container: labels.container,
                 id: id.to_owned(),
                 pid: pid.parse().with_context(|| format!("pid in {line:?}"))?,
             });
         }
         running.sort();
         Ok(running)
+    }
+
+    /// `None`: containerd does not know the container (any more).
+    fn labels(&self, id: &str) -> Option<Labels> {
+        let known = || self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(labels) = known().get(id) {
+            return Some(labels.clone());
+        }
+        let info = process::output(self.containerd.ctr().args(["containers", "info", id])).ok()?;
+        let info: Value = serde_json::from_str(&info).ok()?;
+        let label = |name: &str| info["Labels"][name].as_str().unwrap_or_default().to_owned();
+        let labels = Labels {
+            kind: label("io.cri-containerd.kind"),
+            pod: label("io.kubernetes.pod.name"),
+            container: label("io.kubernetes.container.name"),
+        };
+        known().insert(id.to_owned(), labels.clone());
+        Some(labels)
     }
 
     /// `kubepods` in the hierarchy that has the memory controller.

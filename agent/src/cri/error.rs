@@ -31,6 +31,11 @@ pub enum CriError {
     )]
     NotCriV1 { path: PathBuf, detail: String },
     #[error(
+        "{path} accepts connections and answers none within {after:?}: if it is the runtime's CRI socket, see the runtime's \
+         log; if not, name the right one with --container-runtime-endpoint"
+    )]
+    Mute { path: PathBuf, after: Duration },
+    #[error(
         "the container runtime at {path} does not answer {call} ({detail}): is it running, and is its log clean?"
     )]
     Unavailable {
@@ -80,6 +85,7 @@ impl CriError {
             CriError::SocketMissing { .. }
             | CriError::Refused { .. }
             | CriError::Socket { .. }
+            | CriError::Mute { .. }
             | CriError::Unavailable { .. }
             | CriError::Timeout { .. } => true,
             CriError::Call { status, .. } => {

@@ -142,12 +142,15 @@ pub struct Source<'a> {
     pub path: &'a Path,
     pub pod: Option<&'a Arc<Pod>>,
     pub error: Option<&'a str>,
+    /// The file counted for its pod's name last time.
+    pub held: bool,
 }
 
-/// The list of a directory. Of two files that name the same pod the first one counts, and the other is rejected.
+/// The list of a directory. Of two files that name the same pod the one that counted before does so still, whatever
+/// its name: a file that is added never ends a pod that runs. Of two new ones the first counts. The other is rejected.
 pub fn collect<'a>(sources: impl IntoIterator<Item = Source<'a>>) -> PodUpdate {
     let mut sources: Vec<Source<'a>> = sources.into_iter().collect();
-    sources.sort_by_key(|source| source.path);
+    sources.sort_by_key(|source| (!source.held, source.path));
     let mut update = PodUpdate { source: PodSource::File, pods: Vec::new(), rejected: Vec::new() };
     let mut names: BTreeMap<String, PathBuf> = BTreeMap::new();
     for source in sources {
@@ -169,6 +172,8 @@ pub fn collect<'a>(sources: impl IntoIterator<Item = Source<'a>>) -> PodUpdate {
         names.extend(keys.into_iter().map(|key| (key, source.path.to_owned())));
         update.pods.push(SourcePod { path: source.path.to_owned(), pod: pod.clone() });
     }
+    update.pods.sort_by(|a, b| a.path.cmp(&b.path));
+    update.rejected.sort_by(|a, b| a.path.cmp(&b.path));
     update
 }
 

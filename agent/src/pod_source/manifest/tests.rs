@@ -172,7 +172,7 @@ fn the_first_of_two_of_a_name_counts() {
         parse(text.as_bytes(), Path::new(path), "n").unwrap()
     };
     let (a, b, c) = (pod("x", "/m/a"), pod("x", "/m/b"), pod("z", "/m/c"));
-    let source = |path: &'static str, pod, error| Source { path: Path::new(path), pod, error };
+    let source = |path: &'static str, pod, error| Source { path: Path::new(path), pod, error, held: false };
     let update = collect([
         source("/m/d", None, Some("broken")),
         source("/m/c", Some(&c), Some("broken now")),
@@ -180,7 +180,7 @@ fn the_first_of_two_of_a_name_counts() {
         source("/m/a", Some(&a), None),
     ]);
     let pods: Vec<_> = update.pods.iter().map(|named| named.pod.clone()).collect();
-    assert_eq!(pods, [a, c]);
+    assert_eq!(pods, [a.clone(), c.clone()]);
     let rejected: Vec<String> =
         update.rejected.iter().map(|r| format!("{}: {}", r.path.display(), r.error)).collect();
     assert_eq!(
@@ -191,6 +191,10 @@ fn the_first_of_two_of_a_name_counts() {
             "/m/d: broken",
         ]
     );
+    let held = Source { held: true, ..source("/m/b", Some(&b), None) };
+    let update = collect([source("/m/a", Some(&a), None), held]);
+    assert_eq!(update.pods[0].path, Path::new("/m/b"), "the one that counted before stays");
+    assert_eq!(update.rejected[0].path, Path::new("/m/a"));
 }
 
 proptest! {

@@ -90,6 +90,9 @@ fn which_limit_killed() {
     for (levels, want, at) in [
         (tree([64, 65, 100, 200], [Some(64), Some(64), None, Some(300)]), OomLimit::Container, Some(1)),
         (tree([60, 64, 100, 200], [Some(64), Some(64), None, Some(300)]), OomLimit::Pod, Some(2)),
+        // The pause container's share; and a neighbour's in a pod with a limit of its own.
+        (tree([63, 64, 100, 200], [Some(64), Some(64), None, Some(300)]), OomLimit::Container, Some(1)),
+        (tree([63, 64, 100, 200], [Some(80), Some(64), None, Some(300)]), OomLimit::Pod, Some(2)),
         (tree([60, 62, 100, 200], [Some(64), None, Some(100), Some(300)]), OomLimit::Qos, Some(3)),
         (tree([60, 62, 100, 300], [None, None, None, Some(300)]), OomLimit::Kubepods, Some(4)),
         (tree([60, 62, 100, 200], [Some(64), None, None, Some(300)]), OomLimit::Node, None),

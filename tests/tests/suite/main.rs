@@ -1,0 +1,11 @@
+//! The whole agent on real containerd, seen from outside: one module a subject. They are one program, so that tests of
+//! all subjects share the machine's cores until the last one is done.
+
+mod adoption;
+mod bad_input;
+mod degraded;
+mod eviction;
+mod lifecycle;
+mod oom;
+mod runtime_restart;
+mod trace;
