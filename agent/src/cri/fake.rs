@@ -32,6 +32,8 @@ pub(crate) struct State {
     hangs: HashSet<String>,
     /// Containers that ignore SIGTERM.
     pub stubborn: bool,
+    /// Containers have ended with this code, and the runtime is too busy to notice until somebody kills them.
+    pub unnoticed_exit: Option<i32>,
     events: Option<mpsc::Sender<Result<cri::ContainerEventResponse, Status>>>,
     pub has_events: bool,
     made: u64,
@@ -130,10 +132,13 @@ impl FakeRuntime {
     /// Kills all processes of all containers, as `cgroup.kill` would.
     pub fn kill_all(&self) -> usize {
         let mut killed = 0;
-        for (_, c) in self.state().containers.iter_mut().filter(|(_, c)| running(c)) {
-            end(c, 137);
+        let mut state = self.state();
+        let exit_code = state.unnoticed_exit.unwrap_or(137);
+        for (_, c) in state.containers.iter_mut().filter(|(_, c)| running(c)) {
+            end(c, exit_code);
             killed += 1;
         }
+        drop(state);
         self.service.changed.notify_waiters();
         killed
     }

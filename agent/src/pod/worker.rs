@@ -24,7 +24,7 @@ mod stop_order;
 mod sync;
 mod terminate;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,6 +122,7 @@ impl PodWorkers {
             reported_stopped: false,
             removed: false,
             killed: false,
+            sigkilled: BTreeSet::new(),
             completed_cleanly: false,
         };
         let task = self.tracker.spawn(worker.run(predecessor, self.cancel.clone()));
@@ -150,8 +151,10 @@ struct Worker {
     termination_retry: Exponential,
     reported_stopped: bool,
     removed: bool,
-    /// SIGKILL was needed.
+    /// SIGKILL was sent.
     killed: bool,
+    /// Containers that had not been seen to end by then.
+    sigkilled: BTreeSet<String>,
     /// The pod ended by itself and its cgroup and volumes are gone.
     completed_cleanly: bool,
 }

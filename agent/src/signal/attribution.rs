@@ -192,9 +192,27 @@ pub fn oom_limit(levels: &[MemcgLevel], names: &Attribution) -> OomVerdict {
     let full = |l: &MemcgLevel| {
         l.limit_bytes.is_some_and(|max| l.usage_bytes >= max.saturating_sub(OOM_SLACK_BYTES))
     };
-    let Some(at) = levels.iter().position(full) else {
-        return OomVerdict { limit: OomLimit::Node, level: None };
-    };
+    match levels.iter().position(full) {
+        Some(at) => verdict(levels, at, names),
+        None => OomVerdict { limit: OomLimit::Node, level: None },
+    }
+}
+
+/// As [`oom_limit`], for a machine that was not out of memory itself: if no level is at its limit any more, the one
+/// that was is the one nearest to it. Another process of it has ended between the kernel's decision and the reading.
+#[must_use]
+pub fn nearest_limit(levels: &[MemcgLevel], names: &Attribution) -> OomVerdict {
+    let found = oom_limit(levels, names);
+    let room = |l: &MemcgLevel| Some(l.limit_bytes?.saturating_sub(l.usage_bytes));
+    let nearest = levels.iter().enumerate().filter_map(|(at, l)| Some((room(l)?, at))).min();
+    match nearest {
+        Some((_, at)) if found.limit == OomLimit::Node => verdict(levels, at, names),
+        _ => found,
+    }
+}
+
+/// The level at this place was at its limit.
+fn verdict(levels: &[MemcgLevel], at: usize, names: &Attribution) -> OomVerdict {
     let limit = match names.lookup(levels[at].cgroup) {
         Some(Target::Container(..)) => OomLimit::Container,
         Some(Target::Pod(_)) => OomLimit::Pod,

@@ -200,10 +200,11 @@ impl RuntimeService for Service {
         let r = r.into_inner();
         self.arrived("StopContainer", &format!("{} {}", r.container_id, r.timeout)).await?;
         let stubborn = self.state().stubborn;
+        let unnoticed = self.state().unnoticed_exit;
         if r.timeout == 0 || !stubborn {
             self.change(&r.container_id, |c| {
                 if running(c) {
-                    end(c, if r.timeout == 0 { 137 } else { 143 });
+                    end(c, unnoticed.unwrap_or(if r.timeout == 0 { 137 } else { 143 }));
                 }
             })?;
             return Ok(Response::new(cri::StopContainerResponse {}));

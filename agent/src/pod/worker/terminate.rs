@@ -64,7 +64,7 @@ impl Worker {
                 Ok(ended_at) => {
                     self.reported_stopped = true;
                     let took = ended_at.since(t.since);
-                    self.report(WorkerOutcome::Stopped { took, killed: self.killed }).await?;
+                    self.report(WorkerOutcome::Stopped { took, killed: self.sigkill_ended_one() }).await?;
                 }
                 Err(e) => return self.termination_failed(e).await.map(Some),
             }
@@ -210,6 +210,7 @@ impl Worker {
         let (context, uid) = (self.context.clone(), self.uid.clone());
         round.tasks.spawn_blocking(move || Done::Killed(kill_pod(&context, &uid)));
         let rest: Vec<String> = round.later.drain(..).flatten().chain(round.stopping.clone()).collect();
+        self.sigkilled.extend(rest.iter().cloned());
         for id in rest {
             self.stop(round, id);
         }
@@ -247,11 +248,20 @@ impl Worker {
         match self.blocking("killing the pod's processes", move || kill_pod(&context, &uid)).await {
             Ok(Ok(processes)) => {
                 self.killed |= processes > 0;
+                let running = self.known.containers.iter().filter(|c| alive(c.state)).map(|c| c.id.clone());
+                self.sigkilled.extend(running);
                 warn!(pod = %self.who, processes, "the runtime is away and the grace is over: killed");
             }
             Ok(Err(error)) => warn!(pod = %self.who, %error, "killing the pod's processes failed"),
             Err(error) => warn!(pod = %self.who, %error, "killing the pod's processes failed"),
         }
+    }
+
+    /// A busy runtime tells of an end late: the SIGKILL that went out meanwhile found nobody.
+    fn sigkill_ended_one(&self) -> bool {
+        // 137 = 128 + SIGKILL; 255 stands for an end that the runtime did not see.
+        let by_it = |code: i32| code == 137 || code == 255;
+        self.known.containers.iter().any(|c| self.sigkilled.contains(&c.id) && by_it(c.exit_code))
     }
 
     /// Sandboxes are stopped, and with `remove` nothing stays.

@@ -311,6 +311,19 @@ async fn the_worker_itself_kills_when_the_grace_ends() {
 }
 
 #[tokio::test]
+async fn a_kill_that_found_nobody_was_not_needed() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    rig.running(&pod).await;
+    rig.fake.lock().unwrap().state().stubborn = true;
+    rig.fake.lock().unwrap().state().unnoticed_exit = Some(0);
+    rig.terminate(&pod, Duration::from_millis(200), Reason::Evicted, false);
+    let report = rig.report().await;
+    assert!(matches!(report.outcome, WorkerOutcome::Stopped { killed: false, .. }), "{:?}", report.outcome);
+    assert!(rig.calls("StopContainer").iter().any(|call| call.ends_with(" 0")), "SIGKILL went out");
+}
+
+#[tokio::test]
 async fn a_termination_interrupts_a_pull() {
     let mut rig = Rig::new();
     rig.fake.lock().unwrap().hang("PullImage");

@@ -108,6 +108,14 @@ fn which_limit_killed() {
         let got = oom_limit(&levels, &names);
         assert_eq!((got.limit, got.level.map(|l| l.cgroup.id)), (want, at), "{levels:?}");
     }
+    for (levels, want, at) in [
+        (tree([60, 62, 100, 200], [None, Some(64), None, Some(300)]), OomLimit::Pod, Some(2)),
+        (tree([60, 64, 100, 299], [None, Some(64), None, Some(300)]), OomLimit::Pod, Some(2)),
+        (tree([60, 62, 100, 200], [None, None, None, None]), OomLimit::Node, None),
+    ] {
+        let got = nearest_limit(&levels, &names);
+        assert_eq!((got.limit, got.level.map(|l| l.cgroup.id)), (want, at), "{levels:?}");
+    }
 }
 
 proptest! {

@@ -7,8 +7,8 @@ use super::State;
 use crate::clock::Mono;
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
-use crate::signal::attribution::{Target, oom_limit};
-use crate::signal::{Domain, DomainReading, KernelEvent, OomVictim};
+use crate::signal::attribution::{Target, nearest_limit, oom_limit};
+use crate::signal::{Domain, DomainReading, KernelEvent, MemoryReading, OomVictim};
 use crate::trace::record::{Kind, Record};
 
 /// The limit that was reached, as far as it is known.
@@ -69,12 +69,21 @@ impl State {
         if victim.levels.is_empty() {
             return self.limit_reached_last(target?.pod()?, target?.container());
         }
-        let verdict = oom_limit(&victim.levels, &self.attribution);
+        let judge = if self.node_had_memory() { nearest_limit } else { oom_limit };
+        let verdict = judge(&victim.levels, &self.attribution);
         Some(Limit {
             domain: verdict.limit.as_str(),
             usage_bytes: verdict.level.map(|l| l.usage_bytes),
             limit_bytes: verdict.level.and_then(|l| l.limit_bytes),
         })
+    }
+
+    /// The machine as a whole was far from running out when last looked at: it had a sixteenth of its memory left.
+    fn node_had_memory(&self) -> bool {
+        let capacity = |r: &MemoryReading| r.of(&Domain::Node).and_then(|node| node.limit_bytes);
+        self.last_reading
+            .as_ref()
+            .is_some_and(|r| capacity(r).is_some_and(|bytes| r.mem_available_bytes > bytes / 16))
     }
 
     /// Without the kernel's own levels: the smallest domain that was at its limit when last read.
