@@ -28,6 +28,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,8 @@ pub struct PodWorkers {
     context: Arc<WorkerContext>,
     reports: mpsc::Sender<Event>,
     tracker: TaskTracker,
+    /// Where workers run: never on the SyncLoop's own thread, from which they are ordered.
+    runtime: Handle,
     cancel: CancellationToken,
     workers: HashMap<PodUid, Entry>,
     /// Forgotten workers that may still be about to end: a successor for the same pod waits for them.
@@ -68,6 +71,10 @@ struct Entry {
 }
 
 impl PodWorkers {
+    /// The workers will run on the tokio runtime that this is called in, whichever thread orders them.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     #[must_use]
     pub fn new(
         context: Arc<WorkerContext>,
@@ -75,7 +82,15 @@ impl PodWorkers {
         tracker: TaskTracker,
         cancel: CancellationToken,
     ) -> PodWorkers {
-        PodWorkers { context, reports, tracker, cancel, workers: HashMap::new(), leaving: HashMap::new() }
+        PodWorkers {
+            context,
+            reports,
+            tracker,
+            runtime: Handle::current(),
+            cancel,
+            workers: HashMap::new(),
+            leaving: HashMap::new(),
+        }
     }
 
     /// Hands the order to the pod's worker, which is started if there is none. Never blocks.
@@ -124,7 +139,7 @@ impl PodWorkers {
             killed: false,
             completed_cleanly: false,
         };
-        let task = self.tracker.spawn(worker.run(predecessor, self.cancel.clone()));
+        let task = self.tracker.spawn_on(worker.run(predecessor, self.cancel.clone()), &self.runtime);
         Entry { orders, task }
     }
 }

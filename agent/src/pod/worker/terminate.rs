@@ -178,7 +178,8 @@ impl Worker {
                     Err(_) => round.stopping.clear(),
                 },
                 changed = orders.changed() => changed.map_err(|_| Gone)?,
-                () = sleep(left), if !round.killing => {}
+                // At zero there is nothing to kill yet: only the list is awaited.
+                () = sleep(left), if !round.killing && !left.is_zero() => {}
             }
         }
     }

@@ -379,3 +379,17 @@ async fn a_forgotten_pod_may_come_back_and_its_old_worker_is_gone_first() {
         rig.workers.forget(&uid());
     }
 }
+
+#[tokio::test]
+async fn workers_do_not_run_on_the_thread_that_orders_them() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    // The SyncLoop's own runtime, which is not driven any more after the order.
+    let ordered = std::thread::spawn(move || {
+        let own = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        own.block_on(async { rig.sync(&pod) });
+        rig
+    });
+    let mut rig = tokio::task::spawn_blocking(|| ordered.join().unwrap()).await.unwrap();
+    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Synced { .. }));
+}
