@@ -55,10 +55,9 @@ fn the_last_words_of_a_sync_change_nothing_for_a_pod_that_is_to_end() {
 /// What comes after the stop fails, and is tried again without keeping the loop awake.
 #[test]
 fn a_stopped_pod_whose_clean_up_fails_is_seen_to_again_and_the_loop_sleeps() {
-    let mut node = node_with_a_pod();
-    node.state.pods.get_mut(&"1".into()).unwrap().mode =
-        Mode::Evicted { failure: evicted().unwrap(), grace: Duration::ZERO, stopped: false };
-    assert_eq!(node.step(Event::Tick), ["stop 1 grace 0"]);
+    let mut node = Node::new(StateConfig { saved: vec![saved("a", "1", evicted())], ..config() });
+    node.step(relist(&[]));
+    assert_eq!(node.step(source(&[("a", "1")])), ["stop 1 grace 0"]);
     node.step(stopped("1"));
     node.step(failed("1"));
     let wakeup = |node: &Node| node.state.pod(&"1".into()).unwrap().next_wakeup();
