@@ -97,7 +97,7 @@ impl PodWorkers {
     pub fn dispatch(&mut self, uid: PodUid, order: WorkOrder) {
         let now = Mono::now();
         if self.workers.get(&uid).is_some_and(|e| e.task.is_finished() && !self.cancel.is_cancelled()) {
-            // It panicked; its panic message is in the log. The pod must not stay without a worker.
+            // It panicked, see `watched`. The pod must not stay without a worker.
             warn!(pod_uid = %uid, "a pod worker ended unexpectedly and is started again");
             self.forget(&uid);
         }
@@ -139,9 +139,26 @@ impl PodWorkers {
             killed: false,
             completed_cleanly: false,
         };
-        let task = self.tracker.spawn_on(worker.run(predecessor, self.cancel.clone()), &self.runtime);
+        let (pod, reports) = (worker.uid.clone(), worker.reports.clone());
+        let run = worker.run(predecessor, self.cancel.clone());
+        let task = self.tracker.spawn_on(watched(run, pod, reports), &self.runtime);
         Entry { orders, task }
     }
+}
+
+/// Runs the worker. One that panics has answered nothing, and the SyncLoop would wait for it for ever: its end is told
+/// as a failure, so that the order comes again and finds a new worker.
+async fn watched(run: impl Future<Output = ()> + Send + 'static, pod: PodUid, reports: mpsc::Sender<Event>) {
+    if !tokio::spawn(run).await.is_err_and(|e| e.is_panic()) {
+        return;
+    }
+    let error =
+        "the pod's worker panicked, which is a defect of the agent: report what its log says".to_owned();
+    let (at, mut refused) = (Mono::now(), WORKER_ERROR);
+    let outcome = WorkerOutcome::Failed { error, retry_in: refused.failed(at), waiting: Vec::new() };
+    let report = WorkerReport { pod, at, outcome, runtime: PodRuntimeStatus::default() };
+    // Without a SyncLoop there is nobody to tell.
+    let _ = reports.send(Event::Worker(report)).await;
 }
 
 /// One pod's worker.

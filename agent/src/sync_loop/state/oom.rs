@@ -42,12 +42,12 @@ impl State {
             record = with_limit(record, limit);
         }
         if let Some(target) = target {
-            if let Target::Container(uid, container) = &target {
-                if let Some(pod) = self.pods.get_mut(uid) {
-                    let domain = Domain::Container(uid.clone(), container.clone());
-                    *self.told_kills.entry(domain).or_default() += 1;
-                    pod.note_oom_kill(container);
-                }
+            if let Target::Container(uid, container) = &target
+                && let Some(pod) = self.pods.get_mut(uid)
+            {
+                let domain = Domain::Container(uid.clone(), container.clone());
+                *self.told_kills.entry(domain).or_default() += 1;
+                pod.note_oom_kill(container);
             }
             record = self.with_target(record, &target);
         }

@@ -190,22 +190,10 @@ mod tests {
 
     fn container(id: &str, state: ContainerState, restart_count: u32) -> ContainerStatus {
         ContainerStatus {
-            id: id.into(),
-            sandbox_id: "s".into(),
-            name: "c".into(),
             restart_count,
-            state,
-            created_at_ns: 0,
-            started_at_ns: 0,
-            finished_at_ns: 0,
             exit_code: 137,
             reason: "OOMKilled".into(),
-            message: String::new(),
-            image: String::new(),
-            image_ref: String::new(),
-            hash: None,
-            log_path: String::new(),
-            pid: None,
+            ..ContainerStatus::bare(id, "c", state)
         }
     }
 

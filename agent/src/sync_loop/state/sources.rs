@@ -31,7 +31,11 @@ impl State {
                 Some(known) if matches!(known.mode, Mode::Removing { .. } | Mode::Removed) => {
                     known.comes_back = Some(named);
                 }
-                Some(known) => known.path = Some(named.path),
+                Some(known) => {
+                    // The next start must know where to look for it.
+                    known.unsaved |= known.path.as_ref() != Some(&named.path);
+                    known.path = Some(named.path);
+                }
                 None => self.add(named.pod, &named.path, now),
             }
         }

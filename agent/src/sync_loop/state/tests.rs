@@ -79,22 +79,12 @@ fn relist(running: &[(&str, &str)]) -> Event {
 
 fn running(uid: &str, pid: u32) -> PodRuntimeStatus {
     let container = ContainerStatus {
-        id: format!("{uid}-c"),
-        sandbox_id: "s".into(),
-        name: "c".into(),
-        restart_count: 0,
-        state: ContainerState::Running,
         created_at_ns: 1,
         started_at_ns: 1,
-        finished_at_ns: 0,
-        exit_code: 0,
-        reason: String::new(),
-        message: String::new(),
         image: "i".into(),
         image_ref: "i".into(),
-        hash: None,
-        log_path: String::new(),
         pid: Some(pid),
+        ..ContainerStatus::bare(&format!("{uid}-c"), "c", ContainerState::Running)
     };
     PodRuntimeStatus { sandboxes: Vec::new(), containers: vec![container] }
 }

@@ -160,3 +160,14 @@ fn without_the_ring_buffer_samples_come_as_close_as_without_the_programs() {
     let records = node.records();
     assert!(records[0].2.contains("sampler alone"), "{records:?}");
 }
+
+#[test]
+fn a_manifest_that_moves_keeps_its_pod_and_the_next_start_knows_where_it_is() {
+    let mut node = node_with_a_pod();
+    let Event::Pods(mut update) = source(&[("a", "1")]) else { unreachable!() };
+    update.pods[0].path = "/m/renamed.yaml".into();
+    node.state.apply(Event::Pods(update), node.now);
+    let moved = node.state.pod(&"1".into()).unwrap();
+    assert!(moved.unsaved);
+    assert_eq!(node.state.saved(moved, node.now).manifest_path, Some("/m/renamed.yaml".into()));
+}
