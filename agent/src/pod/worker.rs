@@ -167,7 +167,7 @@ struct Worker {
     removed: bool,
     /// SIGKILL was needed.
     killed: bool,
-    /// The pod ended by itself and its cgroup and volumes are gone.
+    /// The pod has ended and its cgroup and volumes are gone.
     completed_cleanly: bool,
 }
 

@@ -265,6 +265,8 @@ impl Worker {
             }
         }
         if !remove {
+            // As for a pod that ended by itself: memory-backed volumes are part of what an eviction frees.
+            self.clean_up_completed().await?;
             return self.read().await.map(drop);
         }
         // Those whose sandbox had gone before.
