@@ -31,6 +31,13 @@ pub fn newest() -> Version {
     *Version::available().unwrap().last().expect("`cargo xtask setup` installs containerd")
 }
 
+/// Those that are neither the oldest nor the newest, if the machine has three or more.
+#[must_use]
+pub fn between() -> Vec<Version> {
+    let available = Version::available().unwrap();
+    available.into_iter().filter(|v| *v != oldest() && *v != newest()).collect()
+}
+
 /// Makes two tests of each function that takes a containerd version.
 #[macro_export]
 macro_rules! on_oldest_and_newest_containerd {

@@ -1,6 +1,8 @@
 //! The whole agent on real containerd, seen from outside: one module a subject. They are one program, so that tests of
 //! all subjects share the machine's cores until the last one is done.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod adoption;
 mod bad_input;
 mod degraded;

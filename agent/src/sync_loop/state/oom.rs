@@ -154,9 +154,18 @@ fn describe_limit(limit: Option<&Limit>) -> String {
         None => "; which limit was reached cannot be told without BTF (tier 2)".to_owned(),
         Some(Limit { domain: "node", .. }) => ": the node was out of memory".to_owned(),
         Some(Limit { domain, limit_bytes: Some(bytes), .. }) => {
-            format!(": the memory limit of the {domain}, {} MiB, was reached", bytes >> 20)
+            format!(": the memory limit of {}, {} MiB, was reached", in_words(domain), bytes >> 20)
         }
-        Some(Limit { domain, .. }) => format!(": the {domain} was out of memory"),
+        Some(Limit { domain, .. }) => format!(": {} was out of memory", in_words(domain)),
+    }
+}
+
+fn in_words(domain: &str) -> String {
+    match domain {
+        "kubepods" => "kubepods".to_owned(),
+        "qos" => "the QoS class".to_owned(),
+        "other" => "a cgroup outside kubepods".to_owned(),
+        domain => format!("the {domain}"),
     }
 }
 
@@ -174,7 +183,11 @@ mod tests {
             ),
             (
                 Some(limit("kubepods", Some(300 << 20))),
-                ": the memory limit of the kubepods, 300 MiB, was reached",
+                ": the memory limit of kubepods, 300 MiB, was reached",
+            ),
+            (
+                Some(limit("other", Some(64 << 20))),
+                ": the memory limit of a cgroup outside kubepods, 64 MiB, was reached",
             ),
             (Some(limit("node", None)), ": the node was out of memory"),
             (None, "; which limit was reached cannot be told without BTF (tier 2)"),

@@ -41,7 +41,7 @@ fn containers_get_what_their_manifest_says(version: Version) {
     check_volumes(&node);
 }
 
-/// `CapEff:	00000000a80425fb`
+/// `CapEff: 00000000a80425fb`, with a tab.
 fn capabilities(line: &str) -> u64 {
     let mask = line.rsplit(char::is_whitespace).next().unwrap();
     u64::from_str_radix(mask, 16).unwrap_or_else(|e| panic!("{line:?}: {e}"))
