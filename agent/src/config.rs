@@ -71,6 +71,8 @@ pub struct Config {
     /// −999.
     pub oom_score_adj: i32,
     pub serialize_image_pulls: bool,
+    /// A container without a seccomp profile gets the runtime's. False.
+    pub seccomp_default: bool,
     /// `/etc/resolv.conf`; empty: none.
     pub resolv_conf: String,
     pub cluster_dns: Vec<IpAddr>,
@@ -100,6 +102,7 @@ impl Default for Config {
             max_container_restart_period: Duration::from_secs(300),
             oom_score_adj: -999,
             serialize_image_pulls: true,
+            seccomp_default: false,
             resolv_conf: "/etc/resolv.conf".to_owned(),
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),

@@ -77,7 +77,6 @@ pub(super) const NOT_HONOURED: &[&str] = &[
     "rotateCertificates",
     "runOnce",
     "runtimeRequestTimeout",
-    "seccompDefault",
     "serverTLSBootstrap",
     "showHiddenMetricsForVersion",
     "shutdownGracePeriod",

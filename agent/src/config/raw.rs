@@ -46,6 +46,7 @@ struct Raw {
     crash_loop_back_off: Option<RawCrashLoopBackOff>,
     oom_score_adj: Option<i32>,
     serialize_image_pulls: Option<bool>,
+    seccomp_default: Option<bool>,
     resolv_conf: Option<String>,
     #[serde(rename = "clusterDNS")]
     cluster_dns: Option<Vec<IpAddr>>,
@@ -154,6 +155,7 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
             in_range("oomScoreAdj", adj, (-1000..=1000).contains(&adj), "-1000 to 1000")?
         },
         serialize_image_pulls: raw.serialize_image_pulls.unwrap_or(default.serialize_image_pulls),
+        seccomp_default: raw.seccomp_default.unwrap_or(default.seccomp_default),
         resolv_conf: raw.resolv_conf.unwrap_or(default.resolv_conf),
         cluster_dns: raw.cluster_dns.unwrap_or_default(),
         cluster_domain: raw.cluster_domain.unwrap_or_default(),
