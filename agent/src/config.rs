@@ -68,26 +68,15 @@ pub struct Config {
     pub pod_logs_dir: PathBuf,
     /// `crashLoopBackOff.maxContainerRestartPeriod`, 1 s to 300 s; 300 s.
     pub max_container_restart_period: Duration,
-    pub register_node: bool,
     /// −999.
     pub oom_score_adj: i32,
-    /// 10 MiB.
-    pub container_log_max_size_bytes: u64,
-    /// 5.
-    pub container_log_max_files: u32,
     pub serialize_image_pulls: bool,
+    /// A container without a seccomp profile gets the runtime's. False.
+    pub seccomp_default: bool,
     /// `/etc/resolv.conf`; empty: none.
     pub resolv_conf: String,
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
-    pub address: IpAddr,
-    pub port: u16,
-    /// 0: off.
-    pub read_only_port: u16,
-    /// 0: off.
-    pub healthz_port: u16,
-    pub healthz_bind_address: IpAddr,
-    pub feature_gates: BTreeMap<String, bool>,
     pub oomlet: Extension,
 }
 
@@ -111,20 +100,12 @@ impl Default for Config {
             pod_pids_limit: None,
             pod_logs_dir: PathBuf::from("/var/log/pods"),
             max_container_restart_period: Duration::from_secs(300),
-            register_node: true,
             oom_score_adj: -999,
-            container_log_max_size_bytes: 10 << 20,
-            container_log_max_files: 5,
             serialize_image_pulls: true,
+            seccomp_default: false,
             resolv_conf: "/etc/resolv.conf".to_owned(),
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),
-            address: IpAddr::from([0, 0, 0, 0]),
-            port: 10250,
-            read_only_port: 0,
-            healthz_port: 10248,
-            healthz_bind_address: IpAddr::from([127, 0, 0, 1]),
-            feature_gates: BTreeMap::new(),
             oomlet: Extension::default(),
         }
     }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use oomlet::command::{check, pods, run, trace};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 #[derive(Debug, Parser)]
@@ -40,7 +41,8 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => {
-            init_tracing(args.verbosity)?;
+            // Dropped last: what is still on its way to standard error is written then.
+            let _logs = init_tracing(args.verbosity)?;
             run::run(*args)?;
             Ok(ExitCode::SUCCESS)
         }
@@ -56,8 +58,9 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// `RUST_LOG` wins over `--v`. Logs go to standard error, as kubelet's do.
-fn init_tracing(verbosity: u8) -> anyhow::Result<()> {
+/// `RUST_LOG` wins over `--v`. Logs go to standard error, as kubelet's do, by a thread of their own: a reader that stalls
+/// costs log lines, never a decision.
+fn init_tracing(verbosity: u8) -> anyhow::Result<WorkerGuard> {
     let default = match verbosity {
         0..=2 => "info",
         3..=5 => "info,oomlet=debug",
@@ -69,6 +72,7 @@ fn init_tracing(verbosity: u8) -> anyhow::Result<()> {
         }
         Err(_) => EnvFilter::new(default),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    Ok(())
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).init();
+    Ok(guard)
 }

@@ -219,7 +219,7 @@ fn worker_context(
         dns: facts::dns(config),
         max_crash_backoff: config.max_container_restart_period,
         pids_limit: config.pod_pids_limit,
-        seccomp_default: false,
+        seccomp_default: config.seccomp_default,
     }
 }
 

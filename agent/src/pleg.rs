@@ -146,6 +146,7 @@ impl Task {
 
     /// True: something has changed.
     async fn relist(&mut self) -> Result<bool, Closed> {
+        let listed_at = Mono::now();
         let listed = timeout(RELIST_UNHEALTHY, self.list()).await;
         let now = match listed {
             Ok(Ok(now)) => now,
@@ -161,7 +162,7 @@ impl Task {
         self.handle.0.listed_at.store(Mono::now().0, Ordering::Relaxed);
         self.runtime_is(Ok(())).await?;
         let mut changes = now.events_since(&self.last);
-        self.send(Event::Relisted(now.pods())).await?;
+        self.send(Event::Relisted(now.pods(listed_at))).await?;
         self.last = now;
         for change in &mut changes {
             if change.kind == PodLifecycleEventKind::ContainerStarted {

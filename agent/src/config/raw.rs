@@ -44,20 +44,13 @@ struct Raw {
     pod_pids_limit: Option<i64>,
     pod_logs_dir: Option<PathBuf>,
     crash_loop_back_off: Option<RawCrashLoopBackOff>,
-    register_node: Option<bool>,
     oom_score_adj: Option<i32>,
-    container_log_max_size: Option<Quantity>,
-    container_log_max_files: Option<u32>,
     serialize_image_pulls: Option<bool>,
+    seccomp_default: Option<bool>,
     resolv_conf: Option<String>,
     #[serde(rename = "clusterDNS")]
     cluster_dns: Option<Vec<IpAddr>>,
     cluster_domain: Option<String>,
-    address: Option<IpAddr>,
-    port: Option<u16>,
-    read_only_port: Option<u16>,
-    healthz_port: Option<u16>,
-    healthz_bind_address: Option<IpAddr>,
     feature_gates: Option<BTreeMap<String, bool>>,
     oomlet: Option<RawExtension>,
 }
@@ -157,27 +150,15 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
             raw.crash_loop_back_off,
             default.max_container_restart_period,
         )?,
-        register_node: raw.register_node.unwrap_or(default.register_node),
         oom_score_adj: {
             let adj = raw.oom_score_adj.unwrap_or(default.oom_score_adj);
             in_range("oomScoreAdj", adj, (-1000..=1000).contains(&adj), "-1000 to 1000")?
         },
-        container_log_max_size_bytes: log_max_size(raw.container_log_max_size)?
-            .unwrap_or(default.container_log_max_size_bytes),
-        container_log_max_files: {
-            let files = raw.container_log_max_files.unwrap_or(default.container_log_max_files);
-            in_range("containerLogMaxFiles", files, files > 1, "2 or more")?
-        },
         serialize_image_pulls: raw.serialize_image_pulls.unwrap_or(default.serialize_image_pulls),
+        seccomp_default: raw.seccomp_default.unwrap_or(default.seccomp_default),
         resolv_conf: raw.resolv_conf.unwrap_or(default.resolv_conf),
         cluster_dns: raw.cluster_dns.unwrap_or_default(),
         cluster_domain: raw.cluster_domain.unwrap_or_default(),
-        address: raw.address.unwrap_or(default.address),
-        port: raw.port.filter(|p| *p > 0).unwrap_or(default.port),
-        read_only_port: raw.read_only_port.unwrap_or(default.read_only_port),
-        healthz_port: raw.healthz_port.unwrap_or(default.healthz_port),
-        healthz_bind_address: raw.healthz_bind_address.unwrap_or(default.healthz_bind_address),
-        feature_gates: raw.feature_gates.unwrap_or_default(),
         oomlet: raw
             .oomlet
             .unwrap_or_default()
@@ -200,13 +181,6 @@ fn restart_period(given: Option<RawCrashLoopBackOff>, default: Duration) -> Resu
     };
     let allowed = Duration::from_secs(1)..=Duration::from_secs(300);
     in_range("crashLoopBackOff.maxContainerRestartPeriod", period, allowed.contains(&period), "1s to 300s")
-}
-
-/// Zero is not set.
-fn log_max_size(given: Option<Quantity>) -> Result<Option<u64>, Wrong> {
-    let Some(Quantity(text)) = given else { return Ok(None) };
-    let bytes = parse_bytes(&text).map_err(|e| ("containerLogMaxSize".to_owned(), e.to_string()))?;
-    Ok(Some(bytes).filter(|bytes| *bytes > 0))
 }
 
 fn eviction_thresholds(

@@ -49,19 +49,11 @@ maxPods: 30
 podPidsLimit: 1024
 podLogsDir: /var/log/oomlet
 crashLoopBackOff: {maxContainerRestartPeriod: 60s}
-registerNode: false
 oomScoreAdj: 0
-containerLogMaxSize: 1Mi
-containerLogMaxFiles: 2
 serializeImagePulls: false
 resolvConf: ""
 clusterDNS: [10.96.0.10]
 clusterDomain: cluster.local
-address: 127.0.0.1
-port: 20250
-readOnlyPort: 10255
-healthzPort: 0
-healthzBindAddress: "::1"
 oomlet:
   eviction: {enabled: false, safety: 3}
   kernel: {maxTier: 1, ringBytes: 1Mi, btfPath: /btf}
@@ -92,7 +84,6 @@ oomlet:
     assert_eq!(config.eviction_max_pod_grace_period.as_secs(), 60);
     assert_eq!(config.pod_pids_limit, Some(1024));
     assert_eq!(config.max_container_restart_period.as_secs(), 60);
-    assert_eq!(config.container_log_max_size_bytes, 1 << 20);
     assert_eq!(config.oomlet.eviction, extension::Eviction { enabled: false, forecast: true, safety: 3.0 });
     assert_eq!((config.oomlet.kernel.max_tier, config.oomlet.kernel.ring_bytes), (1, 1 << 20));
     assert_eq!(config.oomlet.kernel.fault_sample_period, 64);
@@ -148,6 +139,11 @@ fn what_has_no_effect_is_warned_of() {
             "cpuManagerPolicy is not honoured by this agent yet and has no effect",
         ]
     );
+    assert_eq!(
+        text("port: 10250\nregisterNode: true\ncontainerLogMaxSize: 1Mi").len(),
+        3,
+        "kubelet acts on them, this agent does not yet"
+    );
     assert_eq!(text("maxPod: 5"), ["maxPod is not a known key and has no effect; did you mean maxPods?"]);
     assert_eq!(text("zzz: 5"), ["zzz is not a known key and has no effect"]);
     assert_eq!(
@@ -199,15 +195,12 @@ fn wrong_values_are_refused_by_name() {
         ("podPidsLimit: 0", "podPidsLimit: 0 is out of range"),
         ("podLogsDir: logs", "podLogsDir: \"logs\" is out of range, must be an absolute path"),
         ("cgroupRoot: /a/../b", "cgroupRoot"),
-        ("containerLogMaxFiles: 1", "containerLogMaxFiles: 1"),
         (
             "containerRuntimeEndpoint: tcp://1.2.3.4",
             "containerRuntimeEndpoint: \"tcp://1.2.3.4\" must be a unix socket",
         ),
         ("crashLoopBackOff: {maxContainerRestartPeriod: 301s}", "must be 1s to 300s"),
         ("clusterDNS: [dns]", "clusterDNS[0]"),
-        ("registerNode: 1", "registerNode: invalid type"),
-        ("port: 70000", "port: invalid value: integer `70000`, expected u16"),
         ("oomlet: {eviction: {safety: 0.5}}", "oomlet.eviction.safety: 0.5 is out of range"),
         ("oomlet: {kernel: {maxTier: 3}}", "oomlet.kernel.maxTier: 3"),
         ("oomlet: {kernel: {ringBytes: 5000}}", "oomlet.kernel.ringBytes: 5000 must be a power of two"),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, btree_map};
 
+use crate::clock::Mono;
 use crate::cri::convert::{ListedContainer, ListedSandbox};
 use crate::pod::PodUid;
 use crate::pod::runtime_status::ContainerState;
@@ -14,9 +15,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// By pod; containers newest first.
+    /// By pod; containers newest first. `listed_at`: when the listing began.
     #[must_use]
-    pub fn pods(&self) -> RuntimePods {
+    pub fn pods(&self, listed_at: Mono) -> RuntimePods {
         let mut pods: BTreeMap<&PodUid, RuntimePod> = BTreeMap::new();
         let empty = |pod: &crate::pod::PodRef| RuntimePod {
             pod: pod.clone(),
@@ -35,7 +36,7 @@ impl Snapshot {
             let pod = pods.entry(&c.pod.uid).or_insert_with(|| empty(&c.pod));
             pod.containers.push((c.name.clone(), c.id.clone(), c.state));
         }
-        RuntimePods { pods: pods.into_values().collect() }
+        RuntimePods { listed_at, pods: pods.into_values().collect() }
     }
 
     /// What happened since `old`, in kubelet's words (`generateEvents`, pkg/kubelet/pleg/generic.go): a container
@@ -176,7 +177,7 @@ mod tests {
     fn by_pod_newest_container_first() {
         let mut s = snapshot(&[("s1", false), ("s2", true)], &[("old", Exited), ("new", Running)]);
         s.containers.push(ListedContainer { pod: pod("other"), ..s.containers[0].clone() });
-        let pods = s.pods().pods;
+        let pods = s.pods(Mono::ZERO).pods;
         assert_eq!(pods.len(), 2);
         let u = pods.iter().find(|p| p.pod.uid.as_str() == "u").unwrap();
         assert_eq!((u.sandboxes, u.ready_sandboxes), (2, 1));

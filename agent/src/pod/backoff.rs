@@ -137,22 +137,12 @@ mod tests {
 
     fn exited(restart_count: u32, started_s: i64, finished_s: i64) -> ContainerStatus {
         ContainerStatus {
-            id: "c".into(),
-            sandbox_id: "s".into(),
-            name: "app".into(),
             restart_count,
-            state: ContainerState::Exited,
             created_at_ns: started_s * S,
             started_at_ns: started_s * S,
             finished_at_ns: finished_s * S,
             exit_code: 1,
-            reason: String::new(),
-            message: String::new(),
-            image: String::new(),
-            image_ref: String::new(),
-            hash: None,
-            log_path: String::new(),
-            pid: None,
+            ..ContainerStatus::bare("c", "app", ContainerState::Exited)
         }
     }
 

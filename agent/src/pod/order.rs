@@ -15,8 +15,8 @@ pub enum WorkOrder {
     /// Bring the pod to what its manifest says.
     Sync { pod: Arc<Pod>, reason: Reason },
     /// Stop all containers (SIGTERM, SIGKILL after `grace`) and the sandbox. What the pod leaves on the node
-    /// (volumes, cgroup, dead containers, logs) goes when `remove` is set; an evicted pod keeps its logs until
-    /// its manifest is gone.
+    /// (dead containers, logs) goes when `remove` is set: an evicted pod keeps its logs until its manifest is gone.
+    /// Its cgroup and volumes go in any case, for they may hold memory.
     Terminate { pod: Arc<Pod>, grace: Duration, reason: Reason, remove: bool },
 }
 

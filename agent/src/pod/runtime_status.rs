@@ -68,3 +68,28 @@ impl PodRuntimeStatus {
         self.containers.iter().any(|c| c.state == ContainerState::Running)
     }
 }
+
+#[cfg(test)]
+impl ContainerStatus {
+    /// An instance of which nothing else has happened: what tests start from.
+    pub(crate) fn bare(id: &str, name: &str, state: ContainerState) -> ContainerStatus {
+        ContainerStatus {
+            id: id.into(),
+            sandbox_id: "s".into(),
+            name: name.into(),
+            restart_count: 0,
+            state,
+            created_at_ns: 0,
+            started_at_ns: 0,
+            finished_at_ns: 0,
+            exit_code: 0,
+            reason: String::new(),
+            message: String::new(),
+            image: String::new(),
+            image_ref: String::new(),
+            hash: None,
+            log_path: String::new(),
+            pid: None,
+        }
+    }
+}

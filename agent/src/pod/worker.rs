@@ -28,6 +28,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,8 @@ pub struct PodWorkers {
     context: Arc<WorkerContext>,
     reports: mpsc::Sender<Event>,
     tracker: TaskTracker,
+    /// Where workers run: never on the SyncLoop's own thread, from which they are ordered.
+    runtime: Handle,
     cancel: CancellationToken,
     workers: HashMap<PodUid, Entry>,
     /// Forgotten workers that may still be about to end: a successor for the same pod waits for them.
@@ -68,6 +71,10 @@ struct Entry {
 }
 
 impl PodWorkers {
+    /// The workers will run on the tokio runtime that this is called in, whichever thread orders them.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     #[must_use]
     pub fn new(
         context: Arc<WorkerContext>,
@@ -75,14 +82,22 @@ impl PodWorkers {
         tracker: TaskTracker,
         cancel: CancellationToken,
     ) -> PodWorkers {
-        PodWorkers { context, reports, tracker, cancel, workers: HashMap::new(), leaving: HashMap::new() }
+        PodWorkers {
+            context,
+            reports,
+            tracker,
+            runtime: Handle::current(),
+            cancel,
+            workers: HashMap::new(),
+            leaving: HashMap::new(),
+        }
     }
 
     /// Hands the order to the pod's worker, which is started if there is none. Never blocks.
     pub fn dispatch(&mut self, uid: PodUid, order: WorkOrder) {
         let now = Mono::now();
         if self.workers.get(&uid).is_some_and(|e| e.task.is_finished() && !self.cancel.is_cancelled()) {
-            // It panicked; its panic message is in the log. The pod must not stay without a worker.
+            // It panicked, see `watched`. The pod must not stay without a worker.
             warn!(pod_uid = %uid, "a pod worker ended unexpectedly and is started again");
             self.forget(&uid);
         }
@@ -125,9 +140,26 @@ impl PodWorkers {
             sigkilled: BTreeSet::new(),
             completed_cleanly: false,
         };
-        let task = self.tracker.spawn(worker.run(predecessor, self.cancel.clone()));
+        let (pod, reports) = (worker.uid.clone(), worker.reports.clone());
+        let run = worker.run(predecessor, self.cancel.clone());
+        let task = self.tracker.spawn_on(watched(run, pod, reports), &self.runtime);
         Entry { orders, task }
     }
+}
+
+/// Runs the worker. One that panics has answered nothing, and the SyncLoop would wait for it for ever: its end is told
+/// as a failure, so that the order comes again and finds a new worker.
+async fn watched(run: impl Future<Output = ()> + Send + 'static, pod: PodUid, reports: mpsc::Sender<Event>) {
+    if !tokio::spawn(run).await.is_err_and(|e| e.is_panic()) {
+        return;
+    }
+    let error =
+        "the pod's worker panicked, which is a defect of the agent: report what its log says".to_owned();
+    let (at, mut refused) = (Mono::now(), WORKER_ERROR);
+    let outcome = WorkerOutcome::Failed { error, retry_in: refused.failed(at), waiting: Vec::new() };
+    let report = WorkerReport { pod, at, outcome, runtime: PodRuntimeStatus::default() };
+    // Without a SyncLoop there is nobody to tell.
+    let _ = reports.send(Event::Worker(report)).await;
 }
 
 /// One pod's worker.
@@ -155,7 +187,7 @@ struct Worker {
     killed: bool,
     /// Containers that had not been seen to end by then.
     sigkilled: BTreeSet<String>,
-    /// The pod ended by itself and its cgroup and volumes are gone.
+    /// The pod has ended and its cgroup and volumes are gone.
     completed_cleanly: bool,
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::clock::Mono;
 use crate::pod::order::WorkerReport;
 use crate::pod::runtime_status::ContainerState;
 use crate::pod::{Pod, PodRef, PodUid};
@@ -19,6 +20,8 @@ pub enum Event {
     Relisted(RuntimePods),
     /// A record from the eBPF programs.
     Kernel(KernelEvent),
+    /// The ring buffer cannot be read any more, and why: the sampler is alone from here on.
+    KernelSilent(String),
     /// Fresh numbers from the cgroup files.
     Reading(MemoryReading),
     /// Pods that have cgroups or volumes on the node at start.
@@ -84,6 +87,8 @@ pub enum PodLifecycleEventKind {
 /// The runtime's whole list at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct RuntimePods {
+    /// When the listing began: what happened since may or may not be in it.
+    pub listed_at: Mono,
     pub pods: Vec<RuntimePod>,
 }
 

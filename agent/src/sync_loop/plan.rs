@@ -46,6 +46,16 @@ pub enum ActionKind {
     Save(Arc<SavedPod>),
 }
 
+impl ActionKind {
+    fn victim(&self) -> Option<&PodUid> {
+        match self {
+            ActionKind::Evict { eviction, .. } => Some(&eviction.pod.uid),
+            ActionKind::CutGrace { pod, .. } => Some(pod),
+            _ => None,
+        }
+    }
+}
+
 /// A pod as it stands on disk, `<root-dir>/oomlet/pods/<uid>.json`: for `oomlet pods`, and for the next start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedPod {
@@ -80,7 +90,10 @@ pub struct Failure {
 pub fn plan(state: &State, now: Mono) -> Vec<Action> {
     // Memory first: it is what the loop is woken for in a hurry.
     let mut actions = plan_memory(state, now);
-    for pod in state.pods() {
+    // What else there is to do for a victim is planned once the state knows that it is one: its status as it was
+    // before must not go to disk after the decision.
+    let victims: Vec<PodUid> = actions.iter().filter_map(|a| a.kind.victim()).cloned().collect();
+    for pod in state.pods().filter(|pod| !victims.contains(&pod.id.uid)) {
         plan_pod(state, pod, now, &mut actions);
     }
     if let Some(resources) = state.burstable_due() {

@@ -47,6 +47,7 @@ impl SyncLoop {
                     if let Err(error) = failed {
                         tracing::warn!(%error, "cannot read the eBPF ring buffer any more; going on with the sampler alone");
                         self.ring = None;
+                        events.push(Event::KernelSilent(error.to_string()));
                     }
                 }
                 n = self.events.recv_many(&mut events, BATCH) => {

@@ -18,7 +18,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,18 +54,30 @@ pub struct StateConfig {
     pub unix_offset_ns: i64,
 }
 
+/// A pod in the runtime.
+#[derive(Clone, Debug)]
+struct Found {
+    pod: PodRef,
+    /// One of its containers runs.
+    running: bool,
+}
+
 #[derive(Debug)]
 pub struct State {
     config: StateConfig,
     pods: BTreeMap<PodUid, PodState>,
-    /// By UID; taken out as the source names the pod again.
+    /// By UID; taken out as the pod is admitted.
     saved: BTreeMap<PodUid, SavedPod>,
     /// Manifests that were refused, with the error, so that each is told once.
     rejected: BTreeMap<PathBuf, String>,
-    /// Named by the source last time.
+    /// The source has named its pods at least once: what it does not name is not wanted.
     sources_ready: bool,
-    /// Pods of which the last relist found a container running.
-    found_running: BTreeSet<PodUid>,
+    /// Pods with cgroups or volumes at start, until the source has spoken.
+    leftovers: Vec<PodUid>,
+    /// What the last relist found, but for pods that were forgotten since.
+    found: BTreeMap<PodUid, Found>,
+    /// Pods of which nothing was left, and when: until a list that began later has come.
+    forgotten: BTreeMap<PodUid, Mono>,
     /// The runtime has been listed at least once.
     relisted: bool,
     runtime_error: Option<String>,
@@ -106,7 +118,9 @@ impl State {
             saved,
             rejected: BTreeMap::new(),
             sources_ready: false,
-            found_running: BTreeSet::new(),
+            leftovers: Vec::new(),
+            found: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             relisted: false,
             runtime_error: None,
             attribution: Attribution::default(),
@@ -125,16 +139,22 @@ impl State {
     pub fn apply(&mut self, event: Event, now: Mono) {
         let about_pods = !matches!(
             event,
-            Event::Kernel(_) | Event::Reading(_) | Event::Cgroups(_) | Event::Lifecycle(_) | Event::Tick
+            Event::Kernel(_)
+                | Event::KernelSilent(_)
+                | Event::Reading(_)
+                | Event::Cgroups(_)
+                | Event::Lifecycle(_)
+                | Event::Tick
         );
         match event {
             Event::Pods(update) => self.apply_pod_update(update, now),
             Event::Relisted(pods) => self.apply_relist(&pods, now),
             Event::Lifecycle(event) => self.apply_lifecycle(&event, now),
-            Event::Leftovers(uids) => self.apply_leftovers(&uids, now),
+            Event::Leftovers(uids) => self.apply_leftovers(uids, now),
             Event::Worker(report) => self.apply_worker_report(report, now),
             Event::Runtime(result) => self.apply_runtime(result, now),
             Event::Kernel(event) => self.apply_kernel_event(&event, now),
+            Event::KernelSilent(why) => self.apply_kernel_silent(&why, now),
             Event::Cgroups(cgroups) => self.apply_cgroups(cgroups),
             Event::Reading(reading) => self.apply_reading(&reading, now),
             Event::Tick => {}

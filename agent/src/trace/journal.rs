@@ -122,8 +122,11 @@ impl Journal {
         let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = rings.measured.iter().chain(&rings.done);
         let mut backlog: Vec<_> = kept.filter(|r| r.seq > after_seq).cloned().collect();
+        let live = self.live.subscribe();
+        // The SyncLoop must not wait for the sorting.
+        drop(rings);
         backlog.sort_unstable_by_key(|r| r.seq);
-        (backlog, self.live.subscribe())
+        (backlog, live)
     }
 
     /// Records that the file's queue had no room for.

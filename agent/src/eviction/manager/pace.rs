@@ -29,7 +29,8 @@ impl EvictionManager {
     #[must_use]
     pub fn next_wakeup(&self) -> Mono {
         match self.asked {
-            Some(asked) => asked.at + READ_TIMEOUT,
+            // One that failed is asked for again, but not before numbers are due.
+            Some(asked) => (asked.at + READ_TIMEOUT).max(self.read_due().0),
             None => self.read_due().0,
         }
     }

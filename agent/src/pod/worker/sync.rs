@@ -187,8 +187,8 @@ impl Worker {
         }
     }
 
-    /// The pod ended by itself: what it used goes, its containers and logs stay to be looked at.
-    async fn clean_up_completed(&mut self) -> Result<(), WorkerError> {
+    /// The pod has ended and its manifest is still there: what it used goes, its containers and logs stay to be looked at.
+    pub(super) async fn clean_up_completed(&mut self) -> Result<(), WorkerError> {
         if self.completed_cleanly {
             return Ok(());
         }

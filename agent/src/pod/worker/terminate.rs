@@ -178,7 +178,8 @@ impl Worker {
                     Err(_) => round.stopping.clear(),
                 },
                 changed = orders.changed() => changed.map_err(|_| Gone)?,
-                () = sleep(left), if !round.killing => {}
+                // At zero there is nothing to kill yet: only the list is awaited.
+                () = sleep(left), if !round.killing && !left.is_zero() => {}
             }
         }
     }
@@ -274,6 +275,8 @@ impl Worker {
             }
         }
         if !remove {
+            // As for a pod that ended by itself: memory-backed volumes are part of what an eviction frees.
+            self.clean_up_completed().await?;
             return self.read().await.map(drop);
         }
         // Those whose sandbox had gone before.

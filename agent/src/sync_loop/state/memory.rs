@@ -1,11 +1,14 @@
 //! Kernel events and readings, put in relation to pods: hints for the eviction manager, its decisions for the trace,
 //! and the MemoryPressure condition.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::State;
 use crate::clock::Mono;
 use crate::eviction::{Eviction, Numbers};
+use crate::forecast::MAX_RATE_BYTES_PER_S;
+use crate::pod::PodUid;
 use crate::reason::Reason;
 use crate::signal::attribution::{Target, parse_cgroup_path};
 use crate::signal::{CgroupId, Domain, KernelEvent, KernelEventKind, MemoryReading};
@@ -69,8 +72,23 @@ impl State {
         );
     }
 
-    /// Ids of a pod that is gone by now are of no use: they are never used again.
+    /// Growth is not told any more as it happens, so samples must be as close as without the programs.
+    pub(super) fn apply_kernel_silent(&mut self, why: &str, now: Mono) {
+        self.eviction.set_assumed_max_rate(MAX_RATE_BYTES_PER_S);
+        let message = format!(
+            "the eBPF ring buffer cannot be read any more ({why}): sensing tier 0, the sampler alone; restart the agent to have the programs back"
+        );
+        self.record(Record::new(now, Kind::Warning, Reason::RecordsLost, message).number("tier", 0));
+    }
+
+    /// The whole list of each pod that is in it. Ids of a pod that is gone by now are of no use: they are never used
+    /// again.
     pub(super) fn apply_cgroups(&mut self, cgroups: Vec<(CgroupId, Target)>) {
+        let pods: BTreeSet<PodUid> = cgroups.iter().filter_map(|(_, target)| target.pod().cloned()).collect();
+        for uid in &pods {
+            // Without the programs nobody tells of a cgroup that went with a restarted container.
+            self.attribution.remove_pod(uid);
+        }
         for (id, target) in cgroups {
             if target.pod().is_none_or(|uid| self.pods.contains_key(uid)) {
                 self.attribution.insert(id, target);

@@ -1,12 +1,14 @@
 //! The plan is on its way: what the state must remember so as not to plan it again.
 
+use std::time::Duration;
+
 use super::memory::with_numbers;
 use super::pod::Outstanding;
 use super::{Mode, State};
 use crate::clock::Mono;
 use crate::eviction::{Eviction, Numbers};
-use crate::pod::PodUid;
 use crate::pod::order::WorkOrder;
+use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
 use crate::sync_loop::plan::{Action, ActionKind, Failure};
 use crate::trace::record::{Kind, Record};
@@ -53,9 +55,23 @@ impl State {
             WorkOrder::Terminate { grace, .. } => {
                 pod.outstanding = Outstanding::Terminate;
                 let id = pod.id.clone();
-                let record = Record::new(now, Kind::Pod, reason, "stopping the pod").pod(&id);
-                self.record(record.number("grace_ms", grace.as_millis()));
+                if pod.last_error.is_none() {
+                    let record = Record::new(now, Kind::Pod, reason, "stopping the pod").pod(&id);
+                    self.record(record.number("grace_ms", grace.as_millis()));
+                }
+                self.resume_eviction(&id, *grace, now);
             }
+        }
+    }
+
+    /// An eviction that an earlier run of the agent had begun and that is not at its end: nobody else is evicted
+    /// meanwhile, and its grace can be cut.
+    fn resume_eviction(&mut self, id: &PodRef, grace: Duration, now: Mono) {
+        let evicted =
+            self.pods.get(&id.uid).is_some_and(|p| matches!(p.mode, Mode::Evicted { stopped: false, .. }));
+        let runs = self.found.get(&id.uid).is_some_and(|found| found.running);
+        if evicted && runs && !self.eviction.evicting().any(|uid| *uid == id.uid) {
+            self.eviction.eviction_ordered(id, grace, now);
         }
     }
 
@@ -78,7 +94,7 @@ impl State {
         self.eviction.grace_cut(uid, now);
         let Some(pod) = self.pods.get_mut(uid) else { return };
         if let Mode::Evicted { grace, .. } = &mut pod.mode {
-            *grace = std::time::Duration::ZERO;
+            *grace = Duration::ZERO;
         }
         let id = pod.id.clone();
         let message = "the pod still grows and the memory would be gone before its grace ends: SIGKILL now";
@@ -92,6 +108,8 @@ impl State {
         self.oom_kills.retain(|domain, _| !domain.is_of(uid));
         self.told_kills.retain(|domain, _| !domain.is_of(uid));
         self.saved.remove(uid);
+        self.found.remove(uid);
+        self.forgotten.insert(uid.clone(), now);
         if let Some(pod) = self.pods.remove(uid) {
             self.record_pod(
                 now,

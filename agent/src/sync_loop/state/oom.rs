@@ -42,11 +42,12 @@ impl State {
             record = with_limit(record, limit);
         }
         if let Some(target) = target {
-            if let Target::Container(uid, container) = &target {
-                *self.told_kills.entry(Domain::Container(uid.clone(), container.clone())).or_default() += 1;
-                if let Some(pod) = self.pods.get_mut(uid) {
-                    pod.note_oom_kill(container);
-                }
+            if let Target::Container(uid, container) = &target
+                && let Some(pod) = self.pods.get_mut(uid)
+            {
+                let domain = Domain::Container(uid.clone(), container.clone());
+                *self.told_kills.entry(domain).or_default() += 1;
+                pod.note_oom_kill(container);
             }
             record = self.with_target(record, &target);
         }
@@ -106,6 +107,10 @@ impl State {
     /// cross-check, and says nothing new.
     pub(super) fn compare_oom_counter(&mut self, reading: &DomainReading, now: Mono) {
         let Domain::Container(uid, container) = &reading.domain else { return };
+        // A reading may be of a moment before the pod was forgotten.
+        if !self.pods.contains_key(uid) {
+            return;
+        }
         let Some(before) = self.oom_kills.insert(reading.domain.clone(), reading.oom_kills) else { return };
         let told = self.told_kills.remove(&reading.domain).unwrap_or(0);
         let new = reading.oom_kills.saturating_sub(before).saturating_sub(told);

@@ -135,9 +135,9 @@ impl PodState {
     pub fn termination_due(&self, now: Mono) -> bool {
         let stopped =
             matches!(self.mode, Mode::Evicted { stopped: true, .. } | Mode::Completed { stopped: true, .. });
-        !stopped
-            && self.outstanding != Outstanding::Terminate
-            && self.next_sync.is_none_or(|(at, _)| at <= now)
+        // Also a stopped one, when what came after the stop failed.
+        let due = self.next_sync.map_or(!stopped, |(at, _)| at <= now);
+        due && self.outstanding != Outstanding::Terminate
     }
 
     #[must_use]
@@ -159,6 +159,7 @@ impl PodState {
         self.mode = Mode::Removing { reason };
         self.outstanding = Outstanding::Nothing;
         self.next_sync = None;
+        self.last_error = None;
     }
 
     pub(super) fn retry_now(&mut self) {
@@ -202,8 +203,16 @@ impl PodState {
         Some(record.number("took_ms", took.as_millis()).number("sigkill", i64::from(killed)))
     }
 
+    /// Only a time at which the plan has something to do: any other would keep the loop awake.
     pub(super) fn next_wakeup(&self) -> Option<Mono> {
-        self.next_sync.map(|(at, _)| at)
+        let free = match self.mode {
+            Mode::Active => self.outstanding == Outstanding::Nothing,
+            Mode::Evicted { .. } | Mode::Completed { .. } | Mode::Removing { .. } => {
+                self.outstanding != Outstanding::Terminate
+            }
+            Mode::Pending | Mode::Rejected(_) | Mode::Removed => false,
+        };
+        self.next_sync.filter(|_| free).map(|(at, _)| at)
     }
 
     /// Init processes that the eBPF program does not watch yet.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::pod::Outstanding;
-use super::{Mode, State};
+use super::pod::{Outstanding, PodState};
+use super::{Found, Mode, State};
 use crate::clock::Mono;
 use crate::pod::order::{WorkerOutcome, WorkerReport};
 use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
@@ -14,10 +14,16 @@ use crate::trace::record::{Kind, Record};
 
 impl State {
     pub(super) fn apply_relist(&mut self, runtime: &RuntimePods, now: Mono) {
-        let runs = |p: &&RuntimePod| p.containers.iter().any(|(_, _, s)| *s == ContainerState::Running);
-        self.found_running = runtime.pods.iter().filter(runs).map(|p| p.pod.uid.clone()).collect();
+        let runs = |p: &RuntimePod| p.containers.iter().any(|(_, _, s)| *s == ContainerState::Running);
+        // A list that was under way while a pod was removed may still have it.
+        self.forgotten.retain(|_, at| *at >= runtime.listed_at);
+        let current = runtime.pods.iter().filter(|p| !self.forgotten.contains_key(&p.pod.uid));
+        self.found =
+            current.map(|p| (p.pod.uid.clone(), Found { pod: p.pod.clone(), running: runs(p) })).collect();
         self.relisted = true;
-        self.adopt_orphans(runtime, now);
+        if self.sources_ready {
+            self.adopt_orphans(now);
+        }
     }
 
     pub(super) fn apply_lifecycle(&mut self, event: &PodLifecycleEvent, _now: Mono) {
@@ -60,10 +66,13 @@ impl State {
         let WorkerReport { pod: uid, outcome, runtime, at } = report;
         let resync = self.resync_after(&uid);
         let Some(pod) = self.pods.get_mut(&uid) else { return };
-        let ending = pod.outstanding == Outstanding::Terminate;
-        let of_sync = matches!(outcome, WorkerOutcome::Synced { .. } | WorkerOutcome::Completed { .. });
-        if of_sync && ending {
-            // The last words of a sync that a termination overtook.
+        let of_sync = match &outcome {
+            WorkerOutcome::Synced { .. } | WorkerOutcome::Completed { .. } => true,
+            WorkerOutcome::Failed { .. } => pod.outstanding != Outstanding::Terminate,
+            WorkerOutcome::Stopped { .. } | WorkerOutcome::Removed => false,
+        };
+        if of_sync && pod.mode != Mode::Active {
+            // The last words of a sync that a termination overtook, be it ordered yet or only decided.
             return;
         }
         let id = pod.id.clone();
@@ -72,6 +81,8 @@ impl State {
         pod.cgroups_stale |= !changes.is_empty();
         pod.unsaved = true;
         pod.runtime = runtime;
+        let PodState { runtime, oom_killed, .. } = pod;
+        oom_killed.retain(|id| runtime.containers.iter().any(|c| c.id == *id));
         let gone: Vec<u32> = pod.watched_pids.difference(&pod.running_pids().collect()).copied().collect();
         for pid in &gone {
             pod.watched_pids.remove(pid);
@@ -109,7 +120,10 @@ impl State {
                         .number("retry_ms", retry_in.as_millis())
                 })
             }
-            WorkerOutcome::Stopped { took, killed } => pod.stopped(now, took, killed),
+            WorkerOutcome::Stopped { took, killed } => {
+                pod.next_sync = None;
+                pod.stopped(now, took, killed)
+            }
             WorkerOutcome::Removed => {
                 pod.mode = Mode::Removed;
                 None
@@ -176,22 +190,10 @@ mod tests {
 
     fn container(id: &str, state: ContainerState, restart_count: u32) -> ContainerStatus {
         ContainerStatus {
-            id: id.into(),
-            sandbox_id: "s".into(),
-            name: "c".into(),
             restart_count,
-            state,
-            created_at_ns: 0,
-            started_at_ns: 0,
-            finished_at_ns: 0,
             exit_code: 137,
             reason: "OOMKilled".into(),
-            message: String::new(),
-            image: String::new(),
-            image_ref: String::new(),
-            hash: None,
-            log_path: String::new(),
-            pid: None,
+            ..ContainerStatus::bare(id, "c", state)
         }
     }
 

@@ -14,7 +14,9 @@ impl State {
     pub fn saved(&self, pod: &PodState, now: Mono) -> SavedPod {
         let failure = match &pod.mode {
             Mode::Rejected(failure) | Mode::Evicted { failure, .. } => Some(failure.clone()),
-            _ => None,
+            // Not to be forgotten should the agent end before it is admitted.
+            Mode::Pending => self.saved.get(&pod.id.uid).and_then(|s| s.failure.clone()),
+            Mode::Active | Mode::Completed { .. } | Mode::Removing { .. } | Mode::Removed => None,
         };
         let status = self.status(pod, failure.as_ref(), now);
         SavedPod {

@@ -1,8 +1,10 @@
 //! Pod lists arrive: new, gone, replaced. Admission, and adoption of what already runs.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::pod::PodState;
 use super::{Mode, State};
@@ -10,19 +12,17 @@ use crate::clock::Mono;
 use crate::pod::admission::{self, admit};
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
-use crate::sync_loop::event::{PodUpdate, RejectedManifest, RuntimePods};
+use crate::sync_loop::event::{PodUpdate, RejectedManifest};
 use crate::sync_loop::plan::{Failure, SavedPod};
 use crate::trace::record::{Kind, Record};
 
 impl State {
     pub(super) fn apply_pod_update(&mut self, update: PodUpdate, now: Mono) {
-        self.sources_ready = true;
         self.tell_rejected(&update.rejected, now);
         let mut kept = self.kept_by_rejected(&update.rejected);
         // A pod of a file that cannot be read any more, and that this agent has not seen: its last start knew it.
         for saved in self.saved.values().filter(|s| kept.contains(&s.uid())) {
-            let state = PodState::new(Arc::new(saved.pod.clone()), saved.manifest_path.clone());
-            self.pods.entry(saved.uid()).or_insert(state);
+            self.pods.entry(saved.uid()).or_insert_with(|| from_saved(saved));
         }
         for named in update.pods {
             let id = PodRef::of(&named.pod);
@@ -31,15 +31,36 @@ impl State {
                 Some(known) if matches!(known.mode, Mode::Removing { .. } | Mode::Removed) => {
                     known.comes_back = Some(named);
                 }
-                Some(known) => known.path = Some(named.path),
+                Some(known) => {
+                    // The next start must know where to look for it.
+                    known.unsaved |= known.path.as_ref() != Some(&named.path);
+                    known.path = Some(named.path);
+                }
                 None => self.add(named.pod, &named.path, now),
             }
         }
         self.remove_unnamed(&kept, now);
+        if !std::mem::replace(&mut self.sources_ready, true) {
+            self.end_unwanted(now);
+        }
+    }
+
+    /// What earlier runs left and the source does not name, once it has spoken for the first time.
+    fn end_unwanted(&mut self, now: Mono) {
+        let unnamed = self.saved.values().filter(|s| !self.pods.contains_key(&s.uid()));
+        for state in unnamed.map(from_saved).collect::<Vec<_>>() {
+            self.add_orphan(state, now);
+        }
+        self.adopt_orphans(now);
+        for uid in std::mem::take(&mut self.leftovers) {
+            self.add_leftover(uid, now);
+        }
     }
 
     pub(super) fn add(&mut self, pod: Arc<Pod>, path: &Path, now: Mono) {
-        let state = PodState::new(pod, Some(path.to_owned()));
+        let mut state = PodState::new(pod, Some(path.to_owned()));
+        // Start time and times of conditions go on.
+        state.status = self.saved.get(&state.id.uid).and_then(|s| s.pod.status.clone());
         let id = state.id.clone();
         let ignored = admission::unsupported(&state.pod);
         self.pods.insert(id.uid.clone(), state);
@@ -111,46 +132,42 @@ impl State {
         known.chain(saved).collect()
     }
 
-    /// After a relist: pods in the runtime that no source names are orphans. Only once the sources have spoken.
-    pub(super) fn adopt_orphans(&mut self, runtime: &RuntimePods, now: Mono) {
+    /// Pods in the runtime that no source names are orphans. Only once the sources have spoken.
+    pub(super) fn adopt_orphans(&mut self, now: Mono) {
+        let unknown = self.found.values().filter(|found| !self.pods.contains_key(&found.pod.uid));
+        for id in unknown.map(|found| found.pod.clone()).collect::<Vec<_>>() {
+            self.add_orphan(unnamed(&id), now);
+        }
+    }
+
+    /// Before the source has spoken nobody knows whether they are wanted.
+    pub(super) fn apply_leftovers(&mut self, leftovers: Vec<PodUid>, now: Mono) {
         if !self.sources_ready {
+            self.leftovers = leftovers;
             return;
         }
-        for found in &runtime.pods {
-            if !self.pods.contains_key(&found.pod.uid) {
-                self.add_orphan(found.pod.clone(), now);
-            }
-        }
-    }
-
-    pub(super) fn apply_leftovers(&mut self, leftovers: &[PodUid], now: Mono) {
         for uid in leftovers {
-            if !self.pods.contains_key(uid) && !self.saved.contains_key(uid) {
-                let id = PodRef { uid: uid.clone(), namespace: String::new(), name: String::new() };
-                self.add_orphan(id, now);
-            }
+            self.add_leftover(uid, now);
         }
     }
 
-    fn add_orphan(&mut self, id: PodRef, now: Mono) {
-        let mut pod = Pod::default();
-        pod.metadata.uid = Some(id.uid.to_string());
-        pod.metadata.namespace = Some(id.namespace.clone());
-        pod.metadata.name = Some(id.name.clone());
-        let mut state = PodState::new(Arc::new(pod), None);
+    fn add_leftover(&mut self, uid: PodUid, now: Mono) {
+        if !self.pods.contains_key(&uid) {
+            let id = PodRef { uid, namespace: String::new(), name: String::new() };
+            self.add_orphan(unnamed(&id), now);
+        }
+    }
+
+    fn add_orphan(&mut self, mut state: PodState, now: Mono) {
         state.orphan = true;
         state.remove(Reason::OrphanedPod);
+        let id = state.id.clone();
         self.pods.insert(id.uid.clone(), state);
-        self.record_pod(
-            now,
-            Kind::Pod,
-            Reason::OrphanedPod,
-            &id,
-            "it is on the node, and no manifest names it",
-        );
+        let message = "it is on the node, and no manifest names it";
+        self.record_pod(now, Kind::Pod, Reason::OrphanedPod, &id, message);
     }
 
-    /// Admits pending pods, critical ones first, once it is known what already runs.
+    /// Admits pending pods once it is known what already runs: that first, for it has its place, then by priority.
     pub(super) fn admit(&mut self, now: Mono) {
         if !self.sources_ready || !self.relisted {
             return;
@@ -159,10 +176,10 @@ impl State {
             .pods
             .values()
             .filter(|p| p.mode == Mode::Pending)
-            .map(|p| (std::cmp::Reverse(crate::pod::qos::priority(&p.pod)), p.id.clone()))
+            .map(|p| (Reverse(self.runs(p)), Reverse(crate::pod::qos::priority(&p.pod)), p.id.clone()))
             .collect();
         pending.sort();
-        for (_, id) in pending {
+        for (_, _, id) in pending {
             if !self.name_is_taken(&id) {
                 self.admit_one(&id, now);
             }
@@ -179,16 +196,32 @@ impl State {
         })
     }
 
+    fn runs(&self, pod: &PodState) -> bool {
+        pod.runtime.any_running() || self.found.get(&pod.id.uid).is_some_and(|found| found.running)
+    }
+
+    /// For an eviction that was not at its end when the last agent was: the SIGTERM handler may still be at work. Should
+    /// memory run out before it is done, the eviction manager cuts it short.
+    fn resumed_grace(&self, running: bool, own: Duration) -> Duration {
+        let most = self.config.eviction.max_pod_grace;
+        match (running, most.is_zero()) {
+            (false, _) => Duration::ZERO,
+            (true, true) => own,
+            (true, false) => own.min(most),
+        }
+    }
+
     fn admit_one(&mut self, id: &PodRef, now: Mono) {
         let Some(state) = self.pods.get(&id.uid) else { return };
         let pod = Arc::clone(&state.pod);
-        let running = self.found_running.contains(&id.uid) || state.runtime.any_running();
-        let saved = self.saved.get(&id.uid).and_then(|s| s.failure.clone());
+        let running = self.runs(state);
+        let own_grace = state.grace_period();
+        let saved = self.saved.remove(&id.uid).and_then(|s| s.failure);
         let (mode, record) = if let Some(failure) = saved {
             let message = format!("failed before the agent started: {}", failure.message);
             (
                 if failure.disruption {
-                    Mode::Evicted { failure, grace: std::time::Duration::ZERO, stopped: false }
+                    Mode::Evicted { failure, grace: self.resumed_grace(running, own_grace), stopped: false }
                 } else {
                     Mode::Rejected(failure)
                 },
@@ -225,4 +258,20 @@ impl State {
             state.unsaved = true;
         }
     }
+}
+
+/// As the last run of the agent left it.
+fn from_saved(saved: &SavedPod) -> PodState {
+    let mut state = PodState::new(Arc::new(saved.pod.clone()), saved.manifest_path.clone());
+    state.status.clone_from(&saved.pod.status);
+    state
+}
+
+/// Of a pod that nothing but its name is known of.
+fn unnamed(id: &PodRef) -> PodState {
+    let mut pod = Pod::default();
+    pod.metadata.uid = Some(id.uid.to_string());
+    pod.metadata.namespace = Some(id.namespace.clone());
+    pod.metadata.name = Some(id.name.clone());
+    PodState::new(Arc::new(pod), None)
 }

@@ -1,3 +1,5 @@
+mod races;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,27 +74,17 @@ fn relist(running: &[(&str, &str)]) -> Event {
         ready_sandboxes: 1,
         sandboxes: 1,
     });
-    Event::Relisted(RuntimePods { pods: pods.collect() })
+    Event::Relisted(RuntimePods { listed_at: Mono(u64::MAX), pods: pods.collect() })
 }
 
 fn running(uid: &str, pid: u32) -> PodRuntimeStatus {
     let container = ContainerStatus {
-        id: format!("{uid}-c"),
-        sandbox_id: "s".into(),
-        name: "c".into(),
-        restart_count: 0,
-        state: ContainerState::Running,
         created_at_ns: 1,
         started_at_ns: 1,
-        finished_at_ns: 0,
-        exit_code: 0,
-        reason: String::new(),
-        message: String::new(),
         image: "i".into(),
         image_ref: "i".into(),
-        hash: None,
-        log_path: String::new(),
         pid: Some(pid),
+        ..ContainerStatus::bare(&format!("{uid}-c"), "c", ContainerState::Running)
     };
     PodRuntimeStatus { sandboxes: Vec::new(), containers: vec![container] }
 }
@@ -220,8 +212,8 @@ fn a_pod_named_again_while_it_ends_starts_anew() {
 fn orphans_end_only_once_the_source_has_spoken() {
     let mut node = Node::new(config());
     assert_eq!(node.step(relist(&[("old", "9")])), [""; 0]);
-    node.step(source(&[]));
-    assert_eq!(node.step(relist(&[("old", "9")])), ["remove 9 grace 30"]);
+    assert_eq!(node.step(source(&[])), ["remove 9 grace 30"]);
+    assert_eq!(node.step(relist(&[("old", "9"), ("other", "8")])), ["remove 8 grace 30"]);
 }
 
 #[test]
