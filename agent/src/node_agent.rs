@@ -119,7 +119,6 @@ pub fn run(setup: Setup) -> Result<(), NodeAgentError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(32)
-        .thread_stack_size(512 << 10)
         .enable_all()
         .build()?;
     let result = runtime.block_on(start(setup));
