@@ -12,6 +12,7 @@
 //! - [`capability`]: what the node allows, for `oomlet check`.
 //! - [`log_forward`]: the programs' own log lines → `tracing`.
 
+pub mod alarm;
 pub mod btf;
 pub mod capability;
 pub mod decode;

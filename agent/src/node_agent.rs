@@ -32,6 +32,7 @@ use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
 use crate::eviction::EvictionConfig;
 use crate::forecast::{MAX_RATE_BYTES_PER_S, MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S};
 use crate::image::ImagePuller;
+use crate::kernel::alarm::Alarm;
 use crate::kernel::{self, Kernel, ProgramState};
 use crate::pleg::{self, PlegHandle};
 use crate::pod::PodRef;
@@ -356,7 +357,12 @@ fn spawn_loop(parts: LoopParts, cancel: CancellationToken) -> Result<Cancellatio
         runtime.block_on(async {
             // Taken here, so that the ring's file descriptor is registered with this thread's reactor.
             let ring = executor.kernel.ring();
-            SyncLoop { state, executor, events: receiver, ring, journal }.run(cancel).await;
+            match Alarm::new() {
+                Ok(alarm) => {
+                    SyncLoop { state, executor, events: receiver, ring, alarm, journal }.run(cancel).await;
+                }
+                Err(error) => tracing::error!(%error, "cannot make a timer; check the limit of open files"),
+            }
         });
     })?;
     Ok(ended)

@@ -13,6 +13,7 @@ use super::plan::plan;
 use super::state::State;
 use crate::clock::Mono;
 use crate::kernel::RingReader;
+use crate::kernel::alarm::Alarm;
 use crate::signal::KernelEvent;
 use crate::trace::journal::Journal;
 
@@ -28,6 +29,7 @@ pub struct SyncLoop {
     pub executor: Executor,
     pub events: mpsc::Receiver<Event>,
     pub ring: Option<RingReader>,
+    pub alarm: Alarm,
     pub journal: Arc<Journal>,
 }
 
@@ -38,7 +40,8 @@ impl SyncLoop {
         let mut records = Vec::with_capacity(BATCH);
         loop {
             self.turn(&mut events, &mut records);
-            let wait = self.state.next_wakeup().since(Mono::now());
+            // An hour at most: a far deadline is looked at again.
+            let wake = self.state.next_wakeup().min(Mono::now() + Duration::from_secs(3600));
             // All arms are cancel-safe: `recv_many` and `next_batch` leave unread what they have not returned.
             tokio::select! {
                 biased;
@@ -55,7 +58,13 @@ impl SyncLoop {
                         return;
                     }
                 }
-                () = tokio::time::sleep(wait.min(Duration::from_secs(60))) => events.push(Event::Tick),
+                rung = self.alarm.at(wake) => {
+                    if let Err(error) = rung {
+                        tracing::error!(%error, "cannot set the SyncLoop's timer: the agent ends; pods run on");
+                        return;
+                    }
+                    events.push(Event::Tick);
+                }
             }
         }
     }

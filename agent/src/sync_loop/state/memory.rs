@@ -103,7 +103,7 @@ impl State {
         }
         // Only what was told as a signal gets its answer told: other services of the node ask for readings too.
         let told = self.told_signal_at.take();
-        self.undecided.extend(reading.caused_by.and(told));
+        self.undecided.extend(told.and(reading.caused_by));
         self.last_reading = Some(reading.clone());
     }
 
