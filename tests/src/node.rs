@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use xtask::node::trace::TraceRecord;
@@ -107,20 +107,15 @@ impl Node {
     #[track_caller]
     pub fn wait_pod(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let mut last = None;
-        let end = std::time::Instant::now() + SOON;
+        let end = Instant::now() + SOON;
         loop {
             let pod = self.pod(name);
             match pod {
                 Some(pod) if holds(&pod) => return pod,
                 other => last = other.or(last),
             }
-            assert!(
-                std::time::Instant::now() < end,
-                "{name} is not {what}, last seen {}\n{}",
-                last.map_or(Value::Null, |mut pod| pod["status"].take()),
-                self.diagnosis()
-            );
-            std::thread::sleep(LOOK_AGAIN);
+            let seen = || last.clone().map_or(Value::Null, |mut pod| pod["status"].take());
+            self.look_again(end, || format!("{name} is not {what}, last seen {}", seen()));
         }
     }
 
@@ -140,17 +135,32 @@ impl Node {
 
     #[track_caller]
     pub fn wait(&self, what: &str, holds: impl Fn(&Node) -> bool) {
-        let end = std::time::Instant::now() + SOON;
+        let end = Instant::now() + SOON;
         while !holds(self) {
-            assert!(std::time::Instant::now() < end, "not within {SOON:?}: {what}\n{}", self.diagnosis());
-            std::thread::sleep(LOOK_AGAIN);
+            self.look_again(end, || format!("not within {SOON:?}: {what}"));
         }
     }
 
     /// Waits for the first record that fits.
     #[track_caller]
     pub fn wait_record(&self, what: &str, fits: impl Fn(&TraceRecord) -> bool) -> TraceRecord {
-        self.wait_some(SOON, &format!("a record of {what}"), || self.trace().unwrap().into_iter().find(&fits))
+        let end = Instant::now() + SOON;
+        loop {
+            if let Some(record) = self.trace().unwrap().into_iter().find(&fits) {
+                return record;
+            }
+            self.look_again(end, || format!("not within {SOON:?}: a record of {what}"));
+        }
+    }
+
+    /// Fails at `end`, and at once when the agent has died: there is nothing to wait for.
+    #[track_caller]
+    fn look_again(&self, end: Instant, what: impl Fn() -> String) {
+        if let Some(agent) = &self.agent {
+            assert!(agent.is_running(), "the agent has died; {}\n{}", what(), self.diagnosis());
+        }
+        assert!(Instant::now() < end, "{}\n{}", what(), self.diagnosis());
+        std::thread::sleep(LOOK_AGAIN);
     }
 
     /// Records of one kind.

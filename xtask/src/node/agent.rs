@@ -65,6 +65,14 @@ impl Agent {
         status.with_context(|| format!("the agent runs on after {bound:?}"))
     }
 
+    /// False once it has ended, also before anybody has waited for it.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // The state follows the name, which is in brackets.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    }
+
     /// `None` while it runs.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
