@@ -4,7 +4,8 @@
 //!   `event_to_record_us`; each decision on fresh numbers, to leave things as they are (Forecast record) or to evict
 //!   (Decision record), carries `signal_to_decision_us`.
 //! - page faults: a fault loop without and with the agent's programs, in turns within one run, so that both meet the
-//!   same machine; the medians are compared.
+//!   same machine. The fastest second of each is compared: on a shared machine a neighbour makes seconds slower by a
+//!   fifth and more, and none faster.
 //! - the agent's own memory and CPU: /proc/PID, over some time with no pods and with many.
 
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub struct Options {
 }
 
 const START: Duration = Duration::from_secs(120);
+/// One-second fault loops in a row, each way, in each round.
+const FAULT_LOOPS: usize = 5;
 
 pub fn run(options: &Options) -> Result<Value> {
     scratch::sweep_leftovers()?;
@@ -152,22 +155,25 @@ fn fault_overhead(options: &Options, stop: &Interrupted) -> Result<f64> {
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for _ in 0..options.fault_rounds {
         node.kill_agent()?;
-        without.push(faults_per_s(&workload)?);
+        for _ in 0..FAULT_LOOPS {
+            without.push(faults_per_s(&workload)?);
+        }
         node.start_agent()?;
         wait(&mut node, stop, "the agent has started", |node| {
             Ok(node.trace()?.iter().any(|r| r.reason == "AgentStarted"))
         })?;
-        with.push(faults_per_s(&workload)?);
+        for _ in 0..FAULT_LOOPS {
+            with.push(faults_per_s(&workload)?);
+        }
         // The next start's records are told from this one's by the file being new.
         node.kill_agent()?;
         std::fs::remove_file(node.trace_path()).context("removing the trace")?;
     }
-    let (without, with) = (median(&mut without), median(&mut with));
-    Ok((without / with - 1.0) * 100.0)
+    Ok((fastest(&without) / fastest(&with) - 1.0) * 100.0)
 }
 
 fn faults_per_s(workload: &std::path::Path) -> Result<f64> {
-    let text = process::output(std::process::Command::new(workload).args(["fault-loop", "--seconds", "3"]))?;
+    let text = process::output(std::process::Command::new(workload).args(["fault-loop", "--seconds", "1"]))?;
     let number = text.split_whitespace().nth(1).with_context(|| format!("no figure in {text:?}"))?;
     number.parse().with_context(|| format!("no figure in {text:?}"))
 }
@@ -218,9 +224,8 @@ fn quantile(samples: &[i64], per_cent: usize) -> i64 {
     sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
-fn median(samples: &mut [f64]) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
+fn fastest(per_s: &[f64]) -> f64 {
+    per_s.iter().copied().fold(0.0, f64::max)
 }
 
 #[cfg(test)]
