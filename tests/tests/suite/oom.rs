@@ -5,13 +5,16 @@ use oomlet_tests::node::{Node, pod_name};
 use oomlet_tests::{newest, oldest, pod};
 use serde_json::{Value, json};
 use xtask::node::manifest::{pod as workload, with_memory};
+use xtask::node::trace::TraceRecord;
 use xtask::private_containerd::Version;
 
 const MIB: i64 = 1 << 20;
 
-/// Takes 200 MiB within a limit of 64.
+/// Takes 200 MiB within a limit of 64, and half a second for it: a container that is killed as it starts is known by
+/// the runtime's word alone below tier 2.
 fn over_its_limit(name: &str) -> Value {
-    let mut pod = with_memory(workload(name, "hog", &["--burst", "--max-mib", "200"]), "16Mi", "64Mi");
+    let mut pod =
+        with_memory(workload(name, "hog", &["--rate-mib-s", "100", "--max-mib", "200"]), "16Mi", "64Mi");
     pod["spec"]["restartPolicy"] = json!("Never");
     pod
 }
@@ -27,7 +30,7 @@ fn start(label: &str, version: Version, max_tier: u8) -> Node {
 }
 
 /// The pod ends OOMKilled, and one record tells of it.
-fn expect_one_kill(node: &Node, name: &str) -> xtask::node::trace::TraceRecord {
+fn expect_one_kill(node: &Node, name: &str) -> TraceRecord {
     let neighbour = node.the_container_of("neighbour");
     node.put(&over_its_limit(name));
     let killed = node.wait_pod(name, "Failed", |pod| pod::phase(pod) == "Failed");
@@ -90,10 +93,19 @@ fn a_kill_is_told_without_btf() {
     let node = start("oom-tier-1", oldest(), 1);
     let record = expect_one_kill(&node, "greedy");
     assert!(record.number("victim_pid").is_some_and(|pid| pid > 0), "{record:?}");
+    expect_the_containers_limit(&record);
 }
 
 #[test]
 fn a_kill_is_told_without_ebpf() {
     let node = start("oom-tier-0", newest(), 0);
-    expect_one_kill(&node, "greedy");
+    expect_the_containers_limit(&expect_one_kill(&node, "greedy"));
+}
+
+/// Without the kernel's own numbers the agent knows what it read, and what the manifest says.
+#[track_caller]
+fn expect_the_containers_limit(record: &TraceRecord) {
+    assert_eq!(record.domain.as_deref(), Some("container"), "{record:?}");
+    assert_eq!(record.number("limit_bytes"), Some(64 * MIB), "{record:?}");
+    assert!(record.message.contains("memory limit of the container, 64 MiB"), "{}", record.message);
 }

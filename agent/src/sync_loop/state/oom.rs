@@ -3,9 +3,11 @@
 
 use std::fmt::Write as _;
 
+use k8s_openapi::api::core::v1::PodSpec;
+
 use super::State;
 use crate::clock::Mono;
-use crate::pod::{PodRef, PodUid};
+use crate::pod::{PodRef, PodUid, qos};
 use crate::reason::Reason;
 use crate::signal::attribution::{Target, nearest_limit, oom_limit};
 use crate::signal::{Domain, DomainReading, KernelEvent, MemoryReading, OomVictim};
@@ -17,6 +19,8 @@ struct Limit {
     domain: &'static str,
     usage_bytes: Option<u64>,
     limit_bytes: Option<u64>,
+    /// Not seen to be reached, but nothing else can have been.
+    deduced: bool,
 }
 
 impl State {
@@ -68,23 +72,25 @@ impl State {
 
     fn limit_of(&self, victim: &OomVictim, target: Option<&Target>) -> Option<Limit> {
         if victim.levels.is_empty() {
-            return self.limit_reached_last(target?.pod()?, target?.container());
+            return self.limit_without_levels(target?.pod()?, target?.container());
         }
-        let judge = if self.node_had_memory() { nearest_limit } else { oom_limit };
+        let judge =
+            if self.last_reading.as_ref().is_some_and(node_had_memory) { nearest_limit } else { oom_limit };
         let verdict = judge(&victim.levels, &self.attribution);
         Some(Limit {
             domain: verdict.limit.as_str(),
             usage_bytes: verdict.level.map(|l| l.usage_bytes),
             limit_bytes: verdict.level.and_then(|l| l.limit_bytes),
+            deduced: false,
         })
     }
 
-    /// The machine as a whole was far from running out when last looked at: it had a sixteenth of its memory left.
-    fn node_had_memory(&self) -> bool {
-        let capacity = |r: &MemoryReading| r.of(&Domain::Node).and_then(|node| node.limit_bytes);
-        self.last_reading
-            .as_ref()
-            .is_some_and(|r| capacity(r).is_some_and(|bytes| r.mem_available_bytes > bytes / 16))
+    /// From what was read and what is written in the manifest, where no program reads the kernel's own levels.
+    fn limit_without_levels(&self, uid: &PodUid, container: Option<&str>) -> Option<Limit> {
+        self.limit_reached_last(uid, container).or_else(|| {
+            let spec = self.pods.get(uid)?.pod.spec.as_ref()?;
+            only_limit(spec, container?, self.last_reading.as_ref()?)
+        })
     }
 
     /// Without the kernel's own levels: the smallest domain that was at its limit when last read.
@@ -99,8 +105,19 @@ impl State {
                 domain: r.domain.kind(),
                 usage_bytes: Some(r.usage_bytes),
                 limit_bytes: Some(limit),
+                deduced: false,
             })
         })
+    }
+
+    /// The runtime's word is the only one: no program saw the kill, and the counter went with its cgroup.
+    pub(super) fn record_kill_by_runtime(&mut self, pod: &PodRef, container: String, at: Mono) {
+        let limit = self.limit_without_levels(&pod.uid, Some(&container));
+        let mut message = "the runtime reports OOMKilled; no kernel record of it was seen".to_owned();
+        message.push_str(&describe_limit(limit.as_ref()));
+        let record = Record::new(at, Kind::OomKill, Reason::OomKilled, message);
+        let record = limit.as_ref().map_or(record.clone(), |limit| with_limit(record, limit));
+        self.record(record.pod(pod).container(container));
     }
 
     /// Tier 0 learns of a kill from the container's `oom_kill` counter; with the kernel's own record this is the
@@ -117,7 +134,7 @@ impl State {
         let Some(pod) = self.pods.get_mut(uid).filter(|_| new > 0) else { return };
         pod.note_oom_kill(container);
         let id = pod.id.clone();
-        let limit = self.limit_reached_last(uid, Some(container));
+        let limit = self.limit_without_levels(uid, Some(container));
         let mut message =
             "the container's oom_kill counter rose: the kernel killed a process of it".to_owned();
         message.push_str(&describe_limit(limit.as_ref()));
@@ -143,6 +160,27 @@ impl State {
     }
 }
 
+/// The machine as a whole was far from running out: it had a sixteenth of its memory left.
+fn node_had_memory(reading: &MemoryReading) -> bool {
+    let capacity = reading.of(&Domain::Node).and_then(|node| node.limit_bytes);
+    capacity.is_some_and(|bytes| reading.mem_available_bytes > bytes / 16)
+}
+
+/// The container's own limit, when kubepods and the machine had room for all of it.
+fn only_limit(spec: &PodSpec, container: &str, reading: &MemoryReading) -> Option<Limit> {
+    // One of the pod as a whole may be lower than its containers' together.
+    if spec.resources.as_ref().is_some_and(|r| r.limits.is_some()) {
+        return None;
+    }
+    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let container = containers.find(|c| c.name == container)?;
+    let limit_bytes = Some(qos::container_resources(container).memory_limit_bytes?);
+    let kubepods = reading.of(&Domain::Kubepods)?;
+    let room = kubepods.limit_bytes.map(|limit| limit.saturating_sub(kubepods.usage_bytes));
+    let only = room.is_none_or(|room| Some(room) > limit_bytes) && node_had_memory(reading);
+    only.then_some(Limit { domain: "container", usage_bytes: None, limit_bytes, deduced: true })
+}
+
 fn with_limit(record: Record, limit: &Limit) -> Record {
     let numbers = [("usage_bytes", limit.usage_bytes), ("limit_bytes", limit.limit_bytes)];
     let known = numbers.into_iter().filter_map(|(name, value)| Some((name, value?)));
@@ -162,6 +200,12 @@ fn describe_limit(limit: Option<&Limit>) -> String {
     match limit {
         None => "; which limit was reached cannot be told without BTF (tier 2)".to_owned(),
         Some(Limit { domain: "node", .. }) => ": the node was out of memory".to_owned(),
+        Some(Limit { domain, limit_bytes: Some(bytes), deduced: true, .. }) => {
+            let (domain, mib) = (in_words(domain), bytes >> 20);
+            format!(
+                "; it must have been the memory limit of {domain}, {mib} MiB: kubepods and the node had room"
+            )
+        }
         Some(Limit { domain, limit_bytes: Some(bytes), .. }) => {
             format!(": the memory limit of {}, {} MiB, was reached", in_words(domain), bytes >> 20)
         }
@@ -184,7 +228,7 @@ mod tests {
 
     #[test]
     fn limits_in_words() {
-        let limit = |domain, limit_bytes| Limit { domain, usage_bytes: None, limit_bytes };
+        let limit = |domain, limit_bytes| Limit { domain, usage_bytes: None, limit_bytes, deduced: false };
         let cases = [
             (
                 Some(limit("container", Some(64 << 20))),
@@ -198,11 +242,53 @@ mod tests {
                 Some(limit("other", Some(64 << 20))),
                 ": the memory limit of a cgroup outside kubepods, 64 MiB, was reached",
             ),
+            (
+                Some(Limit { deduced: true, ..limit("container", Some(64 << 20)) }),
+                "; it must have been the memory limit of the container, 64 MiB: kubepods and the node had room",
+            ),
             (Some(limit("node", None)), ": the node was out of memory"),
             (None, "; which limit was reached cannot be told without BTF (tier 2)"),
         ];
         for (limit, expected) in cases {
             assert_eq!(describe_limit(limit.as_ref()), expected);
+        }
+    }
+
+    #[test]
+    fn a_limit_is_deduced_only_when_it_is_the_only_one() {
+        const MIB: u64 = 1 << 20;
+        let domain = |domain, usage: u64, limit: u64| DomainReading {
+            domain,
+            usage_bytes: usage * MIB,
+            inactive_file_bytes: 0,
+            active_file_bytes: 0,
+            dirty_bytes: 0,
+            limit_bytes: Some(limit * MIB),
+            oom_kills: 0,
+        };
+        let reading = |kubepods_usage, available: u64| MemoryReading {
+            at: Mono::ZERO,
+            done_at: Mono::ZERO,
+            why: Reason::SampleDue,
+            caused_by: None,
+            mem_available_bytes: available * MIB,
+            domains: vec![domain(Domain::Node, 1000, 4096), domain(Domain::Kubepods, kubepods_usage, 300)],
+        };
+        let limits = serde_json::json!({ "limits": { "memory": "64Mi" } });
+        let limited = serde_json::json!({ "containers": [{ "name": "c", "resources": limits }] });
+        let unlimited = serde_json::json!({ "containers": [{ "name": "c" }] });
+        let both =
+            serde_json::json!({ "containers": [{ "name": "c", "resources": limits }], "resources": limits });
+        for (what, spec, reading, expected) in [
+            ("room everywhere", &limited, reading(100, 3000), Some(64 * MIB)),
+            ("kubepods is nearly full", &limited, reading(250, 3000), None),
+            ("the node is nearly full", &limited, reading(100, 200), None),
+            ("no limit", &unlimited, reading(100, 3000), None),
+            ("the pod has one, too", &both, reading(100, 3000), None),
+        ] {
+            let spec: PodSpec = serde_json::from_value(spec.clone()).unwrap();
+            let got = only_limit(&spec, "c", &reading).and_then(|limit| limit.limit_bytes);
+            assert_eq!(got, expected, "{what}");
         }
     }
 }

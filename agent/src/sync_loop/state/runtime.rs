@@ -133,10 +133,7 @@ impl State {
             self.eviction.pod_stopped(&uid, at);
         }
         for container in untold {
-            let message = "the runtime reports OOMKilled; no kernel record of it was seen";
-            self.record(
-                Record::new(at, Kind::OomKill, Reason::OomKilled, message).pod(&id).container(container),
-            );
+            self.record_kill_by_runtime(&id, container, at);
         }
         for (container, message) in changes {
             let record = Record::new(at, Kind::Pod, Reason::PodLifecycleEvent, message);
