@@ -176,7 +176,7 @@ fn plan_pod(state: &State, pod: &PodState, now: Mono, actions: &mut Vec<Action>)
         }
     }
     if pod.cgroups_stale && pod.mode.may_hold_memory() {
-        let containers = pod.runtime.containers.iter().map(|c| (c.id.clone(), c.name.clone())).collect();
+        let containers = pod.known_containers();
         let kind = ActionKind::MapCgroups { pod: uid(), qos: pod.candidate.qos, containers };
         actions.push(Action { kind, reason: Reason::PodLifecycleEvent });
     }

@@ -13,7 +13,7 @@ use crate::pod::order::ContainerWaiting;
 use crate::pod::runtime_status::{ContainerState, PodRuntimeStatus};
 use crate::pod::{Pod, PodRef, qos};
 use crate::reason::Reason;
-use crate::sync_loop::event::SourcePod;
+use crate::sync_loop::event::{RuntimePod, SourcePod};
 use crate::sync_loop::plan::Failure;
 use crate::trace::record::{Kind, Record};
 
@@ -74,6 +74,7 @@ pub struct PodState {
     pub unsaved: bool,
     /// The source named it again while it was being removed: it starts anew once it is gone.
     pub(super) comes_back: Option<SourcePod>,
+    pub(super) listed: Vec<(String, String)>,
     pub(super) sync_wanted: Option<Reason>,
     pub(super) next_sync: Option<(Mono, Reason)>,
     pub(super) outstanding: Outstanding,
@@ -110,6 +111,7 @@ impl PodState {
             cgroups_stale: false,
             unsaved: true,
             comes_back: None,
+            listed: Vec::new(),
             sync_wanted: None,
             next_sync: None,
             outstanding: Outstanding::Nothing,
@@ -152,6 +154,25 @@ impl PodState {
             self.oom_killed.insert(c.id.clone());
         }
         self.unsaved = true;
+    }
+
+    /// PLEG's last list of its containers, id and name.
+    pub(super) fn note_listed(&mut self, listed: &RuntimePod) {
+        let now: Vec<_> = listed.containers.iter().map(|(name, id, _)| (id.clone(), name.clone())).collect();
+        if self.listed != now {
+            self.listed = now;
+            self.cgroups_stale |= self.mode.may_hold_memory();
+        }
+    }
+
+    /// Id and name of every container that the worker or PLEG knows of.
+    #[must_use]
+    pub fn known_containers(&self) -> Vec<(String, String)> {
+        let reported = self.runtime.containers.iter().map(|c| (c.id.clone(), c.name.clone()));
+        let mut known: Vec<_> = reported.chain(self.listed.iter().cloned()).collect();
+        known.sort();
+        known.dedup();
+        known
     }
 
     /// It is not wanted any more.

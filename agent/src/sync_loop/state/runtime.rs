@@ -20,6 +20,13 @@ impl State {
         let current = runtime.pods.iter().filter(|p| !self.forgotten.contains_key(&p.pod.uid));
         self.found =
             current.map(|p| (p.pod.uid.clone(), Found { pod: p.pod.clone(), running: runs(p) })).collect();
+        // A container that has just started is known here before its pod's worker is done with the others: its cgroup
+        // is named, and its memory watched, from now on.
+        for listed in &runtime.pods {
+            if let Some(pod) = self.pods.get_mut(&listed.pod.uid) {
+                pod.note_listed(listed);
+            }
+        }
         self.relisted = true;
         if self.sources_ready {
             self.adopt_orphans(now);

@@ -209,11 +209,22 @@ fn a_pod_named_again_while_it_ends_starts_anew() {
 }
 
 #[test]
+fn a_container_that_pleg_lists_is_known_before_its_worker_reports() {
+    let mut node = Node::new(config());
+    node.step(relist(&[]));
+    assert_eq!(node.step(source(&[("a", "1")])), ["sync 1"]);
+    assert_eq!(node.step(relist(&[("a", "1")])), ["map 1"]);
+    let known = node.state.pod(&"1".into()).unwrap().known_containers();
+    assert_eq!(known, [("1-c".to_owned(), "c".to_owned())]);
+    assert_eq!(node.step(relist(&[("a", "1")])), [""; 0], "nothing new, nothing to map");
+}
+
+#[test]
 fn orphans_end_only_once_the_source_has_spoken() {
     let mut node = Node::new(config());
     assert_eq!(node.step(relist(&[("old", "9")])), [""; 0]);
     assert_eq!(node.step(source(&[])), ["remove 9 grace 30"]);
-    assert_eq!(node.step(relist(&[("old", "9"), ("other", "8")])), ["remove 8 grace 30"]);
+    assert_eq!(node.step(relist(&[("old", "9"), ("other", "8")])), ["remove 8 grace 30", "map 9"]);
 }
 
 #[test]
