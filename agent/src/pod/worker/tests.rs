@@ -297,8 +297,10 @@ async fn a_grace_cut_short_while_stopping_kills_at_once() {
     rig.terminate(&pod, Duration::ZERO, Reason::GraceCutShort, false);
     let report = rig.report().await;
     assert!(matches!(report.outcome, WorkerOutcome::Stopped { killed: true, .. }), "{:?}", report.outcome);
-    assert!(cut.elapsed() < Duration::from_secs(2), "{:?}", cut.elapsed());
-    assert!(!rig.calls("kill cgroup").is_empty());
+    assert!(cut.elapsed() < Duration::from_secs(15), "not the 30 s of the grace: {:?}", cut.elapsed());
+    // Both go out at once, and whichever comes first ends them.
+    let killed = |c: &String| c == "kill cgroup" || (c.starts_with("StopContainer") && c.ends_with(" 0"));
+    assert!(rig.calls("").iter().any(killed), "{:?}", rig.calls(""));
 }
 
 #[tokio::test]
@@ -310,7 +312,7 @@ async fn the_worker_itself_kills_when_the_grace_ends() {
     rig.terminate(&pod, Duration::from_millis(200), Reason::Evicted, false);
     let report = rig.report().await;
     let WorkerOutcome::Stopped { took, killed: true } = report.outcome else { panic!("{report:?}") };
-    assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(2), "{took:?}");
+    assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(15), "{took:?}");
 }
 
 #[tokio::test]
