@@ -174,13 +174,22 @@ impl<'a> Planner<'a> {
         self.regular().iter().all(|c| self.status.container(&c.name).is_some_and(succeeded))
     }
 
+    /// The newest instance of an init container ended badly, or the runtime lost it.
+    fn any_init_failed(&self) -> bool {
+        let init = self.pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten());
+        let bad = |s: &ContainerStatus| {
+            s.state == ContainerState::Unknown || (s.state == ContainerState::Exited && s.exit_code != 0)
+        };
+        init.filter(|c| !is_sidecar(c)).any(|c| self.status.container(&c.name).is_some_and(bad))
+    }
+
     /// A pod whose sandbox ended gets no new one when its restart policy has nothing left to start.
     fn ended_with_its_sandbox(&self) -> Option<bool> {
         if self.status.sandboxes.is_empty() || self.status.containers.is_empty() {
             return None;
         }
         match self.restart_policy() {
-            "Never" => Some(self.all_succeeded()),
+            "Never" => Some(self.all_succeeded() && !self.any_init_failed()),
             "OnFailure" if self.all_succeeded() => Some(true),
             _ => None,
         }
