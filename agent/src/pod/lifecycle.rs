@@ -174,11 +174,15 @@ impl<'a> Planner<'a> {
         self.regular().iter().all(|c| self.status.container(&c.name).is_some_and(succeeded))
     }
 
-    /// The newest instance of an init container ended badly, or the runtime lost it.
+    /// The newest instance of an init container ended badly, or the runtime lost it, before its sandbox came to run
+    /// the pod's own containers.
     fn any_init_failed(&self) -> bool {
         let init = self.pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten());
         let bad = |s: &ContainerStatus| {
-            s.state == ContainerState::Unknown || (s.state == ContainerState::Exited && s.exit_code != 0)
+            let ended_badly = s.state == ContainerState::Exited && s.exit_code != 0;
+            let own = |c: &ContainerStatus| self.regular().iter().any(|r| r.name == c.name);
+            let beside = |c: &ContainerStatus| c.sandbox_id == s.sandbox_id && own(c);
+            (ended_badly || s.state == ContainerState::Unknown) && !self.status.containers.iter().any(beside)
         };
         init.filter(|c| !is_sidecar(c)).any(|c| self.status.container(&c.name).is_some_and(bad))
     }
