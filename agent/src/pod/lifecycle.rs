@@ -174,17 +174,17 @@ impl<'a> Planner<'a> {
         self.regular().iter().all(|c| self.status.container(&c.name).is_some_and(succeeded))
     }
 
-    /// The newest instance of an init container ended badly, or the runtime lost it, before its sandbox came to run
-    /// the pod's own containers.
-    fn any_init_failed(&self) -> bool {
-        let init = self.pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten());
-        let bad = |s: &ContainerStatus| {
-            let ended_badly = s.state == ContainerState::Exited && s.exit_code != 0;
-            let own = |c: &ContainerStatus| self.regular().iter().any(|r| r.name == c.name);
-            let beside = |c: &ContainerStatus| c.sandbox_id == s.sandbox_id && own(c);
-            (ended_badly || s.state == ContainerState::Unknown) && !self.status.containers.iter().any(beside)
-        };
-        init.filter(|c| !is_sidecar(c)).any(|c| self.status.container(&c.name).is_some_and(bad))
+    /// The newest sandbox ended while its init containers were not done, so it ran none of the pod's own: what an
+    /// earlier sandbox achieved does not make up for that.
+    fn ended_in_init(&self) -> bool {
+        let Some(newest) = self.status.sandboxes.first() else { return false };
+        let in_newest =
+            |name: &str| self.status.containers.iter().find(|c| c.name == name && c.sandbox_id == newest.id);
+        if self.regular().iter().any(|c| in_newest(&c.name).is_some()) {
+            return false;
+        }
+        let reached = self.init().iter().rfind(|c| in_newest(&c.name).is_some());
+        reached.is_some_and(|c| !is_sidecar(c) && !in_newest(&c.name).is_some_and(succeeded))
     }
 
     /// A pod whose sandbox ended gets no new one when its restart policy has nothing left to start.
@@ -193,7 +193,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         match self.restart_policy() {
-            "Never" => Some(self.all_succeeded() && !self.any_init_failed()),
+            "Never" => Some(self.all_succeeded() && !self.ended_in_init()),
             "OnFailure" if self.all_succeeded() => Some(true),
             _ => None,
         }
