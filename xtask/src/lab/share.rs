@@ -24,7 +24,7 @@ pub fn write(image: &Path, profile: Profile, tests: &[TestBinary]) -> Result<()>
     let parent = image.parent().context("an image without a folder")?;
     let staging = tempfile::tempdir_in(parent)?;
     let at = |path: &str| staging.path().join(path);
-    for dir in ["lab", "bin", "images"] {
+    for dir in ["lab", "bin"] {
         fs::create_dir_all(at(dir))?;
     }
     for (name, text) in SCRIPTS {
@@ -44,10 +44,7 @@ pub fn write(image: &Path, profile: Profile, tests: &[TestBinary]) -> Result<()>
         format!("{MOUNTED_AT}/target/{}/oomlet", profile.directory()),
         at("bin/oomlet"),
     )?;
-    for image in [images::pause()?, images::busybox()?, images::workload()?] {
-        let name = image.file_name().context("an image without a name")?;
-        take(&image, &at("images").join(images::without_digest(&name.to_string_lossy())))?;
-    }
+    take(&images::samples()?, &at("samples.tar"))?;
     let packaging = paths::repository().join("packaging");
     if packaging.is_dir() {
         copy_folder(&packaging, &at("packaging"))?;

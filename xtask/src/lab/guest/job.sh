@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the command that is on the fourth disk, its output and exit code going to the host through virtio-serial ports.
 export HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/oomlet/bin
-export OOMLET_IMAGES=/oomlet/images OOMLET_LAB_OUT=/lab-out
+export OOMLET_SAMPLE_IMAGES=/oomlet/samples.tar OOMLET_LAB_OUT=/lab-out
 
 port() {
     for dir in /sys/class/virtio-ports/*; do
