@@ -10,6 +10,7 @@
 //!
 //! Stopping leaves every pod running: the loop ends, workers finish the call they are in or drop it, files are written.
 
+mod cgroup_driver;
 mod facts;
 mod protect;
 mod root_lock;
@@ -138,10 +139,10 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         None => ImageClient::new(&connection),
     };
     let node = facts::gather(&setup)?;
-    let cgroups = Arc::new(CgroupDriver::open(driver::Options {
-        cgroup_root: config.cgroup_root.clone(),
-        driver: config.cgroup_driver.into(),
-    })?);
+    let client = RuntimeClient::new(&connection);
+    let driver = cgroup_driver::choose(config.cgroup_driver, &client).await?;
+    let options = driver::Options { cgroup_root: config.cgroup_root.clone(), driver };
+    let cgroups = Arc::new(CgroupDriver::open(options)?);
     cgroups.ensure_kubepods(&node.kubepods)?;
     let memory = MemoryFiles::open(&cgroups)?;
     let volumes = Arc::new(VolumeManager::new(&setup.root_dir));
@@ -159,7 +160,6 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let (events, receiver) = mpsc::channel(EVENT_QUEUE);
     let tracker = TaskTracker::new();
     let pleg = PlegHandle::default();
-    let client = RuntimeClient::new(&connection);
     let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes));
     let state = State::new(state_config(config, &node, &kernel, saved, &version.runtime_name));
     tell_start(&journal, &kernel, &node);
@@ -380,13 +380,4 @@ async fn wait_for_signal(loop_ended: &CancellationToken) -> Result<(), NodeAgent
         }
     }
     Ok(())
-}
-
-impl From<crate::config::CgroupDriver> for driver::DriverKind {
-    fn from(driver: crate::config::CgroupDriver) -> driver::DriverKind {
-        match driver {
-            crate::config::CgroupDriver::Cgroupfs => driver::DriverKind::Cgroupfs,
-            crate::config::CgroupDriver::Systemd => driver::DriverKind::Systemd,
-        }
-    }
 }

@@ -260,7 +260,9 @@ fn bad_input_is_refused() {
     assert_eq!(open("/", DriverKind::Cgroupfs), None);
     assert!(open("rel", DriverKind::Cgroupfs).unwrap().contains("not an absolute path"));
     assert!(open("/a/../b", DriverKind::Cgroupfs).unwrap().contains("`..`"));
-    assert!(open("/", DriverKind::Systemd).unwrap().contains("cgroupDriver: cgroupfs"));
+    if !Path::new("/run/systemd/system").exists() {
+        assert!(open("/", DriverKind::Systemd).unwrap().contains("cgroupDriver: cgroupfs"));
+    }
 
     let tree = TestTree::new(&CgroupResources::default());
     let d = &tree.driver;
@@ -305,7 +307,7 @@ fn v2_controllers_are_delegated_down_to_the_parent() {
     d.ensure_kubepods(&limited(1 << 30)).unwrap();
     assert_eq!(fs::read_to_string(mount.path().join("r/kubepods/memory.max")).unwrap(), "1073741824");
     // The pod's own files are the kernel's to make; what matters is that its parents delegate.
-    let made = create::make(d.hierarchies(), "/r/kubepods/burstable/podx", Parents::MustExist);
+    let made = crate::cgroup::create::make(d.hierarchies(), "/r/kubepods/burstable/podx", Parents::MustExist);
     made.unwrap();
     let control =
         |dir: &str| fs::read_to_string(mount.path().join(dir).join("cgroup.subtree_control")).unwrap();
