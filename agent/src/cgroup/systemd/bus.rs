@@ -3,6 +3,8 @@
 //! Two ways lead there. systemd's own socket comes first: no message bus daemon has to be there or to answer, which
 //! matters most when memory is short. It serves root alone and may be absent from a container; then the system bus does.
 
+mod private_socket;
+
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -11,10 +13,11 @@ use std::time::Duration;
 
 use async_io::Timer;
 use futures_lite::{FutureExt as _, StreamExt as _};
-use zbus::Connection;
 use zbus::connection::Builder;
 use zbus::zvariant::OwnedObjectPath;
+use zbus::{Connection, MatchRule, MessageStream};
 
+use self::private_socket::PrivateSocket;
 use super::properties::Property;
 use crate::cgroup::CgroupError;
 
@@ -50,10 +53,10 @@ trait Manager {
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
 
     fn set_unit_properties(&self, name: &str, runtime: bool, properties: &[Property]) -> zbus::Result<()>;
-
-    #[zbus(signal)]
-    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
 }
+
+/// Arguments of the signal JobRemoved: number, job, unit, result.
+type JobRemoved = (u32, OwnedObjectPath, String, String);
 
 /// Where systemd is spoken to.
 #[derive(Clone, Debug)]
@@ -176,8 +179,12 @@ async fn open(sockets: &Sockets) -> Result<Connection, CgroupError> {
 
 async fn open_one(path: &Path, is_bus: bool) -> zbus::Result<Connection> {
     let stream = UnixStream::connect(path)?;
-    let builder = Builder::async_io_unix_stream(stream).method_timeout(WITHIN).max_queued(QUEUED_SIGNALS);
-    let builder = if is_bus { builder } else { builder.p2p() };
+    let builder = if is_bus {
+        Builder::async_io_unix_stream(stream)
+    } else {
+        Builder::socket(PrivateSocket::new(stream)?).p2p()
+    };
+    let builder = builder.method_timeout(WITHIN).max_queued(QUEUED_SIGNALS);
     let connecting = async {
         let connection = builder.build().await?;
         // Without it the bus is told of no jobs. It also shows whether it is systemd that answers.
@@ -192,14 +199,22 @@ async fn finish(
     manager: &ManagerProxy<'_>,
     start: impl Future<Output = zbus::Result<OwnedObjectPath>>,
 ) -> zbus::Result<()> {
+    // Not by the proxy's own means, which look for the sender's name on a bus.
+    let rule = MatchRule::builder()
+        .msg_type(zbus::message::Type::Signal)
+        .path(manager.inner().path())?
+        .interface(manager.inner().interface())?
+        .member("JobRemoved")?
+        .build();
     // Before the call: the job may be done before its answer is read.
-    let mut removed = manager.receive_job_removed().await?;
+    let mut removed = MessageStream::for_match_rule(rule, manager.inner().connection(), None).await?;
     let job = start.await?;
     let result = async {
         while let Some(signal) = removed.next().await {
-            let signal = signal.args()?;
-            if signal.job == job {
-                return Ok(signal.result);
+            let signal = signal?;
+            let (_, removed, _, result): JobRemoved = signal.body().deserialize()?;
+            if removed == job {
+                return Ok(result);
             }
         }
         Err(zbus::Error::from(io::Error::from(io::ErrorKind::ConnectionAborted)))
