@@ -12,6 +12,7 @@
 
 pub mod bench;
 pub mod build;
+pub mod cgroup_driver;
 pub mod demo;
 pub mod elf;
 pub mod images;

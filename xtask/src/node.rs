@@ -75,7 +75,7 @@ impl TestNode {
             "kind": "KubeletConfiguration",
             "staticPodPath": manifests,
             "podLogsDir": scratch.create_dir("pod-logs")?,
-            "cgroupDriver": "cgroupfs",
+            "cgroupDriver": scratch.cgroup_driver().as_str(),
             "cgroupRoot": scratch.cgroup_root(),
             "enforceNodeAllocatable": ["pods"],
             "oomlet": { "trace": { "file": scratch.path().join("trace.jsonl") } },
@@ -262,7 +262,7 @@ impl TestNode {
 
     /// `kubepods` in the hierarchy that has the memory controller.
     pub fn kubepods_dir(&self) -> Result<PathBuf> {
-        Ok(self.scratch.cgroup_dir("memory")?.join("kubepods"))
+        self.scratch.cgroup_dir_below("memory", "kubepods")
     }
 
     /// Current usage and limit of kubepods in bytes, from the kernel; `None` while the cgroup is not there.
