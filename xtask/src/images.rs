@@ -16,8 +16,15 @@ pub const PAUSE: &str = "oomlet.dev/pause:1";
 pub const BUSYBOX: &str = "oomlet.dev/busybox:1";
 pub const WORKLOAD: &str = "oomlet.dev/workload:1";
 
+/// Names a folder with the archives made elsewhere, without a digest in their names: for a machine that is slow at
+/// making them.
+const READY_MADE: &str = "OOMLET_IMAGES";
+
 /// `catatonit -P`: what a sandbox's first process has to do, as Debian packages it.
 pub fn pause() -> Result<PathBuf> {
+    if let Some(path) = ready_made(PAUSE)? {
+        return Ok(path);
+    }
     let mut files = Files::default();
     files.program("catatonit", "/catatonit")?;
     archive(PAUSE, &files, &["/catatonit", "-P"])
@@ -25,6 +32,9 @@ pub fn pause() -> Result<PathBuf> {
 
 /// A shell and its applets.
 pub fn busybox() -> Result<PathBuf> {
+    if let Some(path) = ready_made(BUSYBOX)? {
+        return Ok(path);
+    }
     let mut files = Files::default();
     files.busybox()?;
     archive(BUSYBOX, &files, &["/bin/sh"])
@@ -32,12 +42,36 @@ pub fn busybox() -> Result<PathBuf> {
 
 /// The sample workload, with busybox beside it for exec and for looking around.
 pub fn workload() -> Result<PathBuf> {
+    if let Some(path) = ready_made(WORKLOAD)? {
+        return Ok(path);
+    }
     let path = build::workload_path()?;
     ensure!(path.is_file(), "{} is missing; build it by `cargo xtask build`", path.display());
     let mut files = Files::default();
     files.busybox()?;
     files.executable("/oomlet-workload", &path)?;
     archive(WORKLOAD, &files, &["/oomlet-workload"])
+}
+
+fn ready_made(name: &str) -> Result<Option<PathBuf>> {
+    let Some(dir) = std::env::var_os(READY_MADE) else { return Ok(None) };
+    let path = Path::new(&dir).join(format!("{}.tar", short(name)));
+    ensure!(path.is_file(), "{READY_MADE} is set, but there is no {}", path.display());
+    Ok(Some(path))
+}
+
+/// `pause-1` of `oomlet.dev/pause:1`.
+fn short(name: &str) -> String {
+    name.rsplit('/').next().unwrap_or(name).replace(':', "-")
+}
+
+/// `pause-1.tar` of `pause-1-0123456789abcdef.tar`.
+#[must_use]
+pub fn without_digest(archive: &str) -> String {
+    match archive.strip_suffix(".tar").and_then(|stem| stem.rsplit_once('-')) {
+        Some((name, _)) => format!("{name}.tar"),
+        None => archive.to_owned(),
+    }
 }
 
 /// What an image holds, by path without the leading slash.
@@ -156,8 +190,7 @@ fn archive(name: &str, files: &Files, entrypoint: &[&str]) -> Result<PathBuf> {
     let index = serde_json::to_vec(&index)?;
 
     let dir = paths::cache()?.join("images");
-    let short = name.rsplit('/').next().unwrap_or(name).replace(':', "-");
-    let path = dir.join(format!("{short}-{}.tar", &hex(&index)[..16]));
+    let path = dir.join(format!("{}-{}.tar", short(name), &hex(&index)[..16]));
     if path.is_file() {
         return Ok(path);
     }
