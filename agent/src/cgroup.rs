@@ -5,6 +5,7 @@
 //! - [`names`]: what a pod's cgroup is called, in the cgroupfs and the systemd layout. Pure.
 //! - [`driver`]: makes, changes, empties and removes the kubepods tree.
 //! - [`maker`]: one cgroup made, changed and removed; by [`cgroupfs`] or by [`systemd`].
+//! - [`class_updates`]: the QoS classes' resources, set aside from the SyncLoop.
 //! - [`create`]: one cgroup's directories in every hierarchy.
 //! - [`resources`]: one cgroup's limits and shares, as files.
 //! - [`tree`]: walking, emptying and removing a subtree of one hierarchy.
@@ -14,6 +15,7 @@
 //! All calls block; a caller in async code uses `spawn_blocking`.
 
 pub mod cgroupfs;
+pub mod class_updates;
 pub mod create;
 pub mod driver;
 pub mod hierarchy;

@@ -6,14 +6,18 @@
 //! | pod source | workers | manifests | `Event::Pods` |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
+//! | QoS classes' shares | workers | orders | cgroups |
 //! | pod store, trace file, trace server | workers | saved pods, records | files, gRPC |
+//! | watchdog, where systemd asks for it | its own | the loop's heartbeat | pings |
 //!
 //! Stopping leaves every pod running: the loop ends, workers finish the call they are in or drop it, files are written.
 
 mod cgroup_driver;
 mod facts;
+mod loop_thread;
 mod protect;
 mod root_lock;
+mod service_manager;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cgroup::CgroupError;
+use crate::cgroup::class_updates::ClassUpdates;
 use crate::cgroup::driver::{self, CgroupDriver};
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock::Mono;
@@ -33,7 +38,6 @@ use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
 use crate::eviction::EvictionConfig;
 use crate::forecast::{MAX_RATE_BYTES_PER_S, MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S};
 use crate::image::ImagePuller;
-use crate::kernel::alarm::Alarm;
 use crate::kernel::{self, Kernel, ProgramState};
 use crate::pleg::{self, PlegHandle};
 use crate::pod::PodRef;
@@ -45,14 +49,16 @@ use crate::reason::Reason;
 use crate::signal::attribution::Target;
 use crate::sync_loop::event::Event;
 use crate::sync_loop::execute::Executor;
+use crate::sync_loop::heartbeat::Heartbeat;
 use crate::sync_loop::plan::SavedPod;
-use crate::sync_loop::run::SyncLoop;
 use crate::sync_loop::state::{State, StateConfig};
 use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
 use crate::trace::record::{Kind, Record};
 use crate::trace::wire::{self, WireError};
 use crate::volume::{VolumeError, VolumeManager};
+use loop_thread::LoopParts;
 pub use root_lock::RootLockError;
+use service_manager::Watchdog;
 
 /// Events on their way to the loop. Senders wait when it is full: each of them has its own task.
 const EVENT_QUEUE: usize = 1024;
@@ -60,6 +66,8 @@ const EVENT_QUEUE: usize = 1024;
 const PARALLEL_PULLS: usize = 16;
 /// How long tasks may take to end after SIGTERM.
 const SHUTDOWN_BOUND: Duration = Duration::from_secs(5);
+/// A far deadline of the loop is looked at again after this time.
+const LONGEST_REST: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 pub struct Setup {
@@ -162,7 +170,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let pleg = PlegHandle::default();
     let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes));
     let state = State::new(state_config(config, &node, &kernel, saved, &version.runtime_name));
-    tell_start(&journal, &kernel, &node);
+    let status = tell_start(&journal, &kernel, &node);
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
     tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), cancel.clone()));
@@ -180,11 +188,26 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let workers = PodWorkers::new(Arc::new(context), events.clone(), tracker.clone(), cancel.clone());
     first_events(&events, &cgroups, &volumes).await;
     drop(events);
-    let executor = Executor { workers, memory, cgroups, kernel, pleg, store: store_handle };
-    let parts = LoopParts { state, executor, receiver, journal: Arc::clone(&journal) };
-    let loop_ended = spawn_loop(parts, cancel.clone())?;
+    let (classes, class_updates) = ClassUpdates::new(Arc::clone(&cgroups), cancel.clone());
+    tracker.spawn(class_updates);
+    let executor = Executor { workers, memory, cgroups, classes, kernel, pleg, store: store_handle };
+    let watchdog = Watchdog::of_environment();
+    let heartbeat = Arc::new(Heartbeat::new(Mono::now()));
+    let parts = LoopParts {
+        state,
+        executor,
+        receiver,
+        journal: Arc::clone(&journal),
+        heartbeat: Arc::clone(&heartbeat),
+        longest_rest: watchdog.map_or(LONGEST_REST, Watchdog::longest_rest),
+    };
+    let loop_ended = loop_thread::spawn(parts, cancel.clone())?;
+    let pinging = watchdog.map(|watchdog| watchdog.ping(heartbeat)).transpose()?;
+    service_manager::started(&status);
 
     wait_for_signal(&loop_ended).await?;
+    service_manager::stopping();
+    drop(pinging);
     journal.publish(Record::new(Mono::now(), Kind::Agent, Reason::AgentStopping, "stopping; pods run on"));
     cancel.cancel();
     tracker.close();
@@ -302,17 +325,19 @@ fn state_config(
     }
 }
 
-fn tell_start(journal: &Journal, kernel: &Kernel, node: &facts::Node) {
+/// Returns it as one line.
+fn tell_start(journal: &Journal, kernel: &Kernel, node: &facts::Node) -> String {
     let unavailable = kernel.programs().iter().filter(|p| p.state != ProgramState::Loaded).count();
     let loaded = kernel.programs().len() - unavailable;
     let message = format!("sensing tier {}: {loaded} eBPF programs loaded, {unavailable} not", kernel.tier());
     tracing::info!(node = node.facts.name, "{message}");
-    let record = Record::new(Mono::now(), Kind::Agent, Reason::AgentStarted, message)
+    let record = Record::new(Mono::now(), Kind::Agent, Reason::AgentStarted, message.clone())
         .number("tier", kernel.tier())
         .number("programs_loaded", loaded)
         .number("capacity_bytes", node.memory_capacity_bytes)
         .number("allocatable_bytes", node.facts.allocatable.memory_bytes);
     journal.publish(record);
+    message
 }
 
 /// What the loop must know before anything else: whose the top cgroups are, and what an earlier run left behind.
@@ -336,36 +361,6 @@ async fn first_events(events: &mpsc::Sender<Event>, cgroups: &CgroupDriver, volu
         // The receiver is alive: the loop has not been started.
         let _ = events.send(event).await;
     }
-}
-
-struct LoopParts {
-    state: State,
-    executor: Executor,
-    receiver: mpsc::Receiver<Event>,
-    journal: Arc<Journal>,
-}
-
-/// The loop's own thread. The token is cancelled when it ends, for whatever reason.
-fn spawn_loop(parts: LoopParts, cancel: CancellationToken) -> Result<CancellationToken, NodeAgentError> {
-    let ended = CancellationToken::new();
-    let guard = ended.clone().drop_guard();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("sync-loop".to_owned()).stack_size(2 << 20).spawn(move || {
-        let _guard = guard;
-        protect::prefer_this_thread();
-        let LoopParts { state, mut executor, receiver, journal } = parts;
-        runtime.block_on(async {
-            // Taken here, so that the ring's file descriptor is registered with this thread's reactor.
-            let ring = executor.kernel.ring();
-            match Alarm::new() {
-                Ok(alarm) => {
-                    SyncLoop { state, executor, events: receiver, ring, alarm, journal }.run(cancel).await;
-                }
-                Err(error) => tracing::error!(%error, "cannot make a timer; check the limit of open files"),
-            }
-        });
-    })?;
-    Ok(ended)
 }
 
 async fn wait_for_signal(loop_ended: &CancellationToken) -> Result<(), NodeAgentError> {

@@ -91,6 +91,15 @@ oomlet:
 }
 
 #[test]
+fn the_packaged_configuration_is_valid() {
+    let text = include_str!("../../../packaging/kubelet.yaml");
+    let (config, warnings) = Config::parse(text, Path::new("kubelet.yaml")).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.cgroup_driver, CgroupDriver::Systemd);
+    assert!(config.static_pod_path.is_some());
+}
+
+#[test]
 fn json_is_yaml() {
     let text =
         r#"{"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "maxPods": 5}"#;

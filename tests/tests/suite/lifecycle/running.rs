@@ -18,7 +18,9 @@ fn pods_of_every_class(version: Version) {
     let mut node = Node::new("classes", version);
     let mut limited = with_memory(workload("limited", "idle", &["--mib", "2"]), "32Mi", "128Mi");
     limited["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("250m");
-    let asking = with_memory(workload("asking", "idle", &[]), "2Gi", "");
+    let total = mem_total_bytes().unwrap();
+    let quarter_mib = total / MIB / 4;
+    let asking = with_memory(workload("asking", "idle", &[]), &format!("{quarter_mib}Mi"), "");
     node.put(&guaranteed(workload("guaranteed", "idle", &[]), "64Mi", "50m"));
     node.put(&limited);
     node.put(&asking);
@@ -26,7 +28,6 @@ fn pods_of_every_class(version: Version) {
     let started = node.start();
     assert_eq!(started.number("tier"), Some(2), "this kernel has BTF: {}", started.message);
 
-    let total = mem_total_bytes().unwrap();
     for expected in [
         // CPU shares are 1024 a CPU, at least 2; on v2 by the formula of kubernetes#131216. Scores: pkg/kubelet/qos/policy.go.
         Class {
@@ -48,7 +49,7 @@ fn pods_of_every_class(version: Version) {
             class: "burstable/",
             limit_mib: None,
             share: share(2, 1),
-            oom_score_adj: Some(1000 - 1000 * 2048 * MIB / total),
+            oom_score_adj: Some(1000 - 1000 * quarter_mib * MIB / total),
         },
         Class {
             name: "besteffort",
