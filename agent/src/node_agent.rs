@@ -105,6 +105,10 @@ pub enum NodeAgentError {
         "the reserved memory ({reserved} bytes of systemReserved and kubeReserved) is all that the node has ({capacity} bytes); lower them"
     )]
     NothingAllocatable { reserved: u64, capacity: u64 },
+    #[error(
+        "`singleProcessOOMKill: false` asks for containers to be OOM-killed as a whole, which only cgroup v2 can; this node's memory controller is on v1. Remedy: take the key out, or set it to true"
+    )]
+    OomKillGroupOnV1,
     #[error("cannot start a thread or the tokio runtime: {0}; check the limits of processes and open files")]
     Start(#[from] std::io::Error),
 }
@@ -151,6 +155,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let driver = cgroup_driver::choose(config.cgroup_driver, &client).await?;
     let options = driver::Options { cgroup_root: config.cgroup_root.clone(), driver };
     let cgroups = Arc::new(CgroupDriver::open(options)?);
+    let oom_kill_group = facts::oom_kill_group(config.single_process_oom_kill, cgroups.memory_hierarchy())?;
     cgroups.ensure_kubepods(&node.kubepods)?;
     let memory = MemoryFiles::open(&cgroups)?;
     let volumes = Arc::new(VolumeManager::new(&setup.root_dir));
@@ -168,7 +173,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let (events, receiver) = mpsc::channel(EVENT_QUEUE);
     let tracker = TaskTracker::new();
     let pleg = PlegHandle::default();
-    let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes));
+    let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes), oom_kill_group);
     let state = State::new(state_config(config, &node, &kernel, saved, &version.runtime_name));
     let status = tell_start(&journal, &kernel, &node);
 
@@ -223,6 +228,7 @@ fn worker_context(
     runtime: RuntimeClient,
     images: ImageClient,
     (cgroups, volumes): (&Arc<CgroupDriver>, &Arc<VolumeManager>),
+    oom_kill_group: bool,
 ) -> WorkerContext {
     let config = &setup.config;
     WorkerContext {
@@ -243,6 +249,7 @@ fn worker_context(
         max_crash_backoff: config.max_container_restart_period,
         pids_limit: config.pod_pids_limit,
         seccomp_default: config.seccomp_default,
+        oom_kill_group,
     }
 }
 

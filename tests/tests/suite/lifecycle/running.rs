@@ -109,6 +109,10 @@ impl Class {
         let container = node.the_container_of(name);
         let own = cgroup::of_container(node.scratch(), &memory, &container.id);
         assert_eq!(cgroup::memory_limit(&own), limit, "{}", own.display());
+        // v2 alone has it; kubelet's default there.
+        if let Ok(group) = fs::read_to_string(own.join("memory.oom.group")) {
+            assert_eq!(group, "1\n", "{}", own.display());
+        }
         let members = fs::read_to_string(own.join("cgroup.procs")).unwrap();
         assert!(members.lines().any(|pid| pid == container.pid.to_string()), "{members}");
         let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", container.pid)).unwrap();
