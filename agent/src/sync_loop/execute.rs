@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::event::Event;
 use super::plan::{Action, ActionKind};
+use crate::cgroup::class_updates::ClassUpdates;
 use crate::cgroup::driver::CgroupDriver;
 use crate::cgroup::stats::MemoryFiles;
 use crate::kernel::Kernel;
@@ -23,6 +24,7 @@ pub struct Executor {
     pub workers: PodWorkers,
     pub memory: MemoryFiles,
     pub cgroups: Arc<CgroupDriver>,
+    pub classes: ClassUpdates,
     pub kernel: Kernel,
     pub pleg: PlegHandle,
     pub store: PodStoreHandle,
@@ -66,9 +68,7 @@ impl Executor {
                 None
             }
             ActionKind::UpdateQos { class, resources } => {
-                if let Err(error) = self.cgroups.update_qos(class, &resources) {
-                    tracing::warn!(class = class.as_str(), %error, "the QoS class keeps its old CPU shares");
-                }
+                self.classes.order(class, resources);
                 None
             }
             ActionKind::KickPleg => {
