@@ -10,6 +10,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::CgroupError;
 use super::cgroupfs::Cgroupfs;
@@ -24,6 +25,9 @@ use crate::pod::qos::{CgroupResources, QosClass};
 use crate::signal::{CgroupId, Hierarchy};
 
 const QOS_CLASSES: [QosClass; 3] = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
+
+/// How long the last process of a pod may take to leave its cgroup once the runtime says that it has ended.
+const EMPTY_WITHIN: Duration = Duration::from_secs(1);
 
 /// kubelet's `cgroupDriver`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,13 +184,24 @@ impl CgroupDriver {
         Ok(path)
     }
 
-    /// Removes the pod's cgroup and the runtime's below it, in all hierarchies. One that is gone is fine.
+    /// Removes the pod's cgroup and the runtime's below it, in all hierarchies. One that is gone is fine. The pod has
+    /// ended by the runtime's account: what still runs there after a second is killed, as kubelet does.
     ///
     /// # Errors
-    /// When processes are in it for longer than a second; every hierarchy has been tried by then.
+    /// [`CgroupError::StillRunning`]; [`CgroupError::Io`] or [`CgroupError::Unit`] when it cannot be removed.
     pub fn remove_pod(&self, uid: &PodUid, qos: QosClass) -> Result<(), CgroupError> {
         check_uid(uid)?;
-        self.maker.remove(&self.pod_path(uid, qos))
+        let path = self.pod_path(uid, qos);
+        let dirs = self.hierarchies.mount_points().map(|mount| below(mount, &path));
+        let empty = dirs.map(|dir| tree::wait_empty(&dir, EMPTY_WITHIN)).collect::<Result<(), _>>();
+        match empty {
+            Err(CgroupError::InUse { path, processes }) => {
+                tracing::warn!(path = %path.display(), processes, "killing what the runtime has left of the pod");
+                self.kill_pod(uid, qos)?;
+            }
+            other => other?,
+        }
+        self.maker.remove(&path)
     }
 
     /// Kills every process of the pod and waits until they are gone. Returns how many were signalled.

@@ -262,17 +262,15 @@ fn limits_outlast_what_happens_to_systemd() {
 }
 
 #[test]
-fn removal_of_a_pod_in_use_says_so() {
+fn what_the_runtime_has_left_of_a_pod_is_killed_with_its_removal() {
     let tree = TestTree::new(&CgroupResources::default());
     let d = &tree.driver;
     let pod = uid("busy");
     d.ensure_pod(&pod, QosClass::Burstable, &CgroupResources::default()).unwrap();
-    let dirs = d.pod_dir(&pod, QosClass::Burstable);
-    let sleeper = Sleeper::start(&[&dirs.memory]);
-    let error = d.remove_pod(&pod, QosClass::Burstable).unwrap_err().to_string();
-    assert!(error.contains("podbusy") && error.contains("processes"), "{error}");
-    drop(sleeper);
+    let dir = d.pod_dir(&pod, QosClass::Burstable).memory;
+    let (mut left, mut bystander) = (Sleeper::start(&[&dir]), Sleeper::start(&[]));
     d.remove_pod(&pod, QosClass::Burstable).unwrap();
+    assert!(!left.is_alive() && bystander.is_alive() && !dir.exists());
 }
 
 #[test]
