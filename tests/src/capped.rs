@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use xtask::node::RunningContainer;
 use xtask::node::manifest::{guaranteed, pod as workload, with_host_path, with_memory};
+use xtask::node::trace::TraceRecord;
 use xtask::private_containerd::Version;
 
 use crate::node::{Node, pod_name};

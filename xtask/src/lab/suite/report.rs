@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use super::{Accel, Job, process};
 use crate::lab::kernel::Kernel;
-use crate::paths;
 
 #[derive(Debug)]
 pub struct Outcome {
