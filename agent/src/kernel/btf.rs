@@ -1,5 +1,5 @@
-//! Reads BTF, the kernel's own description of its types: member offsets, enum values, tracepoint
-//! prototypes. Input is the blob of `/sys/kernel/btf/vmlinux` or a pruned one ([`prune`]); the format is
+//! Reads BTF, the kernel's own description of its types: member offsets, enum values, prototypes of
+//! tracepoints and functions. Input is the blob of `/sys/kernel/btf/vmlinux` or a pruned one ([`prune`]); the format is
 //! documented in the kernel's Documentation/bpf/btf.rst.
 //!
 //! rustc emits no CO-RE relocations, so user space looks offsets up here and writes them into the eBPF
@@ -36,9 +36,10 @@ pub enum Kind {
     Typedef,
     /// volatile, const, restrict, type tag: the type behind it is what matters.
     Modifier,
+    Func,
     FuncProto,
     Enum64,
-    /// func, var, datasec, float, decl tag.
+    /// var, datasec, float, decl tag.
     Other,
 }
 
@@ -265,7 +266,25 @@ impl Btf {
         if pointer.kind != Kind::Ptr || proto.kind != Kind::FuncProto {
             return Err(missing());
         }
-        Ok((1..proto.vlen).filter_map(|index| word(&self.blob, proto.body + index * 8 + 4)).collect())
+        Ok(self.parameters(&proto).skip(1).collect())
+    }
+
+    /// Type ids of a kernel function's arguments. A function that the compiler inlined or cloned
+    /// (`.constprop`, `.isra`) is not there: it cannot be hooked by its name either.
+    ///
+    /// # Errors
+    /// The kernel has no such function.
+    pub fn function_args(&self, name: &str) -> Result<Vec<u32>, BtfError> {
+        let missing = || BtfError::Missing { what: "function", name: name.to_owned() };
+        let id = self.find(&[Kind::Func], name).map_err(|_| missing())?;
+        let proto = self.type_at(id).and_then(|func| self.type_at(func.size_or_type));
+        let proto = proto.filter(|ty| ty.kind == Kind::FuncProto).ok_or_else(missing)?;
+        Ok(self.parameters(&proto).collect())
+    }
+
+    fn parameters(&self, proto: &Type) -> impl Iterator<Item = u32> {
+        let body = proto.body;
+        (0..proto.vlen).map_while(move |index| word(&self.blob, body + index * 8 + 4))
     }
 
     /// The struct's name when `id` is a pointer to a named struct.
@@ -296,6 +315,7 @@ fn read_type(blob: &[u8], at: usize) -> Option<Type> {
             7 => Kind::Fwd,
             8 => Kind::Typedef,
             9..=11 | 18 => Kind::Modifier,
+            12 => Kind::Func,
             13 => Kind::FuncProto,
             19 => Kind::Enum64,
             _ => Kind::Other,
