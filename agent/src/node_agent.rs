@@ -180,7 +180,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let workers = PodWorkers::new(Arc::new(context), events.clone(), tracker.clone(), cancel.clone());
     first_events(&events, &cgroups, &volumes).await;
     drop(events);
-    let executor = Executor { workers, memory, cgroups, kernel, pleg, store: store_handle };
+    let executor = Executor::new(workers, memory, cgroups, kernel, pleg, store_handle);
     let parts = LoopParts { state, executor, receiver, journal: Arc::clone(&journal) };
     let loop_ended = spawn_loop(parts, cancel.clone())?;
 
