@@ -4,6 +4,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_probe_read_kernel_str_bytes};
 use aya_ebpf::macros::{btf_tracepoint, map, tracepoint};
 use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use aya_log_ebpf::{debug, warn};
 use oomlet_ebpf_common::layout::ABSENT;
@@ -18,8 +19,7 @@ use crate::ring::{URGENT, header, now_ns, reserve, send};
 pub fn mark_victim_task(ctx: BtfTracePointContext) -> i32 {
     let task: u64 = ctx.arg::<*const u8>(0) as u64;
     let uid = if global!(LAYOUT.mark_victim_args) >= 2 { Some(ctx.arg::<u32>(1)) } else { None };
-    let Some(mut entry) = reserve::<OomKill>() else {
-        warn!(&ctx, "mark_victim: the ring buffer is full, a victim goes unreported");
+    let Some(mut entry) = reserve_for(&ctx) else {
         return 0;
     };
     let record = entry.as_mut_ptr();
@@ -45,7 +45,7 @@ pub fn mark_victim_task(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "mark_victim")]
 pub fn mark_victim_pid(ctx: BtfTracePointContext) -> i32 {
     let pid = ctx.arg::<i32>(0) as u32;
-    let Some(mut entry) = reserve::<OomKill>() else {
+    let Some(mut entry) = reserve_for(&ctx) else {
         return 0;
     };
     // SAFETY: as in `mark_victim_task`.
@@ -62,7 +62,7 @@ pub fn mark_victim(ctx: TracePointContext) -> i32 {
     let Some(pid) = field::<u32>(&ctx, global!(LAYOUT.mark_victim.pid)) else {
         return 0;
     };
-    let Some(mut entry) = reserve::<OomKill>() else {
+    let Some(mut entry) = reserve_for(&ctx) else {
         return 0;
     };
     // SAFETY: as in `mark_victim_task`.
@@ -109,6 +109,16 @@ pub fn mark_victim(ctx: TracePointContext) -> i32 {
     }
     entry.submit(URGENT);
     0
+}
+
+/// Room for a victim.
+#[inline(always)]
+fn reserve_for(ctx: &impl EbpfContext) -> Option<RingBufEntry<OomKill>> {
+    let entry = reserve::<OomKill>();
+    if entry.is_none() {
+        warn!(ctx, "mark_victim: the ring buffer is full, a victim goes unreported");
+    }
+    entry
 }
 
 #[inline(always)]
