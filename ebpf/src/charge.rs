@@ -12,7 +12,7 @@ use oomlet_ebpf_common::layout::ABSENT;
 use oomlet_ebpf_common::record::{ChargeForecast, ChargeWindow, Level, MAX_LEVELS, kind};
 
 use crate::globals::{global, read_field};
-use crate::memcg::{self, counted};
+use crate::memcg;
 use crate::ring::{URGENT, header, now_ns, send};
 
 /// Memcgs that the agent wants forecasts of, by cgroup id in the memory hierarchy. The agent fills and empties it.
@@ -101,8 +101,7 @@ fn look(window: *mut ChargeWindow, css: u64, id: u64, charge: u64, ts: u64) -> O
         // No limit, or none that a process could run into before the node ends.
         return None;
     }
-    let usage = counted(read_field::<i64>(memcg, global!(LAYOUT.mem_cgroup_usage))?);
-    let pages = usage.saturating_add(charge).min(MOST_PAGES);
+    let pages = memcg::usage_pages(css)?.saturating_add(charge).min(MOST_PAGES);
     // SAFETY: the verifier knows the pointer as a map value. Aligned 64-bit words are not torn; where two CPUs write at
     // once one window is a little off, and a record is a hint.
     let (since, pages_then, last_sent) = unsafe {

@@ -75,12 +75,8 @@ fn above_high(sums: &Sums, kind: u32, leaf: u64) {
     let mut found = None;
     let mut walked = 0;
     while walked < MAX_LEVELS {
-        let Some(level) = memcg::level(css, global!(LAYOUT.mem_cgroup_high)) else {
-            break;
-        };
-        // Pages on both sides: the kernel's "no limit" is a number of pages that has no size in bytes.
-        if level.usage_bytes / global!(TUNING.page_size) > level.limit_pages {
-            found = Some(level);
+        if is_above(css) {
+            found = memcg::level(css, global!(LAYOUT.mem_cgroup_high));
             break;
         }
         css = match memcg::parent(css) {
@@ -91,6 +87,16 @@ fn above_high(sums: &Sums, kind: u32, leaf: u64) {
     }
     if let Some(level) = found {
         account(sums, kind, css, level);
+    }
+}
+
+#[inline(always)]
+fn is_above(css: u64) -> bool {
+    let high = memcg::of_css(css).and_then(|memcg| read_field::<u64>(memcg, global!(LAYOUT.mem_cgroup_high)));
+    // Pages on both sides: the kernel's "no limit" is a number of pages that has no size in bytes.
+    match (memcg::usage_pages(css), high) {
+        (Some(pages), Some(high)) => pages > high,
+        _ => false,
     }
 }
 

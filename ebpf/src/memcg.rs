@@ -51,6 +51,11 @@ pub fn hierarchy(css: u64) -> Option<u32> {
     read_field::<u32>(root, global!(LAYOUT.cgroup_root_hierarchy_id))
 }
 
+#[inline(always)]
+pub fn usage_pages(css: u64) -> Option<u64> {
+    read_field::<i64>(of_css(css)?, global!(LAYOUT.mem_cgroup_usage)).map(counted)
+}
+
 /// Usage and limit of one memcg. `limit`: the offset of its limit, `mem_cgroup.memory.max` or `.high`.
 #[inline(always)]
 pub fn level(css: u64, limit: u32) -> Option<Level> {
@@ -58,8 +63,7 @@ pub fn level(css: u64, limit: u32) -> Option<Level> {
     let memcg = of_css(css)?;
     Some(Level {
         id,
-        usage_bytes: counted(read_field::<i64>(memcg, global!(LAYOUT.mem_cgroup_usage))?)
-            * global!(TUNING.page_size),
+        usage_bytes: usage_pages(css)? * global!(TUNING.page_size),
         limit_pages: read_field::<u64>(memcg, limit)?,
     })
 }

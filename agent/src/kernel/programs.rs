@@ -139,11 +139,17 @@ fn explain(error: &ProgramError) -> String {
                 return format!("no permission to load it ({io_error}): {why}");
             }
             let log = verifier_log.to_string();
-            let last = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed "));
-            format!("the kernel refused to load it ({io_error}): {}", last.unwrap_or("no verifier output"))
+            format!("the kernel refused to load it ({io_error}): {}", verdict(&log))
         }
         other => chain(other),
     }
+}
+
+/// The verifier's last word: its log ends with statistics.
+fn verdict(log: &str) -> &str {
+    let statistics = ["processed ", "verification time ", "stack depth ", "peak_states "];
+    let spoken = |line: &&str| !line.is_empty() && !statistics.iter().any(|word| line.starts_with(word));
+    log.lines().rev().find(spoken).unwrap_or("no verifier output")
 }
 
 /// An error with its causes, on one line.
@@ -188,6 +194,14 @@ mod tests {
         for report in reports {
             assert_eq!(report.state, ProgramState::Unavailable("not allowed".to_owned()));
         }
+    }
+
+    #[test]
+    fn the_verifiers_last_word() {
+        let log = "0: R1=ctx(off=0,imm=0)\n5: (85) call bpf_x#1\nunknown func bpf_x#1\n\
+                   verification time 12 usec\nstack depth 0+0\nprocessed 6 insns (limit 1000000) peak_states 0\n\n";
+        assert_eq!(verdict(log), "unknown func bpf_x#1");
+        assert_eq!(verdict("\n"), "no verifier output");
     }
 
     #[test]
