@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
 # Makes a Debian or Ubuntu machine a node that pods can run on: the `node` lines of packages.txt beside this file.
 # Safe to run again; what is there already is left alone. Run as root.
+#
+#   provision.sh [LIST [ROLE...]]    # another list, and the lines of these roles
+#
+# `cargo xtask lab` makes its virtual machines with it, Vagrant its boxes.
 set -euo pipefail
 
 list="${1:-$(dirname "$0")/packages.txt}"
+shift || true
+roles=" ${*:-node} "
 if [ "$(id -u)" -ne 0 ]; then
     echo "provision.sh installs packages and needs root: sudo $0" >&2
     exit 1
@@ -29,7 +35,7 @@ there() {
 missing=()
 while IFS='|' read -r role package marks why; do
     role="$(echo $role)" package="$(echo $package)" marks="$(echo $marks)"
-    [ "$role" = node ] || continue
+    case "$roles" in *" $role "*) ;; *) continue ;; esac
     if ! there "$marks"; then
         echo "-> $package:$why"
         missing+=("$package")

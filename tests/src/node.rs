@@ -15,11 +15,8 @@ use crate::pod;
 use crate::slot::Slot;
 
 /// For whatever the agent and containerd do by themselves, on a machine that is busy with other tests. Usually well
-/// under a second.
-pub const SOON: Duration = Duration::from_secs(40);
-
-/// Between two looks that start a program each.
-const LOOK_AGAIN: Duration = Duration::from_millis(60);
+/// under a second; tens of them on an emulated CPU.
+pub const SOON: Duration = Duration::from_secs(150);
 
 /// Fields are dropped in this order: the node is gone before its place is free.
 #[derive(Debug)]
@@ -109,13 +106,14 @@ impl Node {
         let mut last = None;
         let end = Instant::now() + SOON;
         loop {
+            let looked = Instant::now();
             let pod = self.pod(name);
             match pod {
                 Some(pod) if holds(&pod) => return pod,
                 other => last = other.or(last),
             }
             let seen = || last.clone().map_or(Value::Null, |mut pod| pod["status"].take());
-            self.look_again(end, || format!("{name} is not {what}, last seen {}", seen()));
+            self.look_again(looked, end, || format!("{name} is not {what}, last seen {}", seen()));
         }
     }
 
@@ -136,8 +134,12 @@ impl Node {
     #[track_caller]
     pub fn wait(&self, what: &str, holds: impl Fn(&Node) -> bool) {
         let end = Instant::now() + SOON;
-        while !holds(self) {
-            self.look_again(end, || format!("not within {SOON:?}: {what}"));
+        loop {
+            let looked = Instant::now();
+            if holds(self) {
+                return;
+            }
+            self.look_again(looked, end, || format!("not within {SOON:?}: {what}"));
         }
     }
 
@@ -146,21 +148,22 @@ impl Node {
     pub fn wait_record(&self, what: &str, fits: impl Fn(&TraceRecord) -> bool) -> TraceRecord {
         let end = Instant::now() + SOON;
         loop {
+            let looked = Instant::now();
             if let Some(record) = self.trace().unwrap().into_iter().find(&fits) {
                 return record;
             }
-            self.look_again(end, || format!("not within {SOON:?}: a record of {what}"));
+            self.look_again(looked, end, || format!("not within {SOON:?}: a record of {what}"));
         }
     }
 
     /// Fails at `end`, and at once when the agent has died: there is nothing to wait for.
     #[track_caller]
-    fn look_again(&self, end: Instant, what: impl Fn() -> String) {
+    fn look_again(&self, looked: Instant, end: Instant, what: impl Fn() -> String) {
         if let Some(agent) = &self.agent {
             assert!(agent.is_running(), "the agent has died; {}\n{}", what(), self.diagnosis());
         }
         assert!(Instant::now() < end, "{}\n{}", what(), self.diagnosis());
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(process::pause_after(looked.elapsed()));
     }
 
     /// Records of one kind.

@@ -7,6 +7,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{elf, paths, process};
 
+/// The eBPF crate builds for its own target only; agent/build.rs does that.
+pub const WORKSPACE: [&str; 3] = ["--workspace", "--exclude", "oomlet-ebpf"];
+
 /// Which of cargo's profiles.
 ///
 /// `test` takes `Dev`: the test build compiles every crate in it anyway, so the agent costs one more link; a second,
@@ -108,6 +111,70 @@ pub fn all(profile: Profile) -> Result<()> {
     Ok(())
 }
 
+/// A test binary as cargo has built it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestBinary {
+    /// The test target's name, or the package's for its unit tests.
+    pub name: String,
+    pub path: PathBuf,
+}
+
+/// Builds the test targets of these names.
+pub fn tests(names: &[&str]) -> Result<Vec<TestBinary>> {
+    let mut command = cargo();
+    // The same selection as `cargo xtask test`, so that nothing is compiled twice.
+    command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]).args(WORKSPACE);
+    for name in names {
+        command.args(["--test", name]);
+    }
+    command.arg("--target-dir").arg(paths::target()?).stderr(std::process::Stdio::inherit());
+    let built = built_tests(&process::output(&mut command)?)?;
+    names
+        .iter()
+        .map(|name| built.iter().find(|test| test.name == *name).cloned())
+        .collect::<Option<_>>()
+        .with_context(|| format!("cargo built {built:?}, not all of {names:?}"))
+}
+
+/// cargo's messages, one JSON object a line (Cargo book, "External tools").
+fn built_tests(messages: &str) -> Result<Vec<TestBinary>> {
+    #[derive(serde::Deserialize)]
+    struct Message {
+        reason: String,
+        executable: Option<PathBuf>,
+        target: Option<Target>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Target {
+        name: String,
+    }
+    let mut found = Vec::new();
+    for line in messages.lines() {
+        let message: Message = serde_json::from_str(line).with_context(|| format!("cargo said {line:?}"))?;
+        if let ("compiler-artifact", Some(path), Some(target)) =
+            (message.reason.as_str(), message.executable, message.target)
+        {
+            found.push(TestBinary { name: target.name, path });
+        }
+    }
+    Ok(found)
+}
+
 fn target_triple() -> String {
     format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_binaries_are_found_in_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","package_id":"p","target":{"name":"serde"},"executable":null}
+{"reason":"compiler-artifact","package_id":"p","target":{"name":"suite"},"executable":"/t/debug/deps/suite-1"}
+{"reason":"build-finished","success":true}"#;
+        let expected = TestBinary { name: "suite".to_owned(), path: "/t/debug/deps/suite-1".into() };
+        assert_eq!(built_tests(messages).unwrap(), [expected]);
+        assert!(built_tests("no JSON").is_err());
+    }
 }

@@ -1,6 +1,7 @@
 //! Container images without a registry: OCI archives made from static programs, kept in the cache under a name that
 //! changes with their content.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,28 +17,41 @@ pub const PAUSE: &str = "oomlet.dev/pause:1";
 pub const BUSYBOX: &str = "oomlet.dev/busybox:1";
 pub const WORKLOAD: &str = "oomlet.dev/workload:1";
 
-/// `catatonit -P`: what a sandbox's first process has to do, as Debian packages it.
-pub fn pause() -> Result<PathBuf> {
-    let mut files = Files::default();
-    files.program("catatonit", "/catatonit")?;
-    archive(PAUSE, &files, &["/catatonit", "-P"])
-}
+/// Names the archive where it was made elsewhere: for a machine that is slow at making it.
+const READY_MADE: &str = "OOMLET_SAMPLE_IMAGES";
 
-/// A shell and its applets.
-pub fn busybox() -> Result<PathBuf> {
-    let mut files = Files::default();
-    files.busybox()?;
-    archive(BUSYBOX, &files, &["/bin/sh"])
-}
-
-/// The sample workload, with busybox beside it for exec and for looking around.
-pub fn workload() -> Result<PathBuf> {
+/// One archive with all sample images: the pause image (`catatonit -P`: what a sandbox's first process has to do, as
+/// Debian packages it), busybox (a shell and its applets), and the workload with busybox beside it for exec and for
+/// looking around.
+pub fn samples() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(READY_MADE).map(PathBuf::from) {
+        ensure!(path.is_file(), "{READY_MADE} is set, but there is no {}", path.display());
+        return Ok(path);
+    }
+    let mut pause = Files::default();
+    pause.program("catatonit", "/catatonit")?;
+    let mut busybox = Files::default();
+    busybox.busybox()?;
     let path = build::workload_path()?;
     ensure!(path.is_file(), "{} is missing; build it by `cargo xtask build`", path.display());
-    let mut files = Files::default();
-    files.busybox()?;
-    files.executable("/oomlet-workload", &path)?;
-    archive(WORKLOAD, &files, &["/oomlet-workload"])
+    let mut workload = Files::default();
+    workload.executable("/oomlet-workload", &path)?;
+    let (pause, busybox, workload) = (pause.layer()?, busybox.layer()?, workload.layer()?);
+    archive(
+        "samples",
+        &[
+            Image { name: PAUSE, layers: &[&pause], entrypoint: &["/catatonit", "-P"] },
+            Image { name: BUSYBOX, layers: &[&busybox], entrypoint: &["/bin/sh"] },
+            Image { name: WORKLOAD, layers: &[&busybox, &workload], entrypoint: &["/oomlet-workload"] },
+        ],
+    )
+}
+
+struct Image<'a> {
+    name: &'a str,
+    /// Tar archives, the lowest first.
+    layers: &'a [&'a [u8]],
+    entrypoint: &'a [&'a str],
 }
 
 /// What an image holds, by path without the leading slash.
@@ -125,39 +139,50 @@ fn append(
 }
 
 /// Writes the OCI image layout (image-spec: oci-layout, index.json, blobs) as one tar into the cache.
-fn archive(name: &str, files: &Files, entrypoint: &[&str]) -> Result<PathBuf> {
-    let layer = files.layer()?;
-    let digest = hex(&layer);
-    let config = json!({
-        "architecture": oci_architecture(),
-        "os": "linux",
-        "config": {
-            "Entrypoint": entrypoint,
-            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-            "WorkingDir": "/",
-        },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
-    });
-    let config = serde_json::to_vec(&config)?;
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
-    });
-    let manifest = serde_json::to_vec(&manifest)?;
-    let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-    entry["annotations"] = json!({ "io.containerd.image.name": name });
+fn archive(name: &str, images: &[Image<'_>]) -> Result<PathBuf> {
+    let mut blobs: BTreeMap<String, Cow<'_, [u8]>> = BTreeMap::new();
+    let mut manifests = Vec::new();
+    for image in images {
+        let digests: Vec<String> = image.layers.iter().map(|layer| hex(layer)).collect();
+        let config = json!({
+            "architecture": oci_architecture(),
+            "os": "linux",
+            "config": {
+                "Entrypoint": image.entrypoint,
+                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+                "WorkingDir": "/",
+            },
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": digests.iter().map(|d| format!("sha256:{d}")).collect::<Vec<_>>(),
+            },
+        });
+        let config = serde_json::to_vec(&config)?;
+        let layer = |bytes: &&[u8]| descriptor("application/vnd.oci.image.layer.v1.tar", bytes);
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": image.layers.iter().map(layer).collect::<Vec<_>>(),
+        });
+        let manifest = serde_json::to_vec(&manifest)?;
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        entry["annotations"] = json!({ "io.containerd.image.name": image.name });
+        manifests.push(entry);
+        for blob in [config, manifest] {
+            blobs.insert(hex(&blob), blob.into());
+        }
+        blobs.extend(digests.into_iter().zip(image.layers.iter().map(|layer| Cow::Borrowed(*layer))));
+    }
     let index = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [entry],
+        "manifests": manifests,
     });
     let index = serde_json::to_vec(&index)?;
 
     let dir = paths::cache()?.join("images");
-    let short = name.rsplit('/').next().unwrap_or(name).replace(':', "-");
-    let path = dir.join(format!("{short}-{}.tar", &hex(&index)[..16]));
+    let path = dir.join(format!("{name}-{}.tar", &hex(&index)[..16]));
     if path.is_file() {
         return Ok(path);
     }
@@ -166,8 +191,8 @@ fn archive(name: &str, files: &Files, entrypoint: &[&str]) -> Result<PathBuf> {
     let mut add = |path: &str, bytes: &[u8]| append(&mut tar, tar::Header::new_ustar(), path, 0o644, bytes);
     add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     add("index.json", &index)?;
-    for blob in [&config, &manifest, &layer] {
-        add(&format!("blobs/sha256/{}", hex(blob)), blob)?;
+    for (digest, blob) in &blobs {
+        add(&format!("blobs/sha256/{digest}"), blob)?;
     }
     // Tests run in parallel: whoever renames last replaces a file with its equal.
     let file = tempfile::NamedTempFile::new_in(&dir)?;
@@ -202,8 +227,13 @@ mod tests {
         let mut files = Files::default();
         files.0.insert("hello".to_owned(), Entry::Text("world\n"));
         files.0.insert("tmp".to_owned(), Entry::Dir { mode: 0o1777 });
-        let path = archive("oomlet.dev/unit:1", &files, &["/hello"]).unwrap();
-        let again = archive("oomlet.dev/unit:1", &files, &["/hello"]).unwrap();
+        let layer = files.layer().unwrap();
+        let one = Image { name: "oomlet.dev/unit:1", layers: &[&layer], entrypoint: &["/hello"] };
+        let two = Image { name: "oomlet.dev/unit:2", layers: &[&layer], entrypoint: &["/tmp"] };
+        let path = archive("unit", &[one, two]).unwrap();
+        let one = Image { name: "oomlet.dev/unit:1", layers: &[&layer], entrypoint: &["/hello"] };
+        let two = Image { name: "oomlet.dev/unit:2", layers: &[&layer], entrypoint: &["/tmp"] };
+        let again = archive("unit", &[one, two]).unwrap();
         assert_eq!(path, again, "the same content has the same name");
         let mut blobs = 0;
         let mut tar = tar::Archive::new(fs::File::open(&path).unwrap());
@@ -217,7 +247,7 @@ mod tests {
                 blobs += 1;
             }
         }
-        assert_eq!(blobs, 3);
+        assert_eq!(blobs, 5, "a layer that two images share is there once");
         fs::remove_file(path).unwrap();
     }
 }

@@ -6,6 +6,7 @@
 //! - [`setup`]: what the machine needs, what is there, and how to get the rest.
 //! - [`build`]: the agent and the static workload.
 //! - [`test_run`]: every check and test of the workspace.
+//! - [`lab`]: virtual machines with the kernels that the agent supports.
 //! - [`demo`], [`bench`]: the agent at work, and its figures.
 //! - [`private_containerd`], [`images`], [`netns`], [`scratch`], [`node`]: a containerd and a node of their own for
 //!   a test, which are gone afterwards.
@@ -15,6 +16,7 @@ pub mod build;
 pub mod demo;
 pub mod elf;
 pub mod images;
+pub mod lab;
 pub mod netns;
 pub mod node;
 pub mod paths;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::build::{self, Profile};
-use xtask::{bench, demo, root, scratch, setup, test_run};
+use xtask::{bench, demo, lab, root, scratch, setup, test_run};
 
 /// Developer commands for oomlet.
 #[derive(Debug, Parser)]
@@ -42,6 +42,8 @@ enum Command {
         #[command(subcommand)]
         bench: bench::Bench,
     },
+    /// Boots a virtual machine with a kernel that the agent supports, on cgroup v2, and runs a command inside.
+    Lab(lab::Options),
     /// Removes what a test or demo that was killed has left: its processes, mounts, cgroups and folder.
     CleanLeftovers,
 }
@@ -82,6 +84,11 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::run()?;
             build::all(Profile::Release)?;
             bench::run(&bench)?;
+        }
+        Command::Lab(options) => {
+            root::require("its machines' root file system is made with the owners of its files")?;
+            setup::run()?;
+            return lab::run(&options);
         }
         Command::CleanLeftovers => {
             root::require("what is left belongs to root")?;

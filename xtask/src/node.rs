@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::build::{self, Profile};
 use crate::private_containerd::{PrivateContainerd, Version};
 use crate::scratch::Scratch;
-use crate::{images, process};
+use crate::process;
 use agent::Agent;
 use trace::TraceRecord;
 
@@ -66,9 +66,6 @@ impl TestNode {
     pub fn start(label: &str, version: Version) -> Result<TestNode> {
         let scratch = Scratch::new(label)?;
         let containerd = PrivateContainerd::start(version, &scratch)?;
-        for image in [images::busybox()?, images::workload()?] {
-            containerd.import_image(&image)?;
-        }
         let manifests = scratch.create_dir("manifests")?;
         let config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -285,11 +282,12 @@ impl TestNode {
     pub fn wait_some<T>(&self, bound: Duration, what: &str, mut find: impl FnMut() -> Option<T>) -> T {
         let end = Instant::now() + bound;
         loop {
+            let looked = Instant::now();
             if let Some(found) = find() {
                 return found;
             }
             assert!(Instant::now() < end, "not within {bound:?}: {what}\n{}", self.diagnosis());
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(process::pause_after(looked.elapsed()));
         }
     }
 
@@ -318,6 +316,7 @@ pub fn mem_total_bytes() -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images;
 
     #[test]
     fn a_node_without_its_agent_is_complete_and_goes_away() {

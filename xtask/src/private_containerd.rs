@@ -17,7 +17,7 @@ use crate::setup::containerd_release::{self, RELEASES};
 use crate::{images, paths, process};
 
 /// How long containerd may take until its socket answers. Usually a fifth of a second; seconds on a loaded machine.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(120);
 
 /// The series of containerd. Which of them a machine has depends on its distribution: see [`Version::available`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,7 +94,7 @@ pub struct PrivateContainerd {
 }
 
 impl PrivateContainerd {
-    /// Starts it in `scratch`/containerd and imports the pause image; returns when its socket answers.
+    /// Starts it in `scratch`/containerd and imports the sample images; returns when its socket answers.
     pub fn start(version: Version, scratch: &Scratch) -> Result<PrivateContainerd> {
         let bin_dir = version.bin_dir()?.with_context(|| {
             format!("containerd {} is not on this machine; `cargo xtask setup` says why", version.series())
@@ -111,7 +111,7 @@ impl PrivateContainerd {
             child: None,
         };
         containerd.spawn()?;
-        containerd.import_image(&images::pause()?)?;
+        containerd.import_image(&images::samples()?)?;
         Ok(containerd)
     }
 

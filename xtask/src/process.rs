@@ -56,14 +56,21 @@ pub fn file_tail(path: &std::path::Path, lines: usize) -> String {
 pub fn holds_within(bound: Duration, mut done: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + bound;
     loop {
+        let looked = Instant::now();
         if done() {
             return true;
         }
         if Instant::now() >= end {
             return false;
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(pause_after(looked.elapsed()));
     }
+}
+
+/// How long to wait after a look that took so long: what is waited for gets most of a slow machine's time.
+#[must_use]
+pub fn pause_after(look: Duration) -> Duration {
+    (look * 2).clamp(Duration::from_millis(10), Duration::from_secs(1))
 }
 
 #[cfg(test)]

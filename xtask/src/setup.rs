@@ -7,6 +7,7 @@ pub mod apt;
 pub mod containerd_release;
 pub mod ebpf_toolchain;
 pub mod packages;
+pub mod qemu;
 
 use std::time::Instant;
 
@@ -46,8 +47,10 @@ pub fn needs() -> Result<Vec<Need>> {
     let toolchain = Toolchain::choose()?;
     let mut needs: Vec<Need> = Vec::new();
     for package in packages::all()? {
-        if package.role == packages::Role::Ebpf && toolchain != Toolchain::Debian {
-            continue;
+        match package.role {
+            packages::Role::Ebpf if toolchain != Toolchain::Debian => continue,
+            packages::Role::Guest => continue,
+            _ => {}
         }
         needs.push(Need {
             present: package.present(),
@@ -194,7 +197,15 @@ fn install_packages(missing: &[&Need]) -> Result<()> {
         say(&package.name, &package.why, "apt-get install");
     }
     let begun = Instant::now();
-    let names: Vec<&str> = packages.iter().map(|p| p.name.as_str()).collect();
+    let mut names: Vec<&str> = packages.iter().map(|p| p.name.as_str()).collect();
+    if names.contains(&qemu::PACKAGE) && qemu::wants_backports()? {
+        names.retain(|name| *name != qemu::PACKAGE);
+        apt::install_from_backports(qemu::PACKAGE).context("installing QEMU")?;
+    }
+    if names.is_empty() {
+        println!("   done in {:.1} s", begun.elapsed().as_secs_f64());
+        return Ok(());
+    }
     apt::install(&names).map_err(|error| {
         if packages.iter().any(|p| p.role == packages::Role::Ebpf) {
             error.context(format!("installing packages; {}", ebpf_toolchain::USE_NIGHTLY))

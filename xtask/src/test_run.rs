@@ -8,10 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use crate::build::WORKSPACE;
 use crate::{build, paths, process, scratch};
-
-/// The eBPF crate builds for its own target only; agent/build.rs does that.
-const WORKSPACE: [&str; 3] = ["--workspace", "--exclude", "oomlet-ebpf"];
 
 /// `filter` and what else follows `--` goes to the test binaries.
 pub fn run(filter: &[String]) -> Result<()> {

@@ -7,7 +7,6 @@ fn round(version: Version) {
     let cgroup = scratch.cgroup_dir("memory").unwrap();
     let mut containerd = PrivateContainerd::start(version, &scratch).unwrap();
     assert!(containerd.netns().sh("ip -brief link show lo").unwrap().contains("UP"));
-    containerd.import_image(&images::busybox().unwrap()).unwrap();
     let said = containerd.run_image(images::BUSYBOX, "hello", &["echo", "from inside"]).unwrap();
     assert_eq!(said, "from inside\n");
 

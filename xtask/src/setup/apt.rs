@@ -49,25 +49,46 @@ pub struct Mirror {
 impl Mirror {
     /// The source of this machine's sources lists that names its release. An error on other distributions.
     pub fn of_this_machine() -> Result<Mirror> {
-        let release = std::fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
-        let field = |name: &str| {
-            release.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('=')).map(|v| v.trim_matches('"'))
-        };
+        if let Some(uri) = std::env::var(MIRROR_VARIABLE).ok().filter(|uri| !uri.is_empty()) {
+            let keyring = Some(DEBIAN_KEYRING).filter(|path| Path::new(path).exists()).map(str::to_owned);
+            return Ok(Mirror { uri, keyring });
+        }
         ensure!(
-            field("ID") == Some("debian"),
-            "the mirror of {} has no Debian releases",
-            field("PRETTY_NAME").unwrap_or("this system")
+            os_release("ID")?.as_deref() == Some("debian"),
+            "the mirror of {} has no Debian releases; install debian-archive-keyring and name one in {MIRROR_VARIABLE}",
+            os_release("PRETTY_NAME")?.as_deref().unwrap_or("this system")
         );
-        let codename = field("VERSION_CODENAME").unwrap_or("sid");
+        let codename = os_release("VERSION_CODENAME")?.unwrap_or_else(|| "sid".to_owned());
         for path in source_files()? {
             let text =
                 std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-            if let Some(mirror) = find_mirror(&text, codename) {
+            if let Some(mirror) = find_mirror(&text, &codename) {
                 return Ok(mirror);
             }
         }
-        bail!("no source in /etc/apt names the release {codename}");
+        bail!("no source in /etc/apt names the release {codename}; name a Debian mirror in {MIRROR_VARIABLE}");
     }
+
+    /// A deb822 source of these suites.
+    fn source(&self, suites: &[&str]) -> String {
+        let signed_by = self.keyring.as_ref().map(|k| format!("Signed-By: {k}\n")).unwrap_or_default();
+        format!(
+            "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\n{signed_by}",
+            self.uri,
+            suites.join(" ")
+        )
+    }
+}
+
+/// For systems whose own mirror is not Debian's.
+const MIRROR_VARIABLE: &str = "OOMLET_DEBIAN_MIRROR";
+const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// A field of /etc/os-release (os-release(5)).
+fn os_release(field: &str) -> Result<Option<String>> {
+    let text = std::fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
+    let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix('='));
+    Ok(value.map(|v| v.trim_matches('"').to_owned()))
 }
 
 fn source_files() -> Result<Vec<PathBuf>> {
@@ -115,43 +136,107 @@ fn find_mirror(text: &str, codename: &str) -> Option<Mirror> {
     None
 }
 
-/// Downloads `package` of `suite` with an apt state of its own under `state`, and unpacks it into `into`.
-/// Signatures are checked as always.
-pub fn unpack_from(mirror: &Mirror, suite: &str, package: &str, state: &Path, into: &Path) -> Result<()> {
-    for dir in ["lists/partial", "cache/archives/partial", "sources", "deb"] {
-        let dir = state.join(dir);
-        std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    }
-    std::fs::write(state.join("status"), "")?;
-    let signed_by = mirror.keyring.as_ref().map(|k| format!("Signed-By: {k}\n")).unwrap_or_default();
-    let source = format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n{signed_by}", mirror.uri);
-    std::fs::write(state.join("sources/suite.sources"), source)?;
-    let isolated = || {
-        let mut command = apt();
-        for (name, value) in [
-            ("Dir::Etc::sourcelist", Path::new("/dev/null").to_owned()),
-            ("Dir::Etc::sourceparts", state.join("sources")),
-            ("Dir::State", state.to_owned()),
-            ("Dir::State::lists", state.join("lists")),
-            ("Dir::State::status", state.join("status")),
-            ("Dir::Cache", state.join("cache")),
-        ] {
-            command.arg("-o").arg(format!("{name}={}", value.display()));
+/// Another Debian release, read through an apt state of its own: the machine's package lists and its installed
+/// packages stay as they are. Signatures are checked as always.
+#[derive(Debug)]
+pub struct Suite {
+    name: String,
+    state: PathBuf,
+}
+
+impl Suite {
+    /// Reads the package lists of `suite` into `state`, which the caller deletes.
+    pub fn open(mirror: &Mirror, suite: &str, state: &Path) -> Result<Suite> {
+        for dir in ["lists/partial", "cache/archives/partial", "sources"] {
+            let dir = state.join(dir);
+            std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         }
-        // The sandbox user may not enter root's cache; nothing but package lists and one package is fetched.
-        command.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none"]);
-        command.args(["-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]);
+        std::fs::write(state.join("status"), "")?;
+        std::fs::write(state.join("sources/suite.sources"), mirror.source(&[suite]))?;
+        let suite = Suite { name: suite.to_owned(), state: state.to_owned() };
+        twice(|| process::run(suite.isolated(apt()).arg("update")))
+            .with_context(|| format!("reading the lists of {}", suite.name))?;
+        Ok(suite)
+    }
+
+    /// Names of the packages that `package` depends on directly.
+    pub fn depends(&self, package: &str) -> Result<Vec<String>> {
+        let mut command = self.isolated(Command::new("apt-cache"));
+        let text = process::output(command.args(["depends", package]))?;
+        let depends = text.lines().filter_map(|line| line.trim().trim_start_matches('|').split_once("epends: "));
+        Ok(depends.map(|(_, name)| name.to_owned()).collect())
+    }
+
+    /// Downloads the packages and unpacks them into `into`; nothing is installed and no script of theirs runs.
+    pub fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
+        let debs = self.state.join("deb");
+        std::fs::create_dir_all(&debs).with_context(|| format!("creating {}", debs.display()))?;
+        twice(|| process::run(self.isolated(apt()).arg("download").args(packages).current_dir(&debs)))?;
+        let mut unpacked = 0;
+        for entry in std::fs::read_dir(&debs)? {
+            let deb = entry?.path();
+            process::run(Command::new("dpkg").arg("--extract").arg(&deb).arg(into))?;
+            std::fs::remove_file(&deb)?;
+            unpacked += 1;
+        }
+        ensure!(
+            unpacked >= packages.len(),
+            "apt-get downloaded {unpacked} of {} packages of {}: {}",
+            packages.len(),
+            self.name,
+            packages.join(" ")
+        );
+        Ok(())
+    }
+
+    fn isolated(&self, mut command: Command) -> Command {
+        for (name, path) in [
+            ("Dir::Etc::sourcelist", Path::new("/dev/null").to_owned()),
+            ("Dir::Etc::sourceparts", self.state.join("sources")),
+            ("Dir::State", self.state.clone()),
+            ("Dir::State::lists", self.state.join("lists")),
+            ("Dir::State::status", self.state.join("status")),
+            ("Dir::Cache", self.state.join("cache")),
+        ] {
+            command.arg("-o").arg(format!("{name}={}", path.display()));
+        }
+        command.args(LISTS_OF_OUR_OWN);
+        command
+    }
+}
+
+/// The sandbox user may not enter root's cache; nothing but package lists and packages is fetched.
+const LISTS_OF_OUR_OWN: [&str; 6] = [
+    "-o",
+    "APT::Sandbox::User=root",
+    "-o",
+    "Acquire::Languages=none",
+    "-o",
+    "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
+];
+
+/// Installs a package into the system from the backports of this machine's release: where parts of it are installed
+/// from there already, the release's own version does not fit beside them.
+pub fn install_from_backports(package: &str) -> Result<()> {
+    let mirror = Mirror::of_this_machine()?;
+    let codename = os_release("VERSION_CODENAME")?.context("this system has no release, so no backports")?;
+    let backports = format!("{codename}-backports");
+    let state = tempfile::tempdir()?;
+    let (sources, lists) = (state.path().join("sources"), state.path().join("lists"));
+    std::fs::create_dir_all(&sources)?;
+    std::fs::create_dir_all(lists.join("partial"))?;
+    std::fs::write(sources.join("backports.sources"), mirror.source(&[&codename, &backports]))?;
+    let with_backports = || {
+        let mut command = apt();
+        command.args(["-o", "Dir::Etc::sourcelist=/dev/null"]);
+        command.arg("-o").arg(format!("Dir::Etc::sourceparts={}", sources.display()));
+        command.arg("-o").arg(format!("Dir::State::lists={}", lists.display()));
+        command.args(LISTS_OF_OUR_OWN);
         command
     };
-    twice(|| process::run(isolated().arg("update")))
-        .with_context(|| format!("reading the lists of {suite}"))?;
-    let deb_dir = state.join("deb");
-    twice(|| process::run(isolated().args(["download", package]).current_dir(&deb_dir)))?;
-    let deb = std::fs::read_dir(&deb_dir)?
-        .filter_map(|entry| entry.ok().map(|e| e.path()))
-        .find(|path| path.extension().is_some_and(|e| e == "deb"))
-        .with_context(|| format!("apt-get downloaded no {package} from {suite}"))?;
-    process::run(Command::new("dpkg").arg("--extract").arg(&deb).arg(into))
+    twice(|| process::run(with_backports().arg("update")))?;
+    let install = ["install", "--yes", "--no-install-recommends", "--target-release", &backports, package];
+    twice(|| process::run(with_backports().args(install)))
 }
 
 #[cfg(test)]

@@ -60,7 +60,8 @@ impl Release {
         std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
         let work = tempfile::tempdir_in(parent)?;
         let unpacked = work.path().join("root");
-        apt::unpack_from(&mirror, self.suite, "containerd", &work.path().join("apt"), &unpacked)?;
+        let suite = apt::Suite::open(&mirror, self.suite, &work.path().join("apt"))?;
+        suite.unpack(&["containerd"], &unpacked)?;
         let version = version_of(&unpacked.join("usr/bin/containerd"))?;
         ensure!(
             self.is_series_of(Some(&version)),

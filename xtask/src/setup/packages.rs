@@ -17,6 +17,10 @@ pub enum Role {
     Fixture,
     /// Debian's eBPF toolchain.
     Ebpf,
+    /// Makes and boots virtual machines.
+    Lab,
+    /// Inside these virtual machines only.
+    Guest,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +74,8 @@ fn parse(list: &str) -> Result<Vec<Package>> {
             "build" => Role::Build,
             "fixture" => Role::Fixture,
             "ebpf" => Role::Ebpf,
+            "lab" => Role::Lab,
+            "guest" => Role::Guest,
             other => bail!("vagrant/packages.txt:{}: there is no role {other:?}", number + 1),
         };
         let marks = marks.split(',').map(|mark| mark.trim().to_owned()).collect();
@@ -85,7 +91,7 @@ mod tests {
     #[test]
     fn the_list_is_well_formed() {
         let all = all().unwrap();
-        for role in [Role::Node, Role::Build, Role::Fixture, Role::Ebpf] {
+        for role in [Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Lab, Role::Guest] {
             assert!(all.iter().any(|p| p.role == role), "{role:?}");
         }
         for package in &all {

@@ -1,0 +1,177 @@
+//! `cargo xtask lab`: virtual machines with the kernels that the agent supports, on cgroup v2.
+//!
+//! - [`kernel`]: Debian's kernels, unpacked; [`bzimage`]: the kernel in its package.
+//! - [`root_fs`]: the machines' Debian; [`initrd`]: what comes before it; [`disk`]: images from folders.
+//! - [`share`]: the agent, the tests and the sample images for the guest.
+//! - [`accel`]: KVM or emulation; [`machine`]: one boot with one command.
+//! - `guest/`: the scripts that run inside.
+
+mod accel;
+mod bzimage;
+mod disk;
+mod initrd;
+pub mod kernel;
+pub mod machine;
+mod root_fs;
+mod share;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::build::{self, Profile as BuildProfile, TestBinary};
+use crate::paths;
+use accel::Accel;
+use kernel::Kernel;
+use machine::{Machine, Output, Profile};
+
+/// The test binaries that every machine has: package and name.
+const TESTS: [&str; 2] = ["kernel", "suite"];
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// 5.10, 6.1, 6.12, 7.2, or all, one after the other.
+    #[arg(long, default_value = "6.1", value_parser = parse_kernels)]
+    kernel: Kernels,
+    /// Memory of each machine, such as 512M or 2G.
+    #[arg(long, default_value = "1G", value_parser = parse_mib)]
+    memory: u64,
+    #[arg(long, default_value = "2")]
+    cpus: usize,
+    #[arg(long, value_enum, default_value_t = Profile::Fast)]
+    profile: Profile,
+    /// More words for the kernel's command line, such as lockdown=confidentiality.
+    #[arg(long, default_value = "")]
+    append: String,
+    /// Seconds that the command may take.
+    #[arg(long, default_value = "600")]
+    timeout: u64,
+    /// Run inside by a shell; without one, a shell is opened. `suite` runs the whole test suite.
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kernels(Vec<Kernel>);
+
+fn parse_kernels(text: &str) -> Result<Kernels, String> {
+    if text == "all" {
+        return Ok(Kernels(Kernel::ALL.to_vec()));
+    }
+    let known = Kernel::ALL.map(Kernel::line);
+    match Kernel::ALL.into_iter().find(|kernel| kernel.line() == text) {
+        Some(kernel) => Ok(Kernels(vec![kernel])),
+        None => Err(format!("there is no kernel {text} in the lab; there are {} and all", known.join(", "))),
+    }
+}
+
+/// `512M`, `2G`, or MiB without a suffix.
+fn parse_mib(text: &str) -> Result<u64, String> {
+    let (number, factor) = match text.trim_end_matches("iB").trim_end_matches('i') {
+        t if t.ends_with(['G', 'g']) => (&t[..t.len() - 1], 1024),
+        t if t.ends_with(['M', 'm']) => (&t[..t.len() - 1], 1),
+        t => (t, 1),
+    };
+    let mib = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
+    // containerd alone takes a hundred.
+    mib.filter(|mib| *mib >= 256).ok_or_else(|| format!("{text:?} is no memory size of 256M or more"))
+}
+
+pub fn run(options: &Options) -> Result<ExitCode> {
+    ensure!(std::env::consts::ARCH == "x86_64", "the lab knows x86_64 machines only");
+    let profile = BuildProfile::Dev;
+    build::agent(profile)?;
+    build::workload()?;
+    let lab = Lab::new(profile, &build::tests(&TESTS)?)?;
+    let shell = options.command.is_empty();
+    if shell {
+        ensure!(options.kernel.0.len() == 1, "a shell wants one kernel");
+        ensure!(std::io::stdin().is_terminal(), "a shell wants a terminal; or give a command behind `--`");
+    }
+    let mut worst = 0;
+    for kernel in &options.kernel.0 {
+        let machine = Machine {
+            profile: options.profile,
+            memory_mib: options.memory,
+            cpus: options.cpus,
+            append: options.append.clone(),
+            bound: Duration::from_secs(options.timeout),
+            ..lab.machine(*kernel)?
+        };
+        let begun = Instant::now();
+        let output = if shell { Output::Shell } else { Output::Inherit };
+        let artifacts = lab.artifacts(&format!("{}-command", kernel.line()))?;
+        let code = machine.run(&shell_line(&options.command), output, Some(&artifacts))?;
+        eprintln!(
+            "lab: Linux {} ({}, {}): exit code {code} after {:.1} s",
+            machine.kernel.release()?,
+            options.profile.name(),
+            lab.accel.name(),
+            begun.elapsed().as_secs_f64()
+        );
+        worst = worst.max(code);
+    }
+    Ok(ExitCode::from(u8::try_from(worst).unwrap_or(1)))
+}
+
+/// What all machines of one call share. Its folder goes with it.
+#[derive(Debug)]
+pub struct Lab {
+    accel: Accel,
+    root: PathBuf,
+    share: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Lab {
+    /// Makes or fetches all but the kernels. `tests` go along with the agent of this profile.
+    pub fn new(profile: BuildProfile, tests: &[TestBinary]) -> Result<Lab> {
+        let root = root_fs::image()?;
+        let dir = tempfile::Builder::new().prefix("oomlet-lab-").tempdir_in(paths::target()?)?;
+        let share = dir.path().join("share.ext4");
+        share::write(&share, profile, tests).context("making the disk that the machines share")?;
+        let mut lab = Lab { accel: Accel::Kvm, root, share, _dir: dir };
+        lab.accel = Accel::choose(|| lab.boots_with_kvm())?;
+        Ok(lab)
+    }
+
+    /// A machine with two CPUs and 1 GiB; callers change what they need.
+    pub fn machine(&self, kernel: Kernel) -> Result<Machine> {
+        Ok(Machine {
+            kernel: kernel.fetch()?,
+            profile: Profile::Fast,
+            memory_mib: 1024,
+            cpus: 2,
+            root: self.root.clone(),
+            share: self.share.clone(),
+            accel: self.accel,
+            append: String::new(),
+            boot_bound: machine::BOOT_BOUND,
+            bound: Duration::from_secs(600),
+        })
+    }
+
+    fn boots_with_kvm(&self) -> bool {
+        let bound = Duration::from_secs(20);
+        let Ok(machine) = self.machine(Kernel::V6_1) else { return false };
+        let machine = Machine { accel: Accel::Kvm, boot_bound: bound, bound, ..machine };
+        let Ok(nowhere) = std::fs::File::options().write(true).open("/dev/null") else { return false };
+        matches!(machine.run("true", Output::File(nowhere), None), Ok(0))
+    }
+
+    /// Where what a guest leaves is unpacked.
+    pub fn artifacts(&self, name: &str) -> Result<PathBuf> {
+        Ok(paths::target()?.join("lab").join(name))
+    }
+}
+
+/// One word is a command line for the shell; several are a program and its arguments.
+fn shell_line(words: &[String]) -> String {
+    match words {
+        [line] => line.clone(),
+        words => words.iter().map(|w| format!("'{}'", w.replace('\'', "'\\''"))).collect::<Vec<_>>().join(" "),
+    }
+}
