@@ -172,6 +172,8 @@ impl Lab {
 fn shell_line(words: &[String]) -> String {
     match words {
         [line] => line.clone(),
-        words => words.iter().map(|w| format!("'{}'", w.replace('\'', "'\\''"))).collect::<Vec<_>>().join(" "),
+        words => {
+            words.iter().map(|w| format!("'{}'", w.replace('\'', "'\\''"))).collect::<Vec<_>>().join(" ")
+        }
     }
 }

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 
 use crate::build::{self, Profile};
 use crate::private_containerd::{PrivateContainerd, Version};
-use crate::scratch::Scratch;
 use crate::process;
+use crate::scratch::Scratch;
 use agent::Agent;
 use trace::TraceRecord;
 

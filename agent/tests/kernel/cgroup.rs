@@ -46,6 +46,11 @@ impl TestCgroup {
         if !self.is_v1() {
             fs::write(self.memory.join("cgroup.subtree_control"), "+memory").expect("pass the controller on");
         }
+        // Before 5.11 a v1 parent's limit did not hold for its children unless it was told to.
+        let hierarchical = self.memory.join("memory.use_hierarchy");
+        if hierarchical.exists() {
+            fs::write(hierarchical, "1").expect("have the limit hold for what is inside");
+        }
         fs::create_dir(&child.memory).expect("make a memory cgroup");
         if self.is_v1() {
             fs::create_dir(&child.unified).expect("make a unified cgroup");

@@ -2,6 +2,8 @@
 //! a limit foreseen. The limit is a parent's, so that a record that names the cgroup of the task that charged, as the
 //! tracepoints do, is not mistaken for one that names whose limit it is.
 
+use std::fs;
+
 use oomlet::kernel::{Kernel, Options, RingReader};
 use oomlet::signal::{CgroupId, KernelEvent, KernelEventKind, MemcgLevel, OomBegin, OomConstraint, OomScope};
 
@@ -89,6 +91,47 @@ fn a_kill_says_whose_limit_it_is_about() {
         );
         assert!(kill.is_some_and(|kill| kill.at >= at.at), "the victim that was announced");
     });
+}
+
+/// SysRq has the OOM killer act as it does when the node has no memory left, without the node having to run out of it.
+#[test]
+fn a_kill_that_no_limit_is_the_cause_of_is_told_as_global() {
+    let Some((mut kernel, mut ring)) = kernel_with(&["oom_kill_process", "mark_victim"]) else { return };
+    let hog = Hog::ready();
+    let score = |pid: &str, adj: &str| fs::write(format!("/proc/{pid}/oom_score_adj"), adj);
+    score(&hog.pid().to_string(), "1000").expect("make it the one to be chosen");
+    if let Some(other) = more_likely_victim(hog.pid()) {
+        println!("not tried: the OOM killer could choose {other}, which is not this test's");
+        return;
+    }
+    kernel.watch_init(hog.pid()).expect("the exit program is loaded");
+    fs::write("/proc/sysrq-trigger", "f").expect("SysRq");
+    runtime().block_on(async {
+        let mut events = Vec::new();
+        collect(&mut ring, &mut events, ended(&hog)).await;
+        let begin = events.iter().find_map(|event| match &event.kind {
+            KernelEventKind::OomBegin(begin) if begin.chosen_pid == hog.pid() => Some((event, begin)),
+            _ => None,
+        });
+        let (at, begin) = begin.expect("an OomBegin with the hog chosen");
+        println!("{begin:#?}");
+        assert_eq!((begin.scope, begin.constraint), (OomScope::Global, OomConstraint::None));
+        assert_eq!(begin.order, -1, "asked for by SysRq");
+        assert!(begin.total_bytes > LIMIT_BYTES, "all of the node's memory");
+        assert!(!begin.chosen_levels.is_empty());
+        let killed = |event: &&KernelEvent| matches!(&event.kind, KernelEventKind::OomKill(victim) if victim.pid == hog.pid());
+        assert!(events.iter().find(killed).is_some_and(|kill| kill.at >= at.at));
+    });
+}
+
+/// Another process whose `oom_score_adj` brings it near the hog's.
+fn more_likely_victim(hog: u32) -> Option<String> {
+    let processes = fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| *pid != hog).find_map(|pid| {
+        let adj = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?;
+        (adj.trim().parse::<i32>().ok()? > 500).then(|| format!("pid {pid}"))
+    })
 }
 
 #[test]

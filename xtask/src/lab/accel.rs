@@ -47,7 +47,8 @@ impl Accel {
             return Ok(if works { Accel::Kvm } else { Accel::Tcg });
         }
         let works = boots();
-        fs::write(&kept, format!("{host}\n{works}\n")).with_context(|| format!("writing {}", kept.display()))?;
+        fs::write(&kept, format!("{host}\n{works}\n"))
+            .with_context(|| format!("writing {}", kept.display()))?;
         println!("lab: /dev/kvm {}", if works { "works" } else { "does not boot a kernel; emulating" });
         Ok(if works { Accel::Kvm } else { Accel::Tcg })
     }

@@ -35,7 +35,10 @@ pub fn unpack(bzimage: &Path, vmlinux: &Path) -> Result<()> {
 
 /// Documentation/x86/boot.rst of Linux: `setup_sects` at 0x1f1, `payload_offset` and `payload_length` at 0x248.
 fn payload(bzimage: &[u8]) -> Result<&[u8]> {
-    ensure!(bzimage.get(0x202..0x206).is_some() && bzimage[0x202..0x206] != [0; 4], "no boot protocol version");
+    ensure!(
+        bzimage.get(0x202..0x206).is_some() && bzimage[0x202..0x206] != [0; 4],
+        "no boot protocol version"
+    );
     ensure!(bzimage.get(0x1fe..0x200) == Some(&[0x55, 0xaa]), "no boot sector signature");
     let setup_sectors = match bzimage[0x1f1] {
         0 => 4,

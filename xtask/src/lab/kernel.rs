@@ -52,7 +52,11 @@ impl Kernel {
         let dir = paths::cache()?.join("lab/kernel").join(self.line());
         if !dir.is_dir() {
             let begun = Instant::now();
-            println!("-> kernel {}: Debian {}'s linux-image-cloud-amd64, unpacked into the cache", self.line(), self.suite());
+            println!(
+                "-> kernel {}: Debian {}'s linux-image-cloud-amd64, unpacked into the cache",
+                self.line(),
+                self.suite()
+            );
             self.unpack_into(&dir).with_context(|| format!("fetching kernel {}", self.line()))?;
             println!("   done in {:.1} s", begun.elapsed().as_secs_f64());
         }
@@ -80,7 +84,8 @@ impl Kernel {
         suite.unpack(&packages, &root)?;
 
         let modules = modules_dir(&root)?;
-        let release = modules.file_name().context("modules without a release")?.to_string_lossy().into_owned();
+        let release =
+            modules.file_name().context("modules without a release")?.to_string_lossy().into_owned();
         ensure!(
             release.starts_with(&format!("{}.", self.line())),
             "Debian {} has Linux {release} now, not {}; the lab's table of kernels has to follow",

@@ -88,9 +88,10 @@ impl Machine {
             .stderr(File::create(&files.complaints)?)
             .spawn()
             .context("starting QEMU by setpriv (util-linux)")?;
-        let shown = child.stdout.take().map(|mut output| {
-            std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::stdout()))
-        });
+        let shown = child
+            .stdout
+            .take()
+            .map(|mut output| std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::stdout())));
         let ended = self.wait(&mut child, &files, interactive);
         if ended.is_err() {
             let _ = child.kill();
@@ -107,7 +108,8 @@ impl Machine {
             let _ = fs::remove_dir_all(dir);
             fs::create_dir_all(dir)?;
             let mut tar = tar::Archive::new(File::open(&files.artifacts)?);
-            tar.unpack(dir).with_context(|| format!("unpacking what the guest left into {}", dir.display()))?;
+            tar.unpack(dir)
+                .with_context(|| format!("unpacking what the guest left into {}", dir.display()))?;
         }
         Ok(code)
     }

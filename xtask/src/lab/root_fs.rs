@@ -31,7 +31,9 @@ pub fn image() -> Result<PathBuf> {
         return Ok(path);
     }
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    println!("-> root file system: Debian {SUITE} with containerd, runc, CNI plugins and systemd, by mmdebstrap");
+    println!(
+        "-> root file system: Debian {SUITE} with containerd, runc, CNI plugins and systemd, by mmdebstrap"
+    );
     let begun = Instant::now();
     let work = tempfile::tempdir_in(&dir)?;
     let root = work.path().join("root");

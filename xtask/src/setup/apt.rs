@@ -66,17 +66,15 @@ impl Mirror {
                 return Ok(mirror);
             }
         }
-        bail!("no source in /etc/apt names the release {codename}; name a Debian mirror in {MIRROR_VARIABLE}");
+        bail!(
+            "no source in /etc/apt names the release {codename}; name a Debian mirror in {MIRROR_VARIABLE}"
+        );
     }
 
     /// A deb822 source of these suites.
     fn source(&self, suites: &[&str]) -> String {
         let signed_by = self.keyring.as_ref().map(|k| format!("Signed-By: {k}\n")).unwrap_or_default();
-        format!(
-            "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\n{signed_by}",
-            self.uri,
-            suites.join(" ")
-        )
+        format!("Types: deb\nURIs: {}\nSuites: {}\nComponents: main\n{signed_by}", self.uri, suites.join(" "))
     }
 }
 
@@ -163,7 +161,8 @@ impl Suite {
     pub fn depends(&self, package: &str) -> Result<Vec<String>> {
         let mut command = self.isolated(Command::new("apt-cache"));
         let text = process::output(command.args(["depends", package]))?;
-        let depends = text.lines().filter_map(|line| line.trim().trim_start_matches('|').split_once("epends: "));
+        let depends =
+            text.lines().filter_map(|line| line.trim().trim_start_matches('|').split_once("epends: "));
         Ok(depends.map(|(_, name)| name.to_owned()).collect())
     }
 
