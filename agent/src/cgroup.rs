@@ -4,7 +4,9 @@
 //! - [`hierarchy`]: which hierarchies there are (v1, v2, hybrid) and where.
 //! - [`names`]: what a pod's cgroup is called, in the cgroupfs and the systemd layout. Pure.
 //! - [`driver`]: makes, changes, empties and removes the kubepods tree.
-//! - [`create`]: making one cgroup in every hierarchy.
+//! - [`maker`]: one cgroup made, changed and removed; by [`cgroupfs`] or by [`systemd`].
+//! - [`class_updates`]: the QoS classes' resources, set aside from the SyncLoop.
+//! - [`create`]: one cgroup's directories in every hierarchy.
 //! - [`resources`]: one cgroup's limits and shares, as files.
 //! - [`tree`]: walking, emptying and removing a subtree of one hierarchy.
 //! - [`stats`]: the memory files of the watched cgroups, kept open: the sampler's hands.
@@ -12,13 +14,17 @@
 //!
 //! All calls block; a caller in async code uses `spawn_blocking`.
 
+pub mod cgroupfs;
+pub mod class_updates;
 pub mod create;
 pub mod driver;
 pub mod hierarchy;
+pub mod maker;
 pub mod names;
 pub mod parse;
 pub mod resources;
 pub mod stats;
+pub mod systemd;
 #[cfg(test)]
 pub(crate) mod test_tree;
 pub mod tree;
@@ -50,10 +56,21 @@ pub enum CgroupError {
     Delegate { controller: String, path: PathBuf, source: io::Error },
 
     #[error(
-        "`cgroupDriver: systemd` needs systemd's D-Bus interface to make slices, which this version does not \
-         speak. Remedy: set `cgroupDriver: cgroupfs` here and `SystemdCgroup = false` in the container runtime"
+        "`cgroupDriver: systemd` asks systemd for each pod's slice, and systemd does not run this node ({} is not \
+         there). Remedy: `cgroupDriver: cgroupfs` here and `SystemdCgroup = false` in the container runtime",
+        booted.display()
     )]
-    SystemdDriver,
+    NoSystemd { booted: PathBuf },
+
+    #[error(
+        "`cgroupDriver: systemd` needs one of systemd's sockets, and none answers: {found}. Remedy: run as root where \
+         the node's /run is (a container mounts the socket from the node), or `cgroupDriver: cgroupfs` here and \
+         `SystemdCgroup = false` in the container runtime"
+    )]
+    NoSystemdBus { found: String },
+
+    #[error("systemd did not {action} {unit}: {why}. `systemctl status {unit}` may say more")]
+    Unit { action: &'static str, unit: String, why: String },
 
     #[error(
         "`cgroupRoot: {root}` is not usable: {why}. Remedy: an absolute path without `.` or `..`, such as `/`"

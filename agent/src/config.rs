@@ -73,6 +73,9 @@ pub struct Config {
     pub serialize_image_pulls: bool,
     /// A container without a seccomp profile gets the runtime's. False.
     pub seccomp_default: bool,
+    /// The OOM killer takes one process of a container instead of all. `None`: all where cgroup v2 can (kubelet's
+    /// default); `Some(false)` is refused at start where it cannot.
+    pub single_process_oom_kill: Option<bool>,
     /// `/etc/resolv.conf`; empty: none.
     pub resolv_conf: String,
     pub cluster_dns: Vec<IpAddr>,
@@ -103,6 +106,7 @@ impl Default for Config {
             oom_score_adj: -999,
             serialize_image_pulls: true,
             seccomp_default: false,
+            single_process_oom_kill: None,
             resolv_conf: "/etc/resolv.conf".to_owned(),
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),

@@ -6,13 +6,18 @@
 //! | pod source | workers | manifests | `Event::Pods` |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
+//! | QoS classes' shares | workers | orders | cgroups |
 //! | pod store, trace file, trace server | workers | saved pods, records | files, gRPC |
+//! | watchdog, where systemd asks for it | its own | the loop's heartbeat | pings |
 //!
 //! Stopping leaves every pod running: the loop ends, workers finish the call they are in or drop it, files are written.
 
+mod cgroup_driver;
 mod facts;
+mod loop_thread;
 mod protect;
 mod root_lock;
+mod service_manager;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cgroup::CgroupError;
+use crate::cgroup::class_updates::ClassUpdates;
 use crate::cgroup::driver::{self, CgroupDriver};
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock::Mono;
@@ -32,7 +38,6 @@ use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
 use crate::eviction::EvictionConfig;
 use crate::forecast::{MAX_RATE_BYTES_PER_S, MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S};
 use crate::image::ImagePuller;
-use crate::kernel::alarm::Alarm;
 use crate::kernel::{self, Kernel, ProgramState};
 use crate::pleg::{self, PlegHandle};
 use crate::pod::PodRef;
@@ -44,14 +49,16 @@ use crate::reason::Reason;
 use crate::signal::attribution::Target;
 use crate::sync_loop::event::Event;
 use crate::sync_loop::execute::Executor;
+use crate::sync_loop::heartbeat::Heartbeat;
 use crate::sync_loop::plan::SavedPod;
-use crate::sync_loop::run::SyncLoop;
 use crate::sync_loop::state::{State, StateConfig};
 use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
 use crate::trace::record::{Kind, Record};
 use crate::trace::wire::{self, WireError};
 use crate::volume::{VolumeError, VolumeManager};
+use loop_thread::LoopParts;
 pub use root_lock::RootLockError;
+use service_manager::Watchdog;
 
 /// Events on their way to the loop. Senders wait when it is full: each of them has its own task.
 const EVENT_QUEUE: usize = 1024;
@@ -59,6 +66,8 @@ const EVENT_QUEUE: usize = 1024;
 const PARALLEL_PULLS: usize = 16;
 /// How long tasks may take to end after SIGTERM.
 const SHUTDOWN_BOUND: Duration = Duration::from_secs(5);
+/// A far deadline of the loop is looked at again after this time.
+const LONGEST_REST: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 pub struct Setup {
@@ -96,6 +105,10 @@ pub enum NodeAgentError {
         "the reserved memory ({reserved} bytes of systemReserved and kubeReserved) is all that the node has ({capacity} bytes); lower them"
     )]
     NothingAllocatable { reserved: u64, capacity: u64 },
+    #[error(
+        "`singleProcessOOMKill: false` asks for containers to be OOM-killed as a whole, which only cgroup v2 can; this node's memory controller is on v1. Remedy: take the key out, or set it to true"
+    )]
+    OomKillGroupOnV1,
     #[error("cannot start a thread or the tokio runtime: {0}; check the limits of processes and open files")]
     Start(#[from] std::io::Error),
 }
@@ -138,10 +151,11 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         None => ImageClient::new(&connection),
     };
     let node = facts::gather(&setup)?;
-    let cgroups = Arc::new(CgroupDriver::open(driver::Options {
-        cgroup_root: config.cgroup_root.clone(),
-        driver: config.cgroup_driver.into(),
-    })?);
+    let client = RuntimeClient::new(&connection);
+    let driver = cgroup_driver::choose(config.cgroup_driver, &client).await?;
+    let options = driver::Options { cgroup_root: config.cgroup_root.clone(), driver };
+    let cgroups = Arc::new(CgroupDriver::open(options)?);
+    let oom_kill_group = facts::oom_kill_group(config.single_process_oom_kill, cgroups.memory_hierarchy())?;
     cgroups.ensure_kubepods(&node.kubepods)?;
     let memory = MemoryFiles::open(&cgroups)?;
     let volumes = Arc::new(VolumeManager::new(&setup.root_dir));
@@ -159,10 +173,9 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let (events, receiver) = mpsc::channel(EVENT_QUEUE);
     let tracker = TaskTracker::new();
     let pleg = PlegHandle::default();
-    let client = RuntimeClient::new(&connection);
-    let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes));
+    let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes), oom_kill_group);
     let state = State::new(state_config(config, &node, &kernel, saved, &version.runtime_name));
-    tell_start(&journal, &kernel, &node);
+    let status = tell_start(&journal, &kernel, &node);
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
     tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), cancel.clone()));
@@ -180,11 +193,26 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let workers = PodWorkers::new(Arc::new(context), events.clone(), tracker.clone(), cancel.clone());
     first_events(&events, &cgroups, &volumes).await;
     drop(events);
-    let executor = Executor::new(workers, memory, cgroups, kernel, pleg, store_handle);
-    let parts = LoopParts { state, executor, receiver, journal: Arc::clone(&journal) };
-    let loop_ended = spawn_loop(parts, cancel.clone())?;
+    let (classes, class_updates) = ClassUpdates::new(Arc::clone(&cgroups), cancel.clone());
+    tracker.spawn(class_updates);
+    let executor = Executor::new(workers, memory, cgroups, classes, kernel, pleg, store_handle);
+    let watchdog = Watchdog::of_environment();
+    let heartbeat = Arc::new(Heartbeat::new(Mono::now()));
+    let parts = LoopParts {
+        state,
+        executor,
+        receiver,
+        journal: Arc::clone(&journal),
+        heartbeat: Arc::clone(&heartbeat),
+        longest_rest: watchdog.map_or(LONGEST_REST, Watchdog::longest_rest),
+    };
+    let loop_ended = loop_thread::spawn(parts, cancel.clone())?;
+    let pinging = watchdog.map(|watchdog| watchdog.ping(heartbeat)).transpose()?;
+    service_manager::started(&status);
 
     wait_for_signal(&loop_ended).await?;
+    service_manager::stopping();
+    drop(pinging);
     journal.publish(Record::new(Mono::now(), Kind::Agent, Reason::AgentStopping, "stopping; pods run on"));
     cancel.cancel();
     tracker.close();
@@ -200,6 +228,7 @@ fn worker_context(
     runtime: RuntimeClient,
     images: ImageClient,
     (cgroups, volumes): (&Arc<CgroupDriver>, &Arc<VolumeManager>),
+    oom_kill_group: bool,
 ) -> WorkerContext {
     let config = &setup.config;
     WorkerContext {
@@ -220,6 +249,7 @@ fn worker_context(
         max_crash_backoff: config.max_container_restart_period,
         pids_limit: config.pod_pids_limit,
         seccomp_default: config.seccomp_default,
+        oom_kill_group,
     }
 }
 
@@ -302,17 +332,19 @@ fn state_config(
     }
 }
 
-fn tell_start(journal: &Journal, kernel: &Kernel, node: &facts::Node) {
+/// Returns it as one line.
+fn tell_start(journal: &Journal, kernel: &Kernel, node: &facts::Node) -> String {
     let unavailable = kernel.programs().iter().filter(|p| p.state != ProgramState::Loaded).count();
     let loaded = kernel.programs().len() - unavailable;
     let message = format!("sensing tier {}: {loaded} eBPF programs loaded, {unavailable} not", kernel.tier());
     tracing::info!(node = node.facts.name, "{message}");
-    let record = Record::new(Mono::now(), Kind::Agent, Reason::AgentStarted, message)
+    let record = Record::new(Mono::now(), Kind::Agent, Reason::AgentStarted, message.clone())
         .number("tier", kernel.tier())
         .number("programs_loaded", loaded)
         .number("capacity_bytes", node.memory_capacity_bytes)
         .number("allocatable_bytes", node.facts.allocatable.memory_bytes);
     journal.publish(record);
+    message
 }
 
 /// What the loop must know before anything else: whose the top cgroups are, and what an earlier run left behind.
@@ -338,36 +370,6 @@ async fn first_events(events: &mpsc::Sender<Event>, cgroups: &CgroupDriver, volu
     }
 }
 
-struct LoopParts {
-    state: State,
-    executor: Executor,
-    receiver: mpsc::Receiver<Event>,
-    journal: Arc<Journal>,
-}
-
-/// The loop's own thread. The token is cancelled when it ends, for whatever reason.
-fn spawn_loop(parts: LoopParts, cancel: CancellationToken) -> Result<CancellationToken, NodeAgentError> {
-    let ended = CancellationToken::new();
-    let guard = ended.clone().drop_guard();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("sync-loop".to_owned()).stack_size(2 << 20).spawn(move || {
-        let _guard = guard;
-        protect::prefer_this_thread();
-        let LoopParts { state, mut executor, receiver, journal } = parts;
-        runtime.block_on(async {
-            // Taken here, so that the ring's file descriptor is registered with this thread's reactor.
-            let ring = executor.kernel.ring();
-            match Alarm::new() {
-                Ok(alarm) => {
-                    SyncLoop { state, executor, events: receiver, ring, alarm, journal }.run(cancel).await;
-                }
-                Err(error) => tracing::error!(%error, "cannot make a timer; check the limit of open files"),
-            }
-        });
-    })?;
-    Ok(ended)
-}
-
 async fn wait_for_signal(loop_ended: &CancellationToken) -> Result<(), NodeAgentError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
@@ -380,13 +382,4 @@ async fn wait_for_signal(loop_ended: &CancellationToken) -> Result<(), NodeAgent
         }
     }
     Ok(())
-}
-
-impl From<crate::config::CgroupDriver> for driver::DriverKind {
-    fn from(driver: crate::config::CgroupDriver) -> driver::DriverKind {
-        match driver {
-            crate::config::CgroupDriver::Cgroupfs => driver::DriverKind::Cgroupfs,
-            crate::config::CgroupDriver::Systemd => driver::DriverKind::Systemd,
-        }
-    }
 }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 const CORE: &[&str] = &[
     "cgroup/names.rs",
     "cgroup/parse.rs",
+    "cgroup/systemd/properties.rs",
+    "cgroup/systemd/unit.rs",
     "config.rs",
     "config/duration.rs",
     "config/extension.rs",

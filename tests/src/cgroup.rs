@@ -1,4 +1,4 @@
-//! Limits and shares of cgroups, whichever version the machine has.
+//! Limits and shares of cgroups, whichever version the machine has and whichever driver the node.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,13 @@ use xtask::scratch::Scratch;
 /// A cgroup below `kubepods`, such as `burstable/pod1234`, where this controller is.
 #[must_use]
 pub fn dir(scratch: &Scratch, controller: &str, below_kubepods: &str) -> PathBuf {
-    scratch.cgroup_dir(controller).unwrap().join("kubepods").join(below_kubepods)
+    scratch.cgroup_dir_below(controller, &format!("kubepods/{below_kubepods}")).unwrap()
+}
+
+/// A container's own below its pod's.
+#[must_use]
+pub fn of_container(scratch: &Scratch, pod: &Path, id: &str) -> PathBuf {
+    pod.join(scratch.cgroup_driver().container(id))
 }
 
 /// The memory limit in bytes; `None`: unlimited.
@@ -19,11 +25,16 @@ pub fn memory_limit(dir: &Path) -> Option<u64> {
     text.parse().ok().filter(|bytes| *bytes < 1 << 62)
 }
 
-/// The CPU weight as v1's shares. What a share becomes on v2 is Kubernetes' formula of cgroup v2 (KEP-2254).
+/// What a cgroup gets of the CPU beside its siblings: v1's shares, v2's weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuShare {
+    pub shares: u64,
+    pub weight: u64,
+}
+
 #[must_use]
-pub fn has_cpu_shares(dir: &Path, shares: u64) -> bool {
-    let weight = 1 + (shares - 2) * 9999 / 262_142;
-    let expected = if dir.join("cpu.weight").exists() { weight } else { shares };
+pub fn has_cpu_share(dir: &Path, share: CpuShare) -> bool {
+    let expected = if dir.join("cpu.weight").exists() { share.weight } else { share.shares };
     read(dir, &["cpu.shares", "cpu.weight"]) == expected.to_string()
 }
 
@@ -42,7 +53,7 @@ pub fn oom_kills(dir: &Path) -> u64 {
     below.map(|entry| oom_kills(&entry.path())).sum::<u64>() + count(&dir.join("memory.oom_control"))
 }
 
-/// All directories of that name below the scratch's cgroup root, in every hierarchy.
+/// All directories below the scratch's cgroup root that by cgroupfs have that name, in every hierarchy.
 #[must_use]
 pub fn named(scratch: &Scratch, name: &str) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
@@ -50,18 +61,20 @@ pub fn named(scratch: &Scratch, name: &str) -> Vec<PathBuf> {
     for line in mounts.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         if matches!(words[2], "cgroup" | "cgroup2") {
-            find(&Path::new(words[1]).join(scratch.cgroup_root().trim_start_matches('/')), name, &mut found);
+            let root = scratch.cgroup_driver().path(scratch.cgroup_root());
+            let is_named = |dir: &str| scratch.cgroup_driver().is_named(dir, name);
+            find(&Path::new(words[1]).join(root), &is_named, &mut found);
         }
     }
     found
 }
 
-fn find(dir: &Path, name: &str, found: &mut Vec<PathBuf>) {
+fn find(dir: &Path, is_named: &impl Fn(&str) -> bool, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
-        if entry.file_name() == name {
+        if is_named(&entry.file_name().to_string_lossy()) {
             found.push(entry.path());
         }
-        find(&entry.path(), name, found);
+        find(&entry.path(), is_named, found);
     }
 }
 

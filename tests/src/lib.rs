@@ -2,6 +2,7 @@
 //! agent as users get it, as a process that is given a configuration, manifests and signals.
 //!
 //! - [`node`]: that node, and the questions that tests ask of it.
+//! - [`capped`]: a node under a cap, with a hog and neighbours.
 //! - [`slot`]: how many nodes there are at a time.
 //! - [`command`]: the agent's commands, run to their end.
 //! - [`pod`]: a pod's status as `oomlet pods --output json` shows it.
@@ -10,6 +11,7 @@
 //! This is test code: what cannot go on panics, and the panic says what was looked for.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+pub mod capped;
 pub mod cgroup;
 pub mod command;
 pub mod node;

@@ -1,6 +1,7 @@
 //! A node for one test: [`TestNode`] with the waiting and the questions that tests share.
 
 use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -192,14 +193,27 @@ impl Node {
     #[track_caller]
     #[must_use]
     pub fn log(&self, pod: &Value, container: &str, attempt: u32) -> String {
+        let path = self.log_path(pod, container, attempt);
+        lines(&std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+    }
+
+    /// The same of the first attempt of a pod by name; empty while there is none.
+    #[must_use]
+    pub fn said(&self, name: &str, container: &str) -> String {
+        let path = self.pod(name).map(|pod| self.log_path(&pod, container, 0));
+        lines(&path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default())
+    }
+
+    fn log_path(&self, pod: &Value, container: &str, attempt: u32) -> PathBuf {
         let of = |key: &str| pod["metadata"][key].as_str().unwrap().to_owned();
         let dir = format!("{}_{}_{}", of("namespace"), of("name"), of("uid"));
-        let path = self.pod_logs_dir().join(dir).join(container).join(format!("{attempt}.log"));
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        // `2026-01-02T03:04:05.678901234Z stdout F the line`
-        let line = |line: &str| line.splitn(4, ' ').nth(3).map(|said| format!("{said}\n"));
-        text.lines().filter_map(line).collect()
+        self.pod_logs_dir().join(dir).join(container).join(format!("{attempt}.log"))
     }
+}
+
+/// `2026-01-02T03:04:05.678901234Z stdout F the line`
+fn lines(log: &str) -> String {
+    log.lines().filter_map(|line| line.splitn(4, ' ').nth(3).map(|said| format!("{said}\n"))).collect()
 }
 
 /// The name that a static pod has on this node.

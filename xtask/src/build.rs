@@ -81,12 +81,18 @@ pub fn agent(profile: Profile) -> Result<PathBuf> {
     agent_path(profile)
 }
 
-/// Linked statically, so that its image needs no C library. Naming a target keeps the flag away from build scripts.
+/// Linked statically, so that its image needs no C library.
 pub fn workload() -> Result<PathBuf> {
+    static_program("oomlet-workload")
+}
+
+/// A release build of a package's program of the same name, linked statically. Naming a target keeps the flag away from
+/// build scripts.
+pub fn static_program(package: &str) -> Result<PathBuf> {
     let triple = target_triple();
     let mut command = cargo();
     command
-        .args(["build", "--release", "--package", "oomlet-workload", "--target", &triple, "--config"])
+        .args(["build", "--release", "--package", package, "--target", &triple, "--config"])
         .arg(format!("target.{triple}.rustflags=[\"-C\",\"target-feature=+crt-static\"]"))
         .arg("--target-dir")
         .arg(paths::target()?)
@@ -94,7 +100,7 @@ pub fn workload() -> Result<PathBuf> {
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     process::run(&mut command)?;
-    let path = workload_path()?;
+    let path = paths::target()?.join(&triple).join("release").join(package);
     ensure!(
         elf::is_static(&path)?,
         "{} was linked dynamically although crt-static was asked for; is the C library's static form there (libc6-dev)?",
@@ -119,13 +125,16 @@ pub struct TestBinary {
     pub path: PathBuf,
 }
 
-/// Builds the test targets of these names.
+/// Builds the test targets of these names; `oomlet` stands for the agent's unit tests.
 pub fn tests(names: &[&str]) -> Result<Vec<TestBinary>> {
     let mut command = cargo();
     // The same selection as `cargo xtask test`, so that nothing is compiled twice.
     command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]).args(WORKSPACE);
     for name in names {
-        command.args(["--test", name]);
+        match *name {
+            "oomlet" => command.arg("--lib"),
+            name => command.args(["--test", name]),
+        };
     }
     command.arg("--target-dir").arg(paths::target()?).stderr(std::process::Stdio::inherit());
     let built = built_tests(&process::output(&mut command)?)?;
@@ -143,6 +152,11 @@ fn built_tests(messages: &str) -> Result<Vec<TestBinary>> {
         reason: String,
         executable: Option<PathBuf>,
         target: Option<Target>,
+        profile: Option<CompiledFor>,
+    }
+    #[derive(serde::Deserialize)]
+    struct CompiledFor {
+        test: bool,
     }
     #[derive(serde::Deserialize)]
     struct Target {
@@ -153,6 +167,8 @@ fn built_tests(messages: &str) -> Result<Vec<TestBinary>> {
         let message: Message = serde_json::from_str(line).with_context(|| format!("cargo said {line:?}"))?;
         if let ("compiler-artifact", Some(path), Some(target)) =
             (message.reason.as_str(), message.executable, message.target)
+            // The programs that integration tests run are built along with them.
+            && message.profile.is_some_and(|profile| profile.test)
         {
             found.push(TestBinary { name: target.name, path });
         }
@@ -171,7 +187,8 @@ mod tests {
     #[test]
     fn test_binaries_are_found_in_cargos_messages() {
         let messages = r#"{"reason":"compiler-artifact","package_id":"p","target":{"name":"serde"},"executable":null}
-{"reason":"compiler-artifact","package_id":"p","target":{"name":"suite"},"executable":"/t/debug/deps/suite-1"}
+{"reason":"compiler-artifact","package_id":"p","target":{"name":"suite"},"profile":{"test":true},"executable":"/t/debug/deps/suite-1"}
+{"reason":"compiler-artifact","package_id":"p","target":{"name":"oomlet"},"profile":{"test":false},"executable":"/t/debug/oomlet"}
 {"reason":"build-finished","success":true}"#;
         let expected = TestBinary { name: "suite".to_owned(), path: "/t/debug/deps/suite-1".into() };
         assert_eq!(built_tests(messages).unwrap(), [expected]);

@@ -4,6 +4,7 @@
 //! - [`root_fs`]: the machines' Debian; [`initrd`]: what comes before it; [`disk`]: images from folders.
 //! - [`share`]: the agent, the tests and the sample images for the guest.
 //! - [`accel`]: KVM or emulation; [`machine`]: one boot with one command.
+//! - [`suite`]: the whole test suite in many of them.
 //! - `guest/`: the scripts that run inside.
 
 mod accel;
@@ -14,6 +15,7 @@ pub mod kernel;
 pub mod machine;
 mod root_fs;
 mod share;
+mod suite;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -24,12 +26,13 @@ use anyhow::{Context, Result, ensure};
 
 use crate::build::{self, Profile as BuildProfile, TestBinary};
 use crate::paths;
+use crate::setup::apt::Mirror;
 use accel::Accel;
 use kernel::Kernel;
 use machine::{Machine, Output, Profile};
 
-/// The test binaries that every machine has: package and name.
-const TESTS: [&str; 2] = ["kernel", "suite"];
+/// The test binaries that go along with a command.
+const TESTS: [&str; 3] = ["kernel", "suite", "vm"];
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -41,8 +44,9 @@ pub struct Options {
     memory: u64,
     #[arg(long, default_value = "2")]
     cpus: usize,
-    #[arg(long, value_enum, default_value_t = Profile::Fast)]
-    profile: Profile,
+    /// fast unless said otherwise; the suite runs in both.
+    #[arg(long, value_enum)]
+    profile: Option<Profile>,
     /// More words for the kernel's command line, such as lockdown=confidentiality.
     #[arg(long, default_value = "")]
     append: String,
@@ -80,11 +84,31 @@ fn parse_mib(text: &str) -> Result<u64, String> {
     mib.filter(|mib| *mib >= 256).ok_or_else(|| format!("{text:?} is no memory size of 256M or more"))
 }
 
-pub fn run(options: &Options) -> Result<ExitCode> {
+/// The suite of one kernel in the fast profile: what `cargo xtask test` takes along.
+pub fn run_fast_suite() -> Result<()> {
+    suite::run(&[Kernel::V6_1], &[Profile::Fast])
+}
+
+/// Why there can be no lab here, if there cannot.
+pub fn is_possible() -> Result<()> {
     ensure!(std::env::consts::ARCH == "x86_64", "the lab knows x86_64 machines only");
+    if Kernel::V6_1.is_fetched()? {
+        return Ok(());
+    }
+    Mirror::of_this_machine().map(drop)
+}
+
+pub fn run(options: &Options) -> Result<ExitCode> {
+    is_possible()?;
     let profile = BuildProfile::Dev;
     build::agent(profile)?;
     build::workload()?;
+    if options.command == ["suite"] {
+        let both = [Profile::Fast, Profile::Systemd];
+        let profiles = options.profile.as_ref().map_or(both.as_slice(), std::slice::from_ref);
+        suite::run(&options.kernel.0, profiles)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let lab = Lab::new(profile, &build::tests(&TESTS)?)?;
     let shell = options.command.is_empty();
     if shell {
@@ -94,7 +118,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let mut worst = 0;
     for kernel in &options.kernel.0 {
         let machine = Machine {
-            profile: options.profile,
+            profile: options.profile.unwrap_or(Profile::Fast),
             memory_mib: options.memory,
             cpus: options.cpus,
             append: options.append.clone(),
@@ -108,7 +132,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         eprintln!(
             "lab: Linux {} ({}, {}): exit code {code} after {:.1} s",
             machine.kernel.release()?,
-            options.profile.name(),
+            machine.profile.name(),
             lab.accel.name(),
             begun.elapsed().as_secs_f64()
         );
@@ -152,6 +176,10 @@ impl Lab {
             boot_bound: machine::BOOT_BOUND,
             bound: Duration::from_secs(600),
         })
+    }
+
+    fn accel(&self) -> Accel {
+        self.accel
     }
 
     fn boots_with_kvm(&self) -> bool {

@@ -13,6 +13,7 @@
 
 pub mod bench;
 pub mod build;
+pub mod cgroup_driver;
 pub mod demo;
 pub mod elf;
 pub mod images;

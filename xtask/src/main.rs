@@ -28,6 +28,9 @@ enum Command {
         /// Unoptimised, as the tests use it.
         #[arg(long)]
         dev: bool,
+        /// An agent that needs no C library, for a machine with an older one than this.
+        #[arg(long = "static", conflicts_with = "dev")]
+        static_agent: bool,
     },
     /// Sets up, builds, then checks format and lints and runs every test.
     Test {
@@ -64,7 +67,11 @@ fn run(command: Command) -> Result<ExitCode> {
             return Ok(if setup::check()? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Setup { check: false } => setup::run()?,
-        Command::Build { dev } => {
+        Command::Build { static_agent: true, .. } => {
+            setup::run()?;
+            println!("agent: {}", build::static_program("oomlet")?.display());
+        }
+        Command::Build { dev, .. } => {
             setup::run()?;
             build::all(if dev { Profile::Dev } else { Profile::Release })?;
         }

@@ -36,6 +36,8 @@ pub struct TestNode {
     profile: Profile,
     /// KubeletConfiguration; written at each start of the agent.
     config: Value,
+    /// More of the agent's environment.
+    environment: BTreeMap<String, String>,
     /// By container id: what never changes is asked for once, for each question starts a `ctr`.
     labels: Mutex<BTreeMap<String, Labels>>,
     scratch: Scratch,
@@ -72,14 +74,15 @@ impl TestNode {
             "kind": "KubeletConfiguration",
             "staticPodPath": manifests,
             "podLogsDir": scratch.create_dir("pod-logs")?,
-            "cgroupDriver": "cgroupfs",
+            "cgroupDriver": scratch.cgroup_driver().as_str(),
             "cgroupRoot": scratch.cgroup_root(),
             "enforceNodeAllocatable": ["pods"],
             "oomlet": { "trace": { "file": scratch.path().join("trace.jsonl") } },
         });
         scratch.create_dir("root")?;
         let (profile, labels) = (Profile::of_this_program(), Mutex::default());
-        Ok(TestNode { agent: None, containerd, profile, config, labels, scratch })
+        let environment = BTreeMap::new();
+        Ok(TestNode { agent: None, containerd, profile, config, environment, labels, scratch })
     }
 
     /// Which build of the agent runs; that of the running program unless said otherwise.
@@ -90,6 +93,11 @@ impl TestNode {
     /// The KubeletConfiguration of the next start.
     pub fn config_mut(&mut self) -> &mut Value {
         &mut self.config
+    }
+
+    /// Set in the agent's environment from the next start on.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
     }
 
     /// Caps kubepods at `mib` from the next start on: kubelet enforces capacity − systemReserved there.
@@ -158,7 +166,7 @@ impl TestNode {
             .with_context(|| format!("writing {}", path.display()))?;
         let mut command = self.oomlet(&["run", "--config"])?;
         command.arg(&path).args(["--container-runtime-endpoint", &self.containerd.endpoint()]);
-        command.arg("--root-dir").arg(self.root_dir());
+        command.arg("--root-dir").arg(self.root_dir()).envs(&self.environment);
         self.agent = Some(Agent::start(command, &self.agent_log_path())?);
         Ok(())
     }
@@ -259,7 +267,7 @@ impl TestNode {
 
     /// `kubepods` in the hierarchy that has the memory controller.
     pub fn kubepods_dir(&self) -> Result<PathBuf> {
-        Ok(self.scratch.cgroup_dir("memory")?.join("kubepods"))
+        self.scratch.cgroup_dir_below("memory", "kubepods")
     }
 
     /// Current usage and limit of kubepods in bytes, from the kernel; `None` while the cgroup is not there.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cgroup_driver::CgroupDriver;
 use crate::netns::NetNs;
 use crate::scratch::Scratch;
 use crate::setup::containerd_release::{self, RELEASES};
@@ -18,6 +19,9 @@ use crate::{images, paths, process};
 
 /// How long containerd may take until its socket answers. Usually a fifth of a second; seconds on a loaded machine.
 const READY: Duration = Duration::from_secs(120);
+
+/// Of the scopes of containers that `ctr` runs.
+const CTR_PREFIX: &str = "ctr";
 
 /// The series of containerd. Which of them a machine has depends on its distribution: see [`Version::available`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +93,7 @@ pub struct PrivateContainerd {
     bin_dir: PathBuf,
     dir: PathBuf,
     cgroup_root: String,
+    cgroup_driver: CgroupDriver,
     netns: NetNs,
     child: Option<Child>,
 }
@@ -101,12 +106,13 @@ impl PrivateContainerd {
         })?;
         let dir = scratch.create_dir("containerd")?;
         let network = scratch.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        config::write(version, &dir, &network)?;
+        config::write(version, &dir, &network, scratch.cgroup_driver())?;
         let mut containerd = PrivateContainerd {
             version,
             bin_dir,
             dir,
             cgroup_root: scratch.cgroup_root().to_owned(),
+            cgroup_driver: scratch.cgroup_driver(),
             netns: NetNs::new()?,
             child: None,
         };
@@ -193,7 +199,15 @@ impl PrivateContainerd {
         command.args(["run", "--runc-binary"]).arg(runc()?);
         command.arg("--runc-root").arg(self.dir.join("runc"));
         command.arg("--fifo-dir").arg(self.dir.join("fifo"));
-        command.args(["--cgroup", &format!("{}/{id}", self.cgroup_root)]);
+        match self.cgroup_driver {
+            CgroupDriver::Cgroupfs => command.args(["--cgroup", &format!("{}/{id}", self.cgroup_root)]),
+            CgroupDriver::Systemd => {
+                let slice = self.cgroup_driver.path(&self.cgroup_root);
+                // slice:prefix:name
+                let cgroup = format!("{}:{CTR_PREFIX}:{id}", slice.display());
+                command.args(["--runc-systemd-cgroup", "--cgroup", &cgroup])
+            }
+        };
         Ok(command)
     }
 

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup_driver::CgroupDriver;
+
 /// Short, since the path of a unix socket holds 107 bytes at most; and on disk, where /tmp may be memory.
 const PARENT: &str = "/var/tmp";
 const PREFIX: &str = "oomlet-";
@@ -21,6 +23,7 @@ const MARKER: &str = "scratch-owner.json";
 pub struct Scratch {
     dir: PathBuf,
     owner: Owner,
+    driver: CgroupDriver,
 }
 
 /// The marker file: who may still be using the folder, and what else belongs to it.
@@ -35,6 +38,7 @@ struct Owner {
 impl Scratch {
     /// `label` says whose it is, for people who find it.
     pub fn new(label: &str) -> Result<Scratch> {
+        let driver = CgroupDriver::of_environment()?;
         let dir = tempfile::Builder::new()
             .prefix(&format!("{PREFIX}{label}-"))
             .tempdir_in(PARENT)
@@ -44,7 +48,7 @@ impl Scratch {
         let pid = std::process::id();
         let start_ticks = sweep::start_ticks(pid).context("reading the start time of this process")?;
         let owner = Owner { pid, start_ticks, cgroup_root: format!("/{name}") };
-        let scratch = Scratch { dir, owner };
+        let scratch = Scratch { dir, owner, driver };
         std::fs::write(scratch.dir.join(MARKER), serde_json::to_vec(&scratch.owner)?)
             .with_context(|| format!("marking {}", scratch.dir.display()))?;
         Ok(scratch)
@@ -55,10 +59,24 @@ impl Scratch {
         &self.dir
     }
 
-    /// Below each cgroup mount, such as `/oomlet-demo-x1y2z3`; not made here.
+    /// Of containerd and agent here.
+    #[must_use]
+    pub fn cgroup_driver(&self) -> CgroupDriver {
+        self.driver
+    }
+
+    /// As kubelet's `cgroupRoot`, such as `/oomlet-demo-x1y2z3`; not made here.
     #[must_use]
     pub fn cgroup_root(&self) -> &str {
         &self.owner.cgroup_root
+    }
+
+    /// The folder of a cgroup below the cgroup root (`/kubepods/burstable`, as cgroupfs has it) in the hierarchy with
+    /// this v1 controller, or in the v2 one when it has none.
+    pub fn cgroup_dir_below(&self, controller: &str, below: &str) -> Result<PathBuf> {
+        let root = self.cgroup_dir(controller)?;
+        let mount = root.parent().context("a cgroup root is below its mount")?;
+        Ok(mount.join(self.driver.path(&format!("{}/{below}", self.cgroup_root()))))
     }
 
     /// The folder of the cgroup root in the hierarchy with this v1 controller, or in the v2 one when it has none.
@@ -69,7 +87,7 @@ impl Scratch {
             .find(|m| m.options.split(',').any(|o| o == controller))
             .or_else(|| mounts.iter().find(|m| m.v2))
             .with_context(|| format!("no cgroup hierarchy has the controller {controller}"))?;
-        Ok(mount.path.join(self.cgroup_root().trim_start_matches('/')))
+        Ok(mount.path.join(self.driver.path(self.cgroup_root())))
     }
 
     pub fn create_dir(&self, name: &str) -> Result<PathBuf> {

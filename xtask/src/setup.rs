@@ -57,7 +57,7 @@ pub fn needs() -> Result<Vec<Need>> {
             name: package.name.clone(),
             why: package.why.clone(),
             how: format!("apt-get install {}", package.name),
-            optional: false,
+            optional: package.role == packages::Role::Vagrant,
             install: Install::Package(package),
         });
     }
@@ -140,7 +140,7 @@ pub fn run() -> Result<()> {
     install_packages(&missing)?;
     let mut left_out = Vec::new();
     for need in missing {
-        if matches!(need.install, Install::Package(_)) {
+        if matches!(need.install, Install::Package(_)) && !need.optional {
             continue;
         }
         say(&need.name, &need.why, &need.how);
@@ -155,7 +155,8 @@ pub fn run() -> Result<()> {
                 "rustfmt",
                 "clippy",
             ])),
-            Install::ByHand | Install::Package(_) => {
+            Install::Package(package) => apt::install(&[&package.name]),
+            Install::ByHand => {
                 bail!("{} is missing; install it by: {}", need.name, need.how)
             }
         };
@@ -186,7 +187,7 @@ fn install_packages(missing: &[&Need]) -> Result<()> {
     let packages: Vec<&Package> = missing
         .iter()
         .filter_map(|need| match &need.install {
-            Install::Package(package) => Some(package),
+            Install::Package(package) if !need.optional => Some(package),
             _ => None,
         })
         .collect();

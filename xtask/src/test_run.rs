@@ -1,15 +1,16 @@
-//! `cargo xtask test`: formatting, lints, every test of the workspace.
+//! `cargo xtask test`: formatting, lints, every test of the workspace, and the suite in virtual machines of one kernel.
 //!
 //! The runner is plain `cargo test`: it is there wherever Rust is, and its closing lines are what people know. The
 //! steps after a failed one still run, so that one round shows all that is wrong.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 
 use crate::build::WORKSPACE;
-use crate::{build, paths, process, scratch};
+use crate::{build, lab, paths, process, scratch};
 
 /// `filter` and what else follows `--` goes to the test binaries.
 pub fn run(filter: &[String]) -> Result<()> {
@@ -34,6 +35,18 @@ pub fn run(filter: &[String]) -> Result<()> {
             process::run(in_target(&mut command)?.arg("--").args(filter))
         });
     }
+    if let Some(vagrant) = paths::program("vagrant") {
+        step(&mut steps, "vagrant", || validate_vagrantfile(&vagrant));
+    } else {
+        println!("== vagrant: left out: there is no vagrant here");
+    }
+    // A filter is for somebody who looks for one test; the lab's machines are not part of that.
+    if filter.is_empty() && steps.iter().all(|(name, result, _)| *name != "build" || result.is_ok()) {
+        match lab::is_possible() {
+            Ok(()) => step(&mut steps, "lab", lab::run_fast_suite),
+            Err(error) => println!("== lab: left out on this machine: {error:#}"),
+        }
+    }
     if let Err(error) = scratch::sweep_leftovers() {
         steps.push(("clean-up", Err(error), 0.0));
     }
@@ -49,6 +62,16 @@ pub fn run(filter: &[String]) -> Result<()> {
         bail!("failed: {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// With folders of its own, so that nothing is left in the work tree and in the user's home.
+fn validate_vagrantfile(vagrant: &Path) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut command = Command::new(vagrant);
+    // The providers are plugins, which need not be here to check all that is not theirs.
+    command.args(["validate", "--ignore-provider"]).env("VAGRANT_CWD", paths::repository().join("vagrant"));
+    command.env("VAGRANT_DOTFILE_PATH", dir.path().join("dot")).env("VAGRANT_HOME", dir.path().join("home"));
+    process::run(&mut command)
 }
 
 fn in_target(command: &mut Command) -> Result<&mut Command> {

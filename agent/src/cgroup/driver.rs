@@ -9,12 +9,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use super::CgroupError;
-use super::create::{self, Parents, below};
+use super::cgroupfs::Cgroupfs;
+use super::create::{Parents, below};
 use super::hierarchy::{CgroupVersion, Hierarchies};
+use super::maker::Maker;
 use super::names::{self, Layout};
-use super::resources::{ControllerDir, ControllerDirs};
+use super::systemd::Systemd;
 use super::tree::{self, KillTarget};
 use crate::pod::PodUid;
 use crate::pod::qos::{CgroupResources, QosClass};
@@ -28,6 +31,16 @@ pub enum DriverKind {
     #[default]
     Cgroupfs,
     Systemd,
+}
+
+impl DriverKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DriverKind::Cgroupfs => "cgroupfs",
+            DriverKind::Systemd => "systemd",
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -55,14 +68,15 @@ pub struct CgroupDriver {
     memory: (PathBuf, Hierarchy),
     layout: Layout,
     cgroup_root: String,
+    maker: Arc<dyn Maker>,
 }
 
 impl CgroupDriver {
-    /// Detects the hierarchies. Makes nothing yet.
+    /// Detects the hierarchies, and for the systemd driver connects to systemd. Makes nothing yet.
     ///
     /// # Errors
-    /// [`CgroupError::NoMemoryController`], [`CgroupError::BadRoot`], [`CgroupError::SystemdDriver`] for the
-    /// systemd driver: a slice is started over D-Bus, and cgroups-rs' client starts units with processes only.
+    /// [`CgroupError::NoMemoryController`], [`CgroupError::BadRoot`]; for the systemd driver
+    /// [`CgroupError::NoSystemd`] and [`CgroupError::NoSystemdBus`].
     pub fn open(options: Options) -> Result<Self, CgroupError> {
         Self::open_on(options, Hierarchies::detect()?)
     }
@@ -72,9 +86,6 @@ impl CgroupDriver {
     /// # Errors
     /// As [`CgroupDriver::open`].
     pub fn open_on(options: Options, hierarchies: Hierarchies) -> Result<Self, CgroupError> {
-        if options.driver == DriverKind::Systemd {
-            return Err(CgroupError::SystemdDriver);
-        }
         let root = Path::new(&options.cgroup_root);
         let why = if !root.is_absolute() {
             Some("it is not an absolute path")
@@ -90,7 +101,11 @@ impl CgroupDriver {
             return Err(CgroupError::NoMemoryController { found: "none where it was looked for".to_owned() });
         };
         let memory = (mount.to_owned(), hierarchy);
-        Ok(CgroupDriver { hierarchies, memory, layout: Layout::Cgroupfs, cgroup_root: options.cgroup_root })
+        let (layout, maker): (_, Arc<dyn Maker>) = match options.driver {
+            DriverKind::Cgroupfs => (Layout::Cgroupfs, Arc::new(Cgroupfs::new(hierarchies.clone()))),
+            DriverKind::Systemd => (Layout::Systemd, Arc::new(Systemd::connect(hierarchies.clone())?)),
+        };
+        Ok(CgroupDriver { hierarchies, memory, layout, cgroup_root: options.cgroup_root, maker })
     }
 
     #[must_use]
@@ -127,26 +142,25 @@ impl CgroupDriver {
     /// When a directory or file cannot be written, or (v2) a controller cannot be delegated.
     pub fn ensure_kubepods(&self, node_allocatable: &CgroupResources) -> Result<(), CgroupError> {
         let kubepods = names::kubepods(self.layout, &self.cgroup_root);
-        create::make(&self.hierarchies, &kubepods, Parents::Make)?;
+        self.maker.make(&kubepods, Parents::Make, node_allocatable)?;
         self.use_hierarchy(&kubepods)?;
-        self.controller_dirs(&kubepods).apply(node_allocatable)?;
-        for qos in [QosClass::Burstable, QosClass::BestEffort] {
-            let class = names::qos_class(self.layout, &self.cgroup_root, qos);
-            create::make(&self.hierarchies, &class, Parents::MustExist)?;
+        for (qos, cpu_shares) in [(QosClass::Burstable, None), (QosClass::BestEffort, Some(2))] {
+            self.update_qos(qos, &CgroupResources { cpu_shares, ..CgroupResources::default() })?;
         }
-        let best_effort = CgroupResources { cpu_shares: Some(2), ..CgroupResources::default() };
-        self.update_qos(QosClass::BestEffort, &best_effort)
+        Ok(())
     }
 
-    /// Sets a QoS class's resources. Guaranteed pods have no cgroup of their class: nothing to do.
+    /// Sets a QoS class's resources; makes its cgroup where it is not there. Guaranteed pods have no cgroup of their
+    /// class: nothing to do.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// When `kubepods` is not there, or a limit cannot be set.
     pub fn update_qos(&self, qos: QosClass, res: &CgroupResources) -> Result<(), CgroupError> {
         if qos == QosClass::Guaranteed {
             return Ok(());
         }
-        self.controller_dirs(&names::qos_class(self.layout, &self.cgroup_root, qos)).apply(res)
+        let class = names::qos_class(self.layout, &self.cgroup_root, qos);
+        self.maker.make(&class, Parents::MustExist, res)
     }
 
     /// Makes the pod's cgroup and sets its limits; changes the limits if it is there. Returns what the CRI's
@@ -162,8 +176,7 @@ impl CgroupDriver {
     ) -> Result<String, CgroupError> {
         check_uid(uid)?;
         let path = self.pod_path(uid, qos);
-        create::make(&self.hierarchies, &path, Parents::MustExist)?;
-        self.controller_dirs(&path).apply(res)?;
+        self.maker.make(&path, Parents::MustExist, res)?;
         Ok(path)
     }
 
@@ -173,7 +186,7 @@ impl CgroupDriver {
     /// When processes are in it for longer than a second; every hierarchy has been tried by then.
     pub fn remove_pod(&self, uid: &PodUid, qos: QosClass) -> Result<(), CgroupError> {
         check_uid(uid)?;
-        self.remove(&self.pod_path(uid, qos))
+        self.maker.remove(&self.pod_path(uid, qos))
     }
 
     /// Kills every process of the pod and waits until they are gone. Returns how many were signalled.
@@ -283,17 +296,11 @@ impl CgroupDriver {
                 return Err(CgroupError::InUse { path, processes });
             }
         }
-        self.remove(&kubepods)?;
-        if self.cgroup_root.contains(|c| c != '/') {
-            for mount in self.hierarchies.mount_points() {
-                let root = below(mount, &self.cgroup_root);
-                match fs::remove_dir(&root) {
-                    Err(e) if !tree::is_gone(&e) => {
-                        tracing::debug!(path = %root.display(), error = %e, "cgroup root is kept");
-                    }
-                    _ => {}
-                }
-            }
+        self.maker.remove(&kubepods)?;
+        let root = names::root(self.layout, &self.cgroup_root);
+        let is_empty = |mount| tree::child_dirs(&below(mount, &root)).is_ok_and(|dirs| dirs.is_empty());
+        if root != "/" && self.hierarchies.mount_points().all(is_empty) {
+            self.maker.remove(&root)?;
         }
         Ok(())
     }
@@ -307,30 +314,6 @@ impl CgroupDriver {
             memory: below(&self.memory.0, path),
             unified: self.hierarchies.unified.as_ref().map(|u| below(&u.mount_point, path)),
         }
-    }
-
-    fn controller_dirs(&self, path: &str) -> ControllerDirs {
-        let dir = |controller| {
-            let (mount, v2) = self.hierarchies.with_controller(controller)?;
-            Some(ControllerDir { path: below(mount, path), v2 })
-        };
-        let (mount, hierarchy) = &self.memory;
-        ControllerDirs {
-            memory: ControllerDir { path: below(mount, path), v2: *hierarchy == Hierarchy::Unified },
-            cpu: dir("cpu"),
-            pids: dir("pids"),
-        }
-    }
-
-    fn remove(&self, path: &str) -> Result<(), CgroupError> {
-        let mut first_error = Ok(());
-        for mount in self.hierarchies.mount_points() {
-            let removed = tree::remove(&below(mount, path));
-            if first_error.is_ok() {
-                first_error = removed;
-            }
-        }
-        first_error
     }
 
     /// v1 before Linux 5.11 does not charge a child's memory to its parent unless told so, and only while the

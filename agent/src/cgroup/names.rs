@@ -29,6 +29,13 @@ pub const fn qos_part(qos: QosClass) -> Option<&'static str> {
     }
 }
 
+/// Path of kubelet's `cgroupRoot`, absolute within each hierarchy.
+#[must_use]
+pub fn root(layout: Layout, cgroup_root: &str) -> String {
+    let parts = parts(cgroup_root);
+    if parts.len() == 1 { "/".to_owned() } else { path(layout, &parts[..parts.len() - 1]) }
+}
+
 /// Path of `kubepods`, absolute within each hierarchy.
 #[must_use]
 pub fn kubepods(layout: Layout, cgroup_root: &str) -> String {
@@ -153,6 +160,9 @@ mod tests {
 
     #[test]
     fn class_paths() {
+        assert_eq!(root(Cgroupfs, "/a/b-c/"), "/a/b-c");
+        assert_eq!(root(Systemd, "/a/b-c"), "/a.slice/a-b_c.slice");
+        assert_eq!([root(Cgroupfs, "/"), root(Systemd, "")], ["/", "/"]);
         assert_eq!(kubepods(Cgroupfs, "/"), "/kubepods");
         assert_eq!(kubepods(Systemd, "/"), "/kubepods.slice");
         assert_eq!(qos_class(Cgroupfs, "/x", Guaranteed), "/x/kubepods");

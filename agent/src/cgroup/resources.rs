@@ -16,6 +16,8 @@ use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{MaxValue, error::Error as CgroupsRsError};
 
+use super::create::below;
+use super::hierarchy::Hierarchies;
 use super::{CgroupError, parse};
 use crate::pod::qos::CgroupResources;
 
@@ -35,6 +37,30 @@ pub struct ControllerDirs {
 }
 
 impl ControllerDirs {
+    /// Those of the cgroup at `path`, there or not.
+    ///
+    /// # Errors
+    /// [`CgroupError::NoMemoryController`].
+    pub fn of(hierarchies: &Hierarchies, path: &str) -> Result<Self, CgroupError> {
+        let dir = |controller| {
+            let (mount, v2) = hierarchies.with_controller(controller)?;
+            Some(ControllerDir { path: below(mount, path), v2 })
+        };
+        let none = || CgroupError::NoMemoryController { found: "none where it was looked for".to_owned() };
+        Ok(ControllerDirs { memory: dir("memory").ok_or_else(none)?, cpu: dir("cpu"), pids: dir("pids") })
+    }
+
+    /// What [`ControllerDirs::apply`] would refuse of the memory limit, for a driver that has it set by others first.
+    ///
+    /// # Errors
+    /// [`CgroupError::LimitBelowUsage`]. A cgroup that is not there uses nothing.
+    pub fn memory_limit_fits(&self, limit_bytes: Option<u64>) -> Result<(), CgroupError> {
+        if !self.memory.path.is_dir() || memory_limit(&self.memory)?.1 == limit_bytes {
+            return Ok(());
+        }
+        refuse_limit_that_kills(&self.memory, limit_bytes)
+    }
+
     /// Makes the cgroup's limits what `res` says. A limit of `None` is taken off if it is set; shares of
     /// `None` are left as they are.
     ///
@@ -67,16 +93,11 @@ fn warn_once(once: &Once, wanted: bool, controller: &'static str) {
 }
 
 fn set_memory_limit(dir: &ControllerDir, limit_bytes: Option<u64>) -> Result<(), CgroupError> {
-    let file = dir.path.join(if dir.v2 { "memory.max" } else { "memory.limit_in_bytes" });
-    let present = read_parsed(&file, |text| parse::limit(text, "limit"))?;
+    let (file, present) = memory_limit(dir)?;
     if present == limit_bytes {
         return Ok(());
     }
-    if let Some(limit) = limit_bytes
-        && dir.v2
-    {
-        refuse_limit_that_kills(dir, limit)?;
-    }
+    refuse_limit_that_kills(dir, limit_bytes)?;
     let value = limit_bytes.map_or(-1, |l| i64::try_from(l).unwrap_or(i64::MAX));
     let written = MemController::new(dir.path.clone(), PathBuf::new(), dir.v2).set_limit(value);
     written.map_err(|e| match (os_error(e), limit_bytes) {
@@ -93,9 +114,17 @@ fn set_memory_limit(dir: &ControllerDir, limit_bytes: Option<u64>) -> Result<(),
     })
 }
 
+/// The limit that is set, and the file that says so.
+fn memory_limit(dir: &ControllerDir) -> Result<(PathBuf, Option<u64>), CgroupError> {
+    let file = dir.path.join(if dir.v2 { "memory.max" } else { "memory.limit_in_bytes" });
+    let present = read_parsed(&file, |text| parse::limit(text, "limit"))?;
+    Ok((file, present))
+}
+
 /// On v2 a `memory.max` below what is in use makes the kernel OOM-kill in the cgroup until it fits
 /// (`memory_max_write`). v1 refuses instead, and so do we.
-fn refuse_limit_that_kills(dir: &ControllerDir, limit_bytes: u64) -> Result<(), CgroupError> {
+fn refuse_limit_that_kills(dir: &ControllerDir, limit_bytes: Option<u64>) -> Result<(), CgroupError> {
+    let Some(limit_bytes) = limit_bytes.filter(|_| dir.v2) else { return Ok(()) };
     let usage = read_parsed(&dir.path.join("memory.current"), |t| parse::single(t, "memory.current"))?;
     let stat = read_parsed(&dir.path.join("memory.stat"), parse::memory_stat_v2)?;
     let unreclaimable = usage.saturating_sub(stat.inactive_file_bytes.saturating_add(stat.active_file_bytes));

@@ -114,6 +114,25 @@ pub fn remove(root: &Path) -> Result<(), CgroupError> {
     }
 }
 
+/// Waits until no process is in the cgroup or below it.
+///
+/// # Errors
+/// [`CgroupError::InUse`] after `bound`.
+pub fn wait_empty(root: &Path, bound: Duration) -> Result<(), CgroupError> {
+    let start = Mono::now();
+    let mut pause = PAUSE_MIN;
+    loop {
+        let left = processes(root)?.len();
+        if left == 0 {
+            return Ok(());
+        }
+        if Mono::now().since(start) >= bound {
+            return Err(CgroupError::InUse { path: root.to_owned(), processes: left });
+        }
+        wait(&mut pause);
+    }
+}
+
 /// One cgroup in all hierarchies that may hold processes of it.
 #[derive(Debug)]
 pub struct KillTarget<'a> {

@@ -47,6 +47,8 @@ struct Raw {
     oom_score_adj: Option<i32>,
     serialize_image_pulls: Option<bool>,
     seccomp_default: Option<bool>,
+    #[serde(rename = "singleProcessOOMKill")]
+    single_process_oom_kill: Option<bool>,
     resolv_conf: Option<String>,
     #[serde(rename = "clusterDNS")]
     cluster_dns: Option<Vec<IpAddr>>,
@@ -156,6 +158,7 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
         },
         serialize_image_pulls: raw.serialize_image_pulls.unwrap_or(default.serialize_image_pulls),
         seccomp_default: raw.seccomp_default.unwrap_or(default.seccomp_default),
+        single_process_oom_kill: raw.single_process_oom_kill,
         resolv_conf: raw.resolv_conf.unwrap_or(default.resolv_conf),
         cluster_dns: raw.cluster_dns.unwrap_or_default(),
         cluster_domain: raw.cluster_domain.unwrap_or_default(),

@@ -51,6 +51,7 @@ podLogsDir: /var/log/oomlet
 crashLoopBackOff: {maxContainerRestartPeriod: 60s}
 oomScoreAdj: 0
 serializeImagePulls: false
+singleProcessOOMKill: true
 resolvConf: ""
 clusterDNS: [10.96.0.10]
 clusterDomain: cluster.local
@@ -84,10 +85,20 @@ oomlet:
     assert_eq!(config.eviction_max_pod_grace_period.as_secs(), 60);
     assert_eq!(config.pod_pids_limit, Some(1024));
     assert_eq!(config.max_container_restart_period.as_secs(), 60);
+    assert_eq!(config.single_process_oom_kill, Some(true));
     assert_eq!(config.oomlet.eviction, extension::Eviction { enabled: false, forecast: true, safety: 3.0 });
     assert_eq!((config.oomlet.kernel.max_tier, config.oomlet.kernel.ring_bytes), (1, 1 << 20));
     assert_eq!(config.oomlet.kernel.fault_sample_period, 64);
     assert_eq!(config.oomlet.trace.file.as_deref(), Some(Path::new("/trace.jsonl")));
+}
+
+#[test]
+fn the_packaged_configuration_is_valid() {
+    let text = include_str!("../../../packaging/kubelet.yaml");
+    let (config, warnings) = Config::parse(text, Path::new("kubelet.yaml")).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.cgroup_driver, CgroupDriver::Systemd);
+    assert!(config.static_pod_path.is_some());
 }
 
 #[test]

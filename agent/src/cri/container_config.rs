@@ -30,6 +30,8 @@ pub struct ContainerInputs<'a> {
     pub args: Vec<String>,
     pub resources: CgroupResources,
     pub oom_score_adj: i64,
+    /// See [`linux_resources`].
+    pub oom_kill_group: bool,
     pub mounts: Vec<cri::Mount>,
     /// `<root>/seccomp`.
     pub seccomp_dir: &'a str,
@@ -70,16 +72,21 @@ pub fn container_config(
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
         linux: Some(cri::LinuxContainerConfig {
-            resources: Some(linux_resources(&inputs.resources, inputs.oom_score_adj)),
+            resources: Some(linux_resources(&inputs.resources, inputs.oom_score_adj, inputs.oom_kill_group)),
             security_context: Some(security_context),
         }),
         ..Default::default()
     })
 }
 
-/// 0 is CRI's "not set" in each field.
+/// 0 is CRI's "not set" in each field. `oom_kill_group`: the OOM killer takes all processes of the container or none
+/// (cgroup v2's `memory.oom.group`), so that none is left half alive.
 #[must_use]
-pub fn linux_resources(resources: &CgroupResources, oom_score_adj: i64) -> cri::LinuxContainerResources {
+pub fn linux_resources(
+    resources: &CgroupResources,
+    oom_score_adj: i64,
+    oom_kill_group: bool,
+) -> cri::LinuxContainerResources {
     let signed = |v: Option<u64>| v.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX));
     cri::LinuxContainerResources {
         cpu_period: signed(resources.cpu_period_us),
@@ -87,6 +94,10 @@ pub fn linux_resources(resources: &CgroupResources, oom_score_adj: i64) -> cri::
         cpu_shares: signed(resources.cpu_shares),
         memory_limit_in_bytes: signed(resources.memory_limit_bytes),
         oom_score_adj,
+        unified: oom_kill_group
+            .then(|| ("memory.oom.group".to_owned(), "1".to_owned()))
+            .into_iter()
+            .collect(),
         ..Default::default()
     }
 }
@@ -148,6 +159,7 @@ mod tests {
                 pids_limit: None,
             },
             oom_score_adj: -997,
+            oom_kill_group: true,
             mounts: vec![],
             seccomp_dir: "/s",
             seccomp_default: false,
@@ -193,7 +205,9 @@ mod tests {
         let r = c.linux.unwrap().resources.unwrap();
         assert_eq!((r.cpu_shares, r.cpu_quota, r.cpu_period), (102, 10_000, 100_000));
         assert_eq!((r.memory_limit_in_bytes, r.oom_score_adj), (64 << 20, -997));
-        let none = linux_resources(&CgroupResources::default(), 1000);
+        assert_eq!(r.unified, HashMap::from([("memory.oom.group".into(), "1".into())]));
+        let none = linux_resources(&CgroupResources::default(), 1000, false);
+        assert!(none.unified.is_empty());
         assert_eq!((none.memory_limit_in_bytes, none.cpu_quota, none.oom_score_adj), (0, 0, 1000));
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct State {
     pub unnoticed_exit: Option<i32>,
     events: Option<mpsc::Sender<Result<cri::ContainerEventResponse, Status>>>,
     pub has_events: bool,
+    /// `None`: as a runtime that does not know the call.
+    pub cgroup_driver: Option<cri::CgroupDriver>,
     made: u64,
 }
 

@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 use super::connection::{Connection, MAX_MESSAGE_BYTES, RuntimeVersion};
 use super::convert::{self, ListedContainer, ListedSandbox};
 use super::{CriError, names};
+use crate::cgroup::DriverKind;
 use crate::pod::PodUid;
 use crate::pod::runtime_status::{ContainerState, PodRuntimeStatus, SandboxStatus};
 
@@ -63,6 +64,21 @@ impl RuntimeClient {
     /// What makes the socket unusable, with the remedy.
     pub async fn version(&self) -> Result<RuntimeVersion, CriError> {
         self.connection.check().await
+    }
+
+    /// The cgroup driver that the runtime is set up for; `None` from one that does not tell (containerd 1.x).
+    ///
+    /// # Errors
+    /// When the runtime does not answer.
+    pub async fn cgroup_driver(&self) -> Result<Option<DriverKind>, CriError> {
+        match call!(self, "RuntimeConfig", "the runtime", runtime_config, cri::RuntimeConfigRequest {}) {
+            Err(e) if e.is_unimplemented() => Ok(None),
+            Err(e) => Err(e),
+            Ok(answer) => Ok(answer.linux.map(|linux| match linux.cgroup_driver() {
+                cri::CgroupDriver::Systemd => DriverKind::Systemd,
+                cri::CgroupDriver::Cgroupfs => DriverKind::Cgroupfs,
+            })),
+        }
     }
 
     /// # Errors

@@ -77,6 +77,22 @@ fn eviction_hard_bytes(config: &Config, capacity: Amounts) -> u64 {
     hard.map_or(0, |t| t.value.of(capacity.memory_bytes))
 }
 
+/// Whether a container's processes are OOM-killed together: on cgroup v2, unless `singleProcessOOMKill` is true.
+///
+/// # Errors
+/// [`NodeAgentError::OomKillGroupOnV1`] where that is asked for and cannot be, as kubelet refuses it.
+pub fn oom_kill_group(
+    single_process: Option<bool>,
+    memory: crate::signal::Hierarchy,
+) -> Result<bool, NodeAgentError> {
+    use crate::signal::Hierarchy::{MemoryV1, Unified};
+    match (memory, single_process) {
+        (Unified, single_process) => Ok(!single_process.unwrap_or(false)),
+        (MemoryV1, Some(false)) => Err(NodeAgentError::OomKillGroupOnV1),
+        (MemoryV1, None | Some(true)) => Ok(false),
+    }
+}
+
 /// Go's names, as `kubernetes.io/arch` uses them.
 const fn go_arch() -> &'static str {
     if cfg!(target_arch = "x86_64") {
@@ -122,4 +138,29 @@ pub fn dns(config: &Config) -> NodeDns {
 pub fn unix_offset_ns() -> i64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_nanos();
     i64::try_from(unix).unwrap_or(i64::MAX).saturating_sub(i64::try_from(Mono::now().0).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::Hierarchy::{MemoryV1, Unified};
+
+    #[test]
+    fn containers_are_oom_killed_as_a_whole_where_that_can_be() {
+        for (memory, single_process, expected) in [
+            (Unified, None, Some(true)),
+            (Unified, Some(false), Some(true)),
+            (Unified, Some(true), Some(false)),
+            (MemoryV1, None, Some(false)),
+            (MemoryV1, Some(true), Some(false)),
+            (MemoryV1, Some(false), None),
+        ] {
+            let group = oom_kill_group(single_process, memory);
+            assert_eq!(group.as_ref().ok(), expected.as_ref(), "{memory:?} {single_process:?}");
+            if let Err(error) = group {
+                let error = error.to_string();
+                assert!(error.contains("singleProcessOOMKill") && error.contains("Remedy"), "{error}");
+            }
+        }
+    }
 }

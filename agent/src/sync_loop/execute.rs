@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::event::Event;
 use super::plan::{Action, ActionKind};
+use crate::cgroup::class_updates::ClassUpdates;
 use crate::cgroup::driver::CgroupDriver;
 use crate::cgroup::stats::MemoryFiles;
 use crate::kernel::Kernel;
@@ -24,6 +25,7 @@ pub struct Executor {
     workers: PodWorkers,
     memory: MemoryFiles,
     cgroups: Arc<CgroupDriver>,
+    classes: ClassUpdates,
     pub kernel: Kernel,
     /// The cgroups of each pod whose charges the kernel side watches.
     charged: BTreeMap<PodUid, Vec<CgroupId>>,
@@ -37,12 +39,13 @@ impl Executor {
         workers: PodWorkers,
         memory: MemoryFiles,
         cgroups: Arc<CgroupDriver>,
+        classes: ClassUpdates,
         kernel: Kernel,
         pleg: PlegHandle,
         store: PodStoreHandle,
     ) -> Executor {
         let mut executor =
-            Executor { workers, memory, cgroups, kernel, charged: BTreeMap::new(), pleg, store };
+            Executor { workers, memory, cgroups, classes, kernel, charged: BTreeMap::new(), pleg, store };
         for (id, class) in executor.cgroups.top_cgroup_ids() {
             // The classes have no limits of their own.
             if class.is_none() {
@@ -91,9 +94,7 @@ impl Executor {
                 None
             }
             ActionKind::UpdateQos { class, resources } => {
-                if let Err(error) = self.cgroups.update_qos(class, &resources) {
-                    tracing::warn!(class = class.as_str(), %error, "the QoS class keeps its old CPU shares");
-                }
+                self.classes.order(class, resources);
                 None
             }
             ActionKind::KickPleg => {

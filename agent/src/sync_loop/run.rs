@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::Event;
 use super::execute::Executor;
+use super::heartbeat::Heartbeat;
 use super::plan::plan;
 use super::state::State;
 use crate::clock::Mono;
@@ -31,6 +32,9 @@ pub struct SyncLoop {
     pub ring: Option<RingReader>,
     pub alarm: Alarm,
     pub journal: Arc<Journal>,
+    pub heartbeat: Arc<Heartbeat>,
+    /// The loop turns at least this often.
+    pub longest_rest: Duration,
 }
 
 impl SyncLoop {
@@ -40,8 +44,9 @@ impl SyncLoop {
         let mut records = Vec::with_capacity(BATCH);
         loop {
             self.turn(&mut events, &mut records);
-            // An hour at most: a far deadline is looked at again.
-            let wake = self.state.next_wakeup().min(Mono::now() + Duration::from_secs(3600));
+            let now = Mono::now();
+            self.heartbeat.beat(now);
+            let wake = self.state.next_wakeup().min(now + self.longest_rest);
             // All arms are cancel-safe: `recv_many` and `next_batch` leave unread what they have not returned.
             tokio::select! {
                 biased;

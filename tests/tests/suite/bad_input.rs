@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::Command;
 
 use oomlet_tests::command::{self, Ran};
@@ -10,6 +11,7 @@ use oomlet_tests::node::{Node, SOON, script, shell};
 use oomlet_tests::{newest, oldest, pod};
 use serde_json::{Value, json};
 use xtask::node::manifest::pod as workload;
+use xtask::private_containerd::Version;
 
 #[test]
 fn an_agent_that_cannot_start_says_why_and_leaves_pods_alone() {
@@ -23,6 +25,7 @@ fn an_agent_that_cannot_start_says_why_and_leaves_pods_alone() {
     runtime_sockets(&mut node);
     configurations(&mut node);
     no_memory_controller(&mut node);
+    whole_containers_are_killed_on_v2_only(&mut node);
     assert_eq!(node.the_container_of("bystander"), bystander);
 
     // An unknown key is told of, with the one that was probably meant, and the agent starts.
@@ -106,6 +109,40 @@ fn configurations(node: &mut Node) {
     };
     config_file(text.to_str().unwrap()).refused(&["broken.yaml", "not valid YAML"]);
     config_file("/nonexistent/kubelet.yaml").refused(&["/nonexistent/kubelet.yaml", "--config"]);
+}
+
+/// kubelet refuses it as well.
+fn whole_containers_are_killed_on_v2_only(node: &mut Node) {
+    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        let endpoint = node.containerd.endpoint();
+        let ran = run(node, &endpoint, |config| config["singleProcessOOMKill"] = json!(false));
+        ran.refused(&["singleProcessOOMKill", "cgroup v2", "take the key out"]);
+    }
+}
+
+#[test]
+fn a_cgroup_driver_that_the_node_lacks_is_refused_or_put_right() {
+    if Path::new("/run/systemd/system").is_dir() {
+        eprintln!("systemd runs this machine: it has both drivers");
+        return;
+    }
+    let systemd = |config: &mut Value| config["cgroupDriver"] = json!("systemd");
+    // From 2 on containerd tells which driver it uses.
+    if oldest() < Version::V2 {
+        let mut node = Node::new("no-systemd", oldest());
+        let endpoint = node.containerd.endpoint();
+        let parts = ["cgroupDriver: systemd", "/run/systemd/system", "SystemdCgroup = false"];
+        run(&mut node, &endpoint, systemd).refused(&parts);
+    }
+    if newest() >= Version::V2 {
+        let mut node = Node::new("told-driver", newest());
+        systemd(node.config_mut());
+        node.put(&workload("pod", "idle", &[]));
+        node.start();
+        node.wait_up(&["pod"]);
+        let log = node.agent_log();
+        assert!(log.lines().any(|l| l.contains("WARN") && l.contains("using the runtime's")), "{log}");
+    }
 }
 
 /// In a mount namespace of its own, without the cgroup file systems.

@@ -10,4 +10,5 @@ mod eviction;
 mod lifecycle;
 mod oom;
 mod runtime_restart;
+mod service;
 mod trace;

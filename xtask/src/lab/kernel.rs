@@ -47,9 +47,17 @@ impl Kernel {
         }
     }
 
+    fn dir(self) -> Result<PathBuf> {
+        Ok(paths::cache()?.join("lab/kernel").join(self.line()))
+    }
+
+    pub fn is_fetched(self) -> Result<bool> {
+        Ok(self.dir()?.is_dir())
+    }
+
     /// From the cache, else from Debian's mirror.
     pub fn fetch(self) -> Result<Unpacked> {
-        let dir = paths::cache()?.join("lab/kernel").join(self.line());
+        let dir = self.dir()?;
         if !dir.is_dir() {
             let begun = Instant::now();
             println!(

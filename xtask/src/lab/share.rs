@@ -1,5 +1,5 @@
-//! What a machine of the lab gets of this work tree, as a disk mounted at /oomlet: the agent, the test binaries, the
-//! sample images. Laid out as below a cargo target directory, so that the tests find what they look for.
+//! What a machine of the lab gets of this work tree, as a disk mounted at /oomlet: the agent, how it is installed, the test
+//! binaries, the sample images. Laid out as below a cargo target directory, so that the tests find what they look for.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,9 +45,8 @@ pub fn write(image: &Path, profile: Profile, tests: &[TestBinary]) -> Result<()>
         at("bin/oomlet"),
     )?;
     take(&images::samples()?, &at("samples.tar"))?;
-    let packaging = paths::repository().join("packaging");
-    if packaging.is_dir() {
-        copy_folder(&packaging, &at("packaging"))?;
+    for folder in ["packaging", "vagrant"] {
+        copy_folder(&paths::repository().join(folder), &at(folder))?;
     }
     disk::from_folder(staging.path(), image, 0)
 }
@@ -77,6 +76,10 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
         let entry = entry?;
         let target = to.join(entry.file_name());
+        // Vagrant keeps its machines in a hidden folder.
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
         if entry.file_type()?.is_dir() {
             copy_folder(&entry.path(), &target)?;
         } else {

@@ -7,14 +7,15 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::{Version, runc};
+use crate::cgroup_driver::CgroupDriver;
 use crate::images;
 
-pub(super) fn write(version: Version, dir: &Path, network: &str) -> Result<()> {
+pub(super) fn write(version: Version, dir: &Path, network: &str, driver: CgroupDriver) -> Result<()> {
     let cni = dir.join("cni");
     fs::create_dir_all(&cni).with_context(|| format!("creating {}", cni.display()))?;
     write_file(&cni.join("10-oomlet.conflist"), &conflist(dir, network))?;
     let (cni_bin, runc) = (cni_bin_dir(), runc()?);
-    let runc = runc.display().to_string();
+    let runc = runc_options(dir, &runc, driver);
     let text = match version {
         Version::V1_6 | Version::V1_7 => format!("{}{}", common(2, dir), cri_v2(dir, cni_bin, &runc)),
         Version::V2 => format!("{}{}", common(3, dir), cri_v3(dir, cni_bin, &runc)),
@@ -88,6 +89,11 @@ path = "{dir}/opt"
     )
 }
 
+fn runc_options(dir: &Path, runc: &Path, driver: CgroupDriver) -> String {
+    let (runc, dir, systemd) = (runc.display(), dir.display(), driver == CgroupDriver::Systemd);
+    format!("BinaryName = \"{runc}\"\nRoot = \"{dir}/runc\"\nSystemdCgroup = {systemd}")
+}
+
 /// `restrict_oom_score_adj`: without CAP_SYS_RESOURCE the negative value of a pause container cannot be written, and
 /// runc fails. Network namespaces below the state folder are found and unmounted with it.
 fn cri_v2(dir: &Path, cni_bin: &str, runc: &str) -> String {
@@ -114,9 +120,7 @@ default_runtime_name = "runc"
 runtime_type = "io.containerd.runc.v2"
 
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-BinaryName = "{runc}"
-Root = "{dir}/runc"
-SystemdCgroup = false
+{runc}
 "#
     )
 }
@@ -147,9 +151,7 @@ default_runtime_name = "runc"
 runtime_type = "io.containerd.runc.v2"
 
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
-BinaryName = "{runc}"
-Root = "{dir}/runc"
-SystemdCgroup = false
+{runc}
 
 [plugins."io.containerd.grpc.v1.cri"]
 stream_server_address = "127.0.0.1"

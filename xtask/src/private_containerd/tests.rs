@@ -14,7 +14,11 @@ fn round(version: Version) {
     assert_eq!(containerd.running_tasks().unwrap(), ["sleeper"]);
     containerd.restart().unwrap();
     assert_eq!(containerd.running_tasks().unwrap(), ["sleeper"], "a container outlives its containerd");
-    assert!(cgroup.join("sleeper").is_dir());
+    let sleeper = match scratch.cgroup_driver() {
+        CgroupDriver::Cgroupfs => "sleeper".to_owned(),
+        CgroupDriver::Systemd => format!("{CTR_PREFIX}-sleeper.scope"),
+    };
+    assert!(cgroup.join(sleeper).is_dir());
 
     drop(containerd);
     drop(scratch);

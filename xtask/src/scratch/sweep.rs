@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +13,8 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::process::holds_within;
+use crate::cgroup_driver::CgroupDriver;
+use crate::process::{self, holds_within};
 
 const BOUND: Duration = Duration::from_secs(20);
 /// Programs that a fixture starts with its folder on the command line. Others, such as a pager that a developer
@@ -24,6 +26,7 @@ pub(super) fn sweep(dir: &Path, cgroup_root: &str) -> Result<()> {
     end_processes(dir, &cgroups)?;
     remove_shim_sockets(dir);
     unmount_below(dir)?;
+    stop_slice(cgroup_root, &cgroups)?;
     for top in &cgroups {
         remove_cgroup(top)?;
     }
@@ -72,11 +75,16 @@ pub(super) fn cgroup_mounts() -> Result<Vec<CgroupMount>> {
         .collect())
 }
 
-/// The scratch's cgroup in each hierarchy that has it.
+/// The scratch's cgroup in each hierarchy that has it, by either driver.
 fn cgroup_dirs(cgroup_root: &str) -> Result<Vec<PathBuf>> {
-    let relative = cgroup_root.trim_matches('/');
-    ensure!(!relative.is_empty(), "the cgroup root of a scratch is never the hierarchy's");
-    let mut dirs: Vec<PathBuf> = cgroup_mounts()?.into_iter().map(|m| m.path.join(relative)).collect();
+    ensure!(
+        !cgroup_root.trim_matches('/').is_empty(),
+        "the cgroup root of a scratch is never the hierarchy's"
+    );
+    let paths = [CgroupDriver::Cgroupfs, CgroupDriver::Systemd].map(|driver| driver.path(cgroup_root));
+    let mounts = cgroup_mounts()?;
+    let mut dirs: Vec<PathBuf> =
+        mounts.iter().flat_map(|m| paths.each_ref().map(|p| m.path.join(p))).collect();
     dirs.retain(|dir| dir.is_dir());
     Ok(dirs)
 }
@@ -242,6 +250,15 @@ fn unmount_below(dir: &Path) -> Result<()> {
     let left = mounts_below(dir)?;
     ensure!(left.is_empty(), "mounts that do not go away: {left:?}");
     Ok(())
+}
+
+/// systemd would make the folders of a slice again, and remember its limits. Stopping it stops all that is in it.
+fn stop_slice(cgroup_root: &str, cgroups: &[PathBuf]) -> Result<()> {
+    let slice = CgroupDriver::Systemd.path(cgroup_root);
+    if !cgroups.iter().any(|dir| dir.ends_with(&slice)) {
+        return Ok(());
+    }
+    process::output(Command::new("systemctl").arg("stop").arg(&slice)).map(drop)
 }
 
 fn remove_cgroup(top: &Path) -> Result<()> {

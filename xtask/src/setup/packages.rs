@@ -21,6 +21,8 @@ pub enum Role {
     Lab,
     /// Inside these virtual machines only.
     Guest,
+    /// Checks the Vagrantfile. Left out where the system's release has no such package.
+    Vagrant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +78,7 @@ fn parse(list: &str) -> Result<Vec<Package>> {
             "ebpf" => Role::Ebpf,
             "lab" => Role::Lab,
             "guest" => Role::Guest,
+            "vagrant" => Role::Vagrant,
             other => bail!("vagrant/packages.txt:{}: there is no role {other:?}", number + 1),
         };
         let marks = marks.split(',').map(|mark| mark.trim().to_owned()).collect();

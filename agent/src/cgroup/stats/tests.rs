@@ -41,6 +41,10 @@ fn pods_come_and_go() {
         files.watch(Domain::Pod(uid.clone()), &tree.driver.pod_dir(uid, QosClass::Burstable).memory).unwrap();
     }
     let container = tree.driver.pod_dir(&a, QosClass::Burstable).memory.join("c1");
+    if tree.driver.memory_hierarchy() == Hierarchy::Unified {
+        // The runtime's part.
+        fs::write(container.with_file_name("cgroup.subtree_control"), "+memory").unwrap();
+    }
     fs::create_dir(&container).unwrap();
     let c1 = Domain::Container(a.clone(), "app".into());
     files.watch(c1.clone(), &container).unwrap();

@@ -71,6 +71,16 @@ impl RuntimeService for Service {
         }))
     }
 
+    async fn runtime_config(
+        &self,
+        _: Request<cri::RuntimeConfigRequest>,
+    ) -> Result<Response<cri::RuntimeConfigResponse>, Status> {
+        self.arrived("RuntimeConfig", "").await?;
+        let driver = self.state().cgroup_driver.ok_or_else(|| Status::unimplemented("RuntimeConfig"))?;
+        let linux = cri::LinuxRuntimeConfiguration { cgroup_driver: driver.into() };
+        Ok(Response::new(cri::RuntimeConfigResponse { linux: Some(linux) }))
+    }
+
     async fn run_pod_sandbox(
         &self,
         r: Request<cri::RunPodSandboxRequest>,
@@ -300,7 +310,6 @@ impl RuntimeService for Service {
         checkpoint_container: CheckpointContainerRequest => CheckpointContainerResponse;
         list_metric_descriptors: ListMetricDescriptorsRequest => ListMetricDescriptorsResponse;
         list_pod_sandbox_metrics: ListPodSandboxMetricsRequest => ListPodSandboxMetricsResponse;
-        runtime_config: RuntimeConfigRequest => RuntimeConfigResponse;
     }
 }
 

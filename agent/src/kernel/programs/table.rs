@@ -242,3 +242,63 @@ pub(crate) const PROCESS_EXIT: &str = "process_exit";
 
 /// The program that forecasts of watched memcgs come from.
 pub(crate) const PAGE_COUNTER_TRY_CHARGE: &str = "page_counter_try_charge";
+
+#[cfg(test)]
+mod tests {
+    use oomlet_ebpf_common::layout::ABSENT;
+
+    use super::*;
+    use crate::kernel::{Options, facts};
+
+    fn facts_of(kernel: &str) -> Facts {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/btf");
+        facts::gather(&Options { btf_path: format!("{fixtures}/{kernel}.btf").into(), ..Options::default() })
+    }
+
+    fn on_functions() -> impl Iterator<Item = &'static Spec> {
+        PROGRAMS.iter().filter(|spec| matches!(spec.variants[0].hook, Hook::Fentry(_)))
+    }
+
+    /// The hook of the first variant that this kernel can have, or why there is none.
+    fn choose(spec: &Spec, facts: &Facts) -> Result<String, String> {
+        let tried: Vec<_> =
+            spec.variants.iter().map(|v| (v.usable)(facts).map(|()| v.hook.describe())).collect();
+        tried.iter().find(|verdict| verdict.is_ok()).unwrap_or(&tried[0]).clone()
+    }
+
+    #[test]
+    fn programs_on_functions_of_supported_kernels() {
+        for kernel in ["5.10", "6.1", "6.12", "6.18", "7.2"] {
+            let facts = facts_of(kernel);
+            for spec in on_functions() {
+                let found = choose(spec, &facts);
+                match (kernel, spec.name) {
+                    ("5.10", "reclaim_high") => {
+                        let why = found.expect_err("it is a clone of the compiler's there");
+                        assert!(why.contains("no function `reclaim_high`"), "{why}");
+                    }
+                    ("6.18" | "7.2", "mem_cgroup_handle_over_high") => {
+                        assert_eq!(found.as_deref(), Ok("fentry:__mem_cgroup_handle_over_high"), "{kernel}");
+                    }
+                    (_, name) => assert_eq!(found, Ok(format!("fentry:{name}")), "{kernel}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_gone_costs_the_programs_that_need_it() {
+        let mut facts = facts_of("6.12");
+        facts.layout.page_counter_parent = ABSENT;
+        for spec in on_functions() {
+            let why = choose(spec, &facts).err();
+            let expected = (spec.name == PAGE_COUNTER_TRY_CHARGE)
+                .then(|| "this kernel's BTF lacks page_counter.parent".to_owned());
+            assert_eq!(why, expected, "{}", spec.name);
+        }
+        facts.layout.kernfs_node_id = ABSENT;
+        let able: Vec<_> =
+            on_functions().filter(|spec| choose(spec, &facts).is_ok()).map(|s| s.name).collect();
+        assert_eq!(able, ["oom_kill_process"], "whether it is global needs no id");
+    }
+}

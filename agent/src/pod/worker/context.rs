@@ -36,6 +36,8 @@ pub struct WorkerContext {
     pub pids_limit: Option<i64>,
     /// `seccompDefault`.
     pub seccomp_default: bool,
+    /// All processes of a container are OOM-killed together.
+    pub oom_kill_group: bool,
 }
 
 /// What a worker needs of the [`CgroupDriver`]; its own trait so that a worker's faults can be tested without

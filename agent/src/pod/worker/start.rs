@@ -240,6 +240,7 @@ impl Worker {
             args,
             resources: container_resources(container),
             oom_score_adj: oom_score_adj(pod, container, self.context.memory_capacity_bytes),
+            oom_kill_group: self.context.oom_kill_group,
             mounts,
             seccomp_dir: &seccomp_dir,
             seccomp_default: self.context.seccomp_default,

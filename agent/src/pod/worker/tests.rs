@@ -134,6 +134,7 @@ fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime
         max_crash_backoff: Duration::from_secs(300),
         pids_limit: None,
         seccomp_default: false,
+        oom_kill_group: false,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use oomlet_tests::cgroup::CpuShare;
 use oomlet_tests::node::{Node, pod_name, script};
 use oomlet_tests::{cgroup, on_oldest_and_newest_containerd, pod};
 use serde_json::{Value, json};
@@ -17,7 +18,9 @@ fn pods_of_every_class(version: Version) {
     let mut node = Node::new("classes", version);
     let mut limited = with_memory(workload("limited", "idle", &["--mib", "2"]), "32Mi", "128Mi");
     limited["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("250m");
-    let asking = with_memory(workload("asking", "idle", &[]), "2Gi", "");
+    let total = mem_total_bytes().unwrap();
+    let quarter_mib = total / MIB / 4;
+    let asking = with_memory(workload("asking", "idle", &[]), &format!("{quarter_mib}Mi"), "");
     node.put(&guaranteed(workload("guaranteed", "idle", &[]), "64Mi", "50m"));
     node.put(&limited);
     node.put(&asking);
@@ -25,29 +28,34 @@ fn pods_of_every_class(version: Version) {
     let started = node.start();
     assert_eq!(started.number("tier"), Some(2), "this kernel has BTF: {}", started.message);
 
-    let total = mem_total_bytes().unwrap();
     for expected in [
-        // CPU shares are 1024 a CPU, at least 2. Scores: pkg/kubelet/qos/policy.go.
-        Class { name: "guaranteed", class: "", limit_mib: Some(64), shares: 51, oom_score_adj: None },
+        // CPU shares are 1024 a CPU, at least 2; on v2 by the formula of kubernetes#131216. Scores: pkg/kubelet/qos/policy.go.
+        Class {
+            name: "guaranteed",
+            class: "",
+            limit_mib: Some(64),
+            share: share(51, 11),
+            oom_score_adj: None,
+        },
         Class {
             name: "limited",
             class: "burstable/",
             limit_mib: Some(128),
-            shares: 256,
+            share: share(256, 35),
             oom_score_adj: Some(1000 - 1000 * 32 * MIB / total),
         },
         Class {
             name: "asking",
             class: "burstable/",
             limit_mib: None,
-            shares: 2,
-            oom_score_adj: Some(1000 - 1000 * 2048 * MIB / total),
+            share: share(2, 1),
+            oom_score_adj: Some(1000 - 1000 * quarter_mib * MIB / total),
         },
         Class {
             name: "besteffort",
             class: "besteffort/",
             limit_mib: None,
-            shares: 2,
+            share: share(2, 1),
             oom_score_adj: Some(1000),
         },
     ] {
@@ -72,12 +80,16 @@ fn pods_of_every_class(version: Version) {
     );
 }
 
+const fn share(shares: u64, weight: u64) -> CpuShare {
+    CpuShare { shares, weight }
+}
+
 struct Class {
     name: &'static str,
     /// The folder of its QoS class below `kubepods`.
     class: &'static str,
     limit_mib: Option<u64>,
-    shares: u64,
+    share: CpuShare,
     /// `None`: negative, which takes a capability that a test machine may lack.
     oom_score_adj: Option<u64>,
 }
@@ -92,16 +104,15 @@ impl Class {
         let memory = cgroup::dir(node.scratch(), "memory", &below);
         assert_eq!(cgroup::memory_limit(&memory), limit, "{}", memory.display());
         let cpu = cgroup::dir(node.scratch(), "cpu", &below);
-        assert!(
-            cgroup::has_cpu_shares(&cpu, self.shares),
-            "{} has not {} shares",
-            cpu.display(),
-            self.shares
-        );
+        assert!(cgroup::has_cpu_share(&cpu, self.share), "{} has not {:?}", cpu.display(), self.share);
 
         let container = node.the_container_of(name);
-        let own = memory.join(&container.id);
+        let own = cgroup::of_container(node.scratch(), &memory, &container.id);
         assert_eq!(cgroup::memory_limit(&own), limit, "{}", own.display());
+        // v2 alone has it; kubelet's default there.
+        if let Ok(group) = fs::read_to_string(own.join("memory.oom.group")) {
+            assert_eq!(group, "1\n", "{}", own.display());
+        }
         let members = fs::read_to_string(own.join("cgroup.procs")).unwrap();
         assert!(members.lines().any(|pid| pid == container.pid.to_string()), "{members}");
         let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", container.pid)).unwrap();

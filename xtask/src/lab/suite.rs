@@ -1,0 +1,80 @@
+//! `cargo xtask lab -- suite`: the whole test suite in the machines of the lab, and the tables of what came out.
+//!
+//! Two machines with one CPU each run at a time: under emulation they get more done together than one with two.
+
+mod jobs;
+mod report;
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::kernel::Kernel;
+use super::machine::{Machine, Output, Profile};
+use super::{Lab, accel::Accel};
+use crate::build::{self, Profile as BuildProfile};
+use crate::{paths, process};
+use jobs::{BINARIES, Job};
+use report::{Outcome, Ran};
+
+/// Runs it on each of these kernels, in the profiles given.
+pub fn run(kernels: &[Kernel], profiles: &[Profile]) -> Result<()> {
+    let begun = Instant::now();
+    let tests = build::tests(&BINARIES)?;
+    let lab = Lab::new(BuildProfile::Dev, &tests)?;
+    let names = jobs::test_names(&tests)?;
+    let mut jobs = VecDeque::new();
+    for kernel in kernels {
+        kernel.fetch()?;
+        jobs.extend(jobs::of(*kernel, profiles, &names)?);
+    }
+    let count = jobs.len();
+    println!("lab: {count} machines to run, two at a time, by {}", lab.accel().name());
+    let (jobs, outcomes) = (Mutex::new(jobs), Mutex::new(Vec::new()));
+    let logs = paths::target()?.join("lab");
+    fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some(job) = next else { return };
+                    let outcome = run_job(&lab, job, &logs);
+                    println!("{}", outcome.line());
+                    outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+                }
+            });
+        }
+    });
+    let outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    ensure!(outcomes.len() == count, "{} of {count} machines were run", outcomes.len());
+    report::write(&outcomes, lab.accel(), begun.elapsed(), &logs)
+}
+
+/// Never fails by itself: what went wrong is part of the outcome.
+fn run_job(lab: &Lab, job: Job, logs: &std::path::Path) -> Outcome {
+    let begun = Instant::now();
+    let log = logs.join(format!("{}.log", job.name()));
+    let ran = boot(lab, &job, &log);
+    let output = fs::read_to_string(&log).unwrap_or_default();
+    let ran = ran.map(|code| Ran::read(&output, code)).map_err(|error| format!("{error:#}"));
+    Outcome { job, ran, log, took: begun.elapsed() }
+}
+
+fn boot(lab: &Lab, job: &Job, log: &PathBuf) -> Result<i32> {
+    let machine = Machine {
+        profile: job.profile,
+        memory_mib: job.memory_mib,
+        cpus: 1,
+        append: job.append.to_owned(),
+        // Emulated CPUs of a machine that others use as well. A hang is found by the tests' own bounds.
+        bound: Duration::from_secs(60 * 60),
+        ..lab.machine(job.kernel)?
+    };
+    let output = File::create(log).with_context(|| format!("creating {}", log.display()))?;
+    machine.run(&job.command, Output::File(output), Some(&lab.artifacts(&job.name())?))
+}
