@@ -9,6 +9,7 @@
 //! - [`facts`]: both, for the running kernel.
 //! - [`programs`]: the table of programs and how each is attached.
 //! - [`ring_buffer`]: the reader; [`decode`]: bytes → events.
+//! - [`watched_memcgs`]: which memcgs get a forecast at each charge.
 //! - [`capability`]: what the node allows, for `oomlet check`.
 //! - [`log_forward`]: the programs' own log lines → `tracing`.
 
@@ -22,6 +23,7 @@ mod log_forward;
 mod programs;
 mod ring_buffer;
 pub mod tracefs;
+mod watched_memcgs;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,6 +37,9 @@ use zerocopy::IntoBytes;
 pub use capability::{Capabilities, CgroupVersion, Found, HeldCapability, Lockdown};
 use ring_buffer::LostCounter;
 pub use ring_buffer::RingReader;
+use watched_memcgs::WatchedMemcgs;
+
+use crate::signal::{CgroupId, Hierarchy};
 
 /// The compiled programs; agent/build.rs makes the file.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/oomlet-ebpf"));
@@ -102,6 +107,8 @@ pub enum KernelError {
     NotWatching { pid: u32, why: String },
     #[error("watch pid {pid}: {source}; the runtime's next relist reports the exit")]
     Watch { pid: u32, source: aya::maps::MapError },
+    #[error("forecast of cgroup {cgroup:?}: {source}; its growth is seen by page faults and the sampler")]
+    WatchMemcg { cgroup: CgroupId, source: aya::maps::MapError },
 }
 
 /// What this node allows, without changing anything.
@@ -118,6 +125,8 @@ pub struct Kernel {
     ring: Option<RingReader>,
     lost: Option<LostCounter>,
     watched: Option<HashMap<MapData, u32, u8>>,
+    /// `None` where the charge program is not loaded.
+    watched_memcgs: Option<WatchedMemcgs>,
     logger: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -163,8 +172,15 @@ impl Kernel {
                 }
             }
         }
-        let mut kernel =
-            Kernel { ebpf: loaded.ok(), programs, ring: None, lost: None, watched: None, logger: None };
+        let mut kernel = Kernel {
+            ebpf: loaded.ok(),
+            programs,
+            ring: None,
+            lost: None,
+            watched: None,
+            watched_memcgs: None,
+            logger: None,
+        };
         kernel.take_maps();
         kernel
     }
@@ -222,6 +238,24 @@ impl Kernel {
         }
     }
 
+    /// Asks for a `ChargeForecast` whenever this cgroup is about to reach its limit. Without the charge program, and for
+    /// a cgroup of a hierarchy without the memory controller, this does nothing.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn watch_memcg(&mut self, cgroup: CgroupId) -> Result<(), KernelError> {
+        let Some(watched) = &mut self.watched_memcgs else { return Ok(()) };
+        watched.insert(cgroup).map_err(|source| KernelError::WatchMemcg { cgroup, source })
+    }
+
+    /// Takes the wish back. A cgroup that is not watched, or gone, is fine.
+    pub fn unwatch_memcg(&mut self, cgroup: CgroupId) {
+        let removed = self.watched_memcgs.as_mut().map_or(Ok(()), |watched| watched.remove(cgroup));
+        if let Err(error) = removed {
+            tracing::debug!(?cgroup, %error, "its forecast stays on");
+        }
+    }
+
     /// Records that found no room in the ring buffer since the programs were loaded.
     #[must_use]
     pub fn lost_records(&self) -> u64 {
@@ -240,9 +274,17 @@ impl Kernel {
     }
 
     fn take_maps(&mut self) {
+        let forecasts = self.is_loaded(programs::PAGE_COUNTER_TRY_CHARGE);
         let Some(ebpf) = &mut self.ebpf else {
             return;
         };
+        if forecasts {
+            let hierarchy = match capability::memory_hierarchy_id() {
+                0 => Hierarchy::Unified,
+                _ => Hierarchy::MemoryV1,
+            };
+            self.watched_memcgs = WatchedMemcgs::take(ebpf, hierarchy);
+        }
         let lost = ebpf.take_map("LOST").and_then(|map| PerCpuArray::try_from(map).ok());
         self.lost = lost.map(LostCounter::new);
         self.watched = ebpf.take_map("WATCHED").and_then(|map| HashMap::try_from(map).ok());
@@ -270,6 +312,11 @@ fn load_object(facts: &facts::Facts, options: &Options) -> Result<Ebpf, String> 
         fault_sample_period: options.fault_sample_period,
         page_size: u64::from(page_size),
         memory_hierarchy: u64::from(capability::memory_hierarchy_id()),
+        forecast_horizon_ns: 500_000_000,
+        forecast_window_min_ns: 1_000_000,
+        forecast_window_max_ns: 100_000_000,
+        forecast_low_shift: 6,
+        forecast_cool_down_ns: 20_000_000,
     };
     EbpfLoader::new()
         // The programs carry no relocations against kernel types.

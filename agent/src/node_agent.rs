@@ -195,7 +195,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     drop(events);
     let (classes, class_updates) = ClassUpdates::new(Arc::clone(&cgroups), cancel.clone());
     tracker.spawn(class_updates);
-    let executor = Executor { workers, memory, cgroups, classes, kernel, pleg, store: store_handle };
+    let executor = Executor::new(workers, memory, cgroups, classes, kernel, pleg, store_handle);
     let watchdog = Watchdog::of_environment();
     let heartbeat = Arc::new(Heartbeat::new(Mono::now()));
     let parts = LoopParts {

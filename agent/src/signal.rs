@@ -68,6 +68,45 @@ pub struct MemcgLevel {
     pub limit_bytes: Option<u64>,
 }
 
+/// What `oom_kill_process` says of the kill that it is about to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OomBegin {
+    pub scope: OomScope,
+    /// Thread group leader of the process that was chosen.
+    pub chosen_pid: u32,
+    /// Its cgroup, where the program could read it.
+    pub chosen_cgroup: Option<CgroupId>,
+    /// Its memcg and the ancestors, leaf first, where the program could read them.
+    pub chosen_levels: Vec<MemcgLevel>,
+    /// What the OOM killer could choose from: memory and swap of the node, or the memcg's limit.
+    pub total_bytes: u64,
+    /// Of the allocation that failed: 2^order pages. -1: asked for by SysRq.
+    pub order: i32,
+    pub constraint: OomConstraint,
+}
+
+/// What ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OomScope {
+    /// The node itself; no cgroup's limit.
+    Global,
+    /// This memcg's limit.
+    Memcg(MemcgLevel),
+    /// The program could not read it.
+    Unknown,
+}
+
+/// `enum oom_constraint` of include/linux/oom.h: what the kernel could allocate from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OomConstraint {
+    None,
+    Cpuset,
+    MemoryPolicy,
+    Memcg,
+    /// A number that was not there when this was written.
+    Unknown(u32),
+}
+
 /// The victim as `oom:mark_victim` describes it. Fields that the running kernel does not report are `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OomVictim {
@@ -126,6 +165,30 @@ pub enum KernelEventKind {
     Growth {
         cgroup: CgroupId,
         faults: u64,
+        window: std::time::Duration,
+    },
+    /// `oom_kill_process`: the OOM killer has chosen. An `OomKill` follows.
+    OomBegin(Box<OomBegin>),
+    /// `try_to_free_mem_cgroup_pages`: memory is reclaimed because of this memcg's limit, whoever charged.
+    LimitReclaim {
+        memcg: MemcgLevel,
+        events: u32,
+    },
+    /// `reclaim_high`: this memcg is above its `memory.high`, which stands as the limit.
+    OverHigh {
+        memcg: MemcgLevel,
+        events: u32,
+    },
+    /// `mem_cgroup_handle_over_high`: tasks are made to sleep because this memcg is above its `memory.high`, which
+    /// stands as the limit.
+    Throttled {
+        memcg: MemcgLevel,
+        events: u32,
+    },
+    /// `page_counter_try_charge`: grown by `grown_bytes` within `window`, this watched memcg is about to reach its limit.
+    ChargeForecast {
+        memcg: MemcgLevel,
+        grown_bytes: u64,
         window: std::time::Duration,
     },
     /// `cgroup:cgroup_mkdir` / `cgroup_rmdir`, path relative to the hierarchy's root.

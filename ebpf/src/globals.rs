@@ -14,6 +14,11 @@ pub static TUNING: Tuning = Tuning {
     fault_sample_period: 64,
     page_size: 4096,
     memory_hierarchy: 0,
+    forecast_horizon_ns: 500_000_000,
+    forecast_window_min_ns: 1_000_000,
+    forecast_window_max_ns: 100_000_000,
+    forecast_low_shift: 6,
+    forecast_cool_down_ns: 20_000_000,
 };
 
 /// Reads one field of [`LAYOUT`] or [`TUNING`]. Volatile: the compiler must not take the value that

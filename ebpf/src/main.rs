@@ -1,11 +1,14 @@
 //! oomlet's eBPF programs. They see memory pressure as it happens, fold what repeats into per-cgroup
 //! sums and send records of [`oomlet_ebpf_common::record`] through one ring buffer.
 //!
-//! - [`oom`]: `oom:mark_victim`, `oom:reclaim_retry_zone`.
-//! - [`reclaim`]: memcg and direct reclaim, kswapd wake-ups.
+//! - [`oom`]: `oom:mark_victim`, `oom:reclaim_retry_zone`; [`oom_begin`]: `oom_kill_process`.
+//! - [`reclaim`]: memcg and direct reclaim, kswapd wake-ups, by who is stalled.
+//! - [`limit`]: reclaim and throttling at a memcg's limits, by whose limit it is.
+//! - [`charge`]: charges to watched memcgs, and when their limit will be reached.
 //! - [`growth`]: page-fault samples.
 //! - [`lifecycle`]: cgroups made and removed, exits of watched processes.
 //! - [`ring`]: the ring buffer and the count of what it had no room for.
+//! - [`memcg`]: ids, usage and limits of memcgs. - [`sums`]: what repeats, folded.
 //! - [`atomic`]: counters that several CPUs add to.
 //! - [`globals`]: what the agent wrote into read-only data.
 
@@ -14,12 +17,17 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod atomic;
+mod charge;
 mod globals;
 mod growth;
 mod lifecycle;
+mod limit;
+mod memcg;
 mod oom;
+mod oom_begin;
 mod reclaim;
 mod ring;
+mod sums;
 
 /// bpf_probe_read_kernel, bpf_ktime_get_ns and others are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]

@@ -4,12 +4,14 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_probe_read_kernel_str_bytes};
 use aya_ebpf::macros::{btf_tracepoint, map, tracepoint};
 use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use aya_log_ebpf::{debug, warn};
 use oomlet_ebpf_common::layout::ABSENT;
 use oomlet_ebpf_common::record::{COMM_LEN, Level, MAX_LEVELS, OomKill, ReclaimRetry, kind, oom_field};
 
 use crate::globals::{global, read_field};
+use crate::memcg::{self, counted};
 use crate::ring::{URGENT, header, now_ns, reserve, send};
 
 /// Kernels from 6.8 on, and those that took the change back: `mark_victim(struct task_struct *, uid_t)`.
@@ -17,8 +19,7 @@ use crate::ring::{URGENT, header, now_ns, reserve, send};
 pub fn mark_victim_task(ctx: BtfTracePointContext) -> i32 {
     let task: u64 = ctx.arg::<*const u8>(0) as u64;
     let uid = if global!(LAYOUT.mark_victim_args) >= 2 { Some(ctx.arg::<u32>(1)) } else { None };
-    let Some(mut entry) = reserve::<OomKill>() else {
-        warn!(&ctx, "mark_victim: the ring buffer is full, a victim goes unreported");
+    let Some(mut entry) = reserve_for(&ctx) else {
         return 0;
     };
     let record = entry.as_mut_ptr();
@@ -44,7 +45,7 @@ pub fn mark_victim_task(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "mark_victim")]
 pub fn mark_victim_pid(ctx: BtfTracePointContext) -> i32 {
     let pid = ctx.arg::<i32>(0) as u32;
-    let Some(mut entry) = reserve::<OomKill>() else {
+    let Some(mut entry) = reserve_for(&ctx) else {
         return 0;
     };
     // SAFETY: as in `mark_victim_task`.
@@ -61,7 +62,7 @@ pub fn mark_victim(ctx: TracePointContext) -> i32 {
     let Some(pid) = field::<u32>(&ctx, global!(LAYOUT.mark_victim.pid)) else {
         return 0;
     };
-    let Some(mut entry) = reserve::<OomKill>() else {
+    let Some(mut entry) = reserve_for(&ctx) else {
         return 0;
     };
     // SAFETY: as in `mark_victim_task`.
@@ -108,6 +109,16 @@ pub fn mark_victim(ctx: TracePointContext) -> i32 {
     }
     entry.submit(URGENT);
     0
+}
+
+/// Room for a victim.
+#[inline(always)]
+fn reserve_for(ctx: &impl EbpfContext) -> Option<RingBufEntry<OomKill>> {
+    let entry = reserve::<OomKill>();
+    if entry.is_none() {
+        warn!(ctx, "mark_victim: the ring buffer is full, a victim goes unreported");
+    }
+    entry
 }
 
 #[inline(always)]
@@ -182,12 +193,6 @@ fn describe_mm(record: &mut OomKill, task: u64) {
     }
 }
 
-/// A per-CPU counter's sum may be below zero for a moment (percpu_counter_read_positive).
-#[inline(always)]
-fn counted(pages: i64) -> u64 {
-    if pages < 0 { 0 } else { pages as u64 }
-}
-
 /// The victim's cgroup in the unified hierarchy, and its memcg with every ancestor.
 #[inline(always)]
 fn describe_cgroups(record: &mut OomKill, task: u64) {
@@ -195,55 +200,17 @@ fn describe_cgroups(record: &mut OomKill, task: u64) {
         return;
     };
     let unified = read_field::<u64>(css_set, global!(LAYOUT.css_set_dfl_cgrp));
-    if let Some(id) = unified.and_then(cgroup_id) {
+    if let Some(id) = unified.and_then(memcg::cgroup_id) {
         record.cgroup = id;
         record.fields |= oom_field::CGROUP;
     }
-    let Some(mut css) = read_field::<u64>(css_set, global!(LAYOUT.css_set_memory)) else {
+    let Some(css) = read_field::<u64>(css_set, global!(LAYOUT.css_set_memory)) else {
         return;
     };
-    let hierarchy = read_field::<u64>(css, global!(LAYOUT.css_cgroup))
-        .and_then(|cgroup| read_field::<u64>(cgroup, global!(LAYOUT.cgroup_root)))
-        .and_then(|root| read_field::<u32>(root, global!(LAYOUT.cgroup_root_hierarchy_id)));
-    let Some(hierarchy) = hierarchy else {
-        return;
-    };
-    record.memcg_hierarchy = hierarchy;
-    let mut count = 0;
-    while count < MAX_LEVELS {
-        let Some(level) = memcg_level(css) else {
-            break;
-        };
-        record.levels[count] = level;
-        count += 1;
-        css = match read_field::<u64>(css, global!(LAYOUT.css_parent)) {
-            Some(parent) if parent != 0 => parent,
-            _ => break,
-        };
+    if let Some(hierarchy) = memcg::hierarchy(css) {
+        record.memcg_hierarchy = hierarchy;
+        record.level_count = memcg::branch(css, &mut record.levels);
     }
-    record.level_count = count as u32;
-}
-
-#[inline(always)]
-fn memcg_level(css: u64) -> Option<Level> {
-    let id = cgroup_id(read_field::<u64>(css, global!(LAYOUT.css_cgroup))?)?;
-    let css_offset = global!(LAYOUT.mem_cgroup_css);
-    if css_offset == ABSENT {
-        return None;
-    }
-    let memcg = css - u64::from(css_offset);
-    Some(Level {
-        id,
-        usage_bytes: counted(read_field::<i64>(memcg, global!(LAYOUT.mem_cgroup_usage))?)
-            * global!(TUNING.page_size),
-        limit_pages: read_field::<u64>(memcg, global!(LAYOUT.mem_cgroup_max))?,
-    })
-}
-
-#[inline(always)]
-fn cgroup_id(cgroup: u64) -> Option<u64> {
-    let kn = read_field::<u64>(cgroup, global!(LAYOUT.cgroup_kn))?;
-    read_field::<u64>(kn, global!(LAYOUT.kernfs_node_id))
 }
 
 /// Cgroup → when its last retry was reported.

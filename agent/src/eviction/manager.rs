@@ -125,11 +125,17 @@ impl EvictionManager {
     pub fn observe_kernel_event(&mut self, ev: &KernelEvent) {
         let urgent = match ev.kind {
             // The kernel is at its last resort, or past it: whatever is known is out of date.
-            KernelEventKind::OomKill(_) | KernelEventKind::ReclaimRetry { .. } => true,
+            KernelEventKind::OomKill(_)
+            | KernelEventKind::OomBegin(_)
+            | KernelEventKind::ReclaimRetry { .. } => true,
             KernelEventKind::MemcgReclaim { .. }
             | KernelEventKind::DirectReclaim { .. }
             | KernelEventKind::KswapdWake { .. }
             | KernelEventKind::Growth { .. }
+            | KernelEventKind::LimitReclaim { .. }
+            | KernelEventKind::OverHigh { .. }
+            | KernelEventKind::Throttled { .. }
+            | KernelEventKind::ChargeForecast { .. }
             | KernelEventKind::Lost { .. } => false,
             KernelEventKind::CgroupMade { .. }
             | KernelEventKind::CgroupRemoved { .. }

@@ -1,5 +1,5 @@
-//! Reads BTF, the kernel's own description of its types: member offsets, enum values, tracepoint
-//! prototypes. Input is the blob of `/sys/kernel/btf/vmlinux` or a pruned one ([`prune`]); the format is
+//! Reads BTF, the kernel's own description of its types: member offsets, enum values, prototypes of
+//! tracepoints and functions. Input is the blob of `/sys/kernel/btf/vmlinux` or a pruned one ([`prune`]); the format is
 //! documented in the kernel's Documentation/bpf/btf.rst.
 //!
 //! rustc emits no CO-RE relocations, so user space looks offsets up here and writes them into the eBPF
@@ -36,9 +36,10 @@ pub enum Kind {
     Typedef,
     /// volatile, const, restrict, type tag: the type behind it is what matters.
     Modifier,
+    Func,
     FuncProto,
     Enum64,
-    /// func, var, datasec, float, decl tag.
+    /// var, datasec, float, decl tag.
     Other,
 }
 
@@ -132,15 +133,31 @@ impl Btf {
         std::str::from_utf8(&bytes[..end]).unwrap_or_default()
     }
 
+    /// Whether the string at `offset` is `text`.
+    fn is_string(&self, offset: u32, text: &str) -> bool {
+        let start = self.strings.start.saturating_add(offset as usize);
+        let rest = self.blob.get(start..self.strings.end).unwrap_or_default();
+        rest.strip_prefix(text.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+    }
+
     /// Finds a named type.
     ///
     /// # Errors
     /// There is none.
     pub fn find(&self, kinds: &[Kind], name: &str) -> Result<u32, BtfError> {
-        let ids = 1..=u32::try_from(self.records.len()).unwrap_or(u32::MAX);
-        ids.into_iter()
-            .find(|id| self.type_at(*id).is_some_and(|ty| kinds.contains(&ty.kind) && self.name(&ty) == name))
+        self.of_kinds(kinds)
+            .find(|(_, at)| word(&self.blob, *at).is_some_and(|offset| self.is_string(offset, name)))
+            .map(|(id, _)| id)
             .ok_or_else(|| BtfError::Missing { what: "type", name: name.to_owned() })
+    }
+
+    /// Id and place of each type of these kinds. Looks at the kind alone: a kernel has hundreds of thousands of types, and
+    /// each lookup goes through them.
+    fn of_kinds(&self, kinds: &[Kind]) -> impl Iterator<Item = (u32, usize)> {
+        let is_wanted =
+            |at: usize| word(&self.blob, at + 4).is_some_and(|info| kinds.contains(&kind_of(raw_kind(info))));
+        let places = (1..).zip(&self.records).map(|(id, at)| (id, *at as usize));
+        places.filter(move |(_, at)| is_wanted(*at))
     }
 
     /// The type behind typedefs and modifiers.
@@ -245,8 +262,8 @@ impl Btf {
     /// # Errors
     /// No enum of this kernel has it.
     pub fn enum_value(&self, name: &str) -> Result<u32, BtfError> {
-        (1..=u32::try_from(self.records.len()).unwrap_or(u32::MAX))
-            .filter_map(|id| self.type_at(id))
+        self.of_kinds(&[Kind::Enum])
+            .filter_map(|(_, at)| read_type(&self.blob, at))
             .find_map(|ty| self.enumerators(&ty).find(|(n, _)| *n == name).map(|(_, value)| value))
             .ok_or_else(|| BtfError::Missing { what: "enumerator", name: name.to_owned() })
     }
@@ -265,7 +282,25 @@ impl Btf {
         if pointer.kind != Kind::Ptr || proto.kind != Kind::FuncProto {
             return Err(missing());
         }
-        Ok((1..proto.vlen).filter_map(|index| word(&self.blob, proto.body + index * 8 + 4)).collect())
+        Ok(self.parameters(&proto).skip(1).collect())
+    }
+
+    /// Type ids of a kernel function's arguments. A function that the compiler inlined or cloned
+    /// (`.constprop`, `.isra`) is not there: it cannot be hooked by its name either.
+    ///
+    /// # Errors
+    /// The kernel has no such function.
+    pub fn function_args(&self, name: &str) -> Result<Vec<u32>, BtfError> {
+        let missing = || BtfError::Missing { what: "function", name: name.to_owned() };
+        let id = self.find(&[Kind::Func], name).map_err(|_| missing())?;
+        let proto = self.type_at(id).and_then(|func| self.type_at(func.size_or_type));
+        let proto = proto.filter(|ty| ty.kind == Kind::FuncProto).ok_or_else(missing)?;
+        Ok(self.parameters(&proto).collect())
+    }
+
+    fn parameters(&self, proto: &Type) -> impl Iterator<Item = u32> {
+        let body = proto.body;
+        (0..proto.vlen).map_while(move |index| word(&self.blob, body + index * 8 + 4))
     }
 
     /// The struct's name when `id` is a pointer to a named struct.
@@ -284,22 +319,9 @@ fn word(blob: &[u8], at: usize) -> Option<u32> {
 
 fn read_type(blob: &[u8], at: usize) -> Option<Type> {
     let info = word(blob, at + 4)?;
-    let raw_kind = (info >> 24) & 0x1f;
+    let raw_kind = raw_kind(info);
     Some(Type {
-        kind: match raw_kind {
-            1 => Kind::Int,
-            2 => Kind::Ptr,
-            3 => Kind::Array,
-            4 => Kind::Struct,
-            5 => Kind::Union,
-            6 => Kind::Enum,
-            7 => Kind::Fwd,
-            8 => Kind::Typedef,
-            9..=11 | 18 => Kind::Modifier,
-            13 => Kind::FuncProto,
-            19 => Kind::Enum64,
-            _ => Kind::Other,
-        },
+        kind: kind_of(raw_kind),
         name_off: word(blob, at)?,
         raw_kind,
         kind_flag: info >> 31 != 0,
@@ -307,6 +329,28 @@ fn read_type(blob: &[u8], at: usize) -> Option<Type> {
         size_or_type: word(blob, at + 8)?,
         body: at + 12,
     })
+}
+
+const fn raw_kind(info: u32) -> u32 {
+    (info >> 24) & 0x1f
+}
+
+const fn kind_of(raw_kind: u32) -> Kind {
+    match raw_kind {
+        1 => Kind::Int,
+        2 => Kind::Ptr,
+        3 => Kind::Array,
+        4 => Kind::Struct,
+        5 => Kind::Union,
+        6 => Kind::Enum,
+        7 => Kind::Fwd,
+        8 => Kind::Typedef,
+        9..=11 | 18 => Kind::Modifier,
+        12 => Kind::Func,
+        13 => Kind::FuncProto,
+        19 => Kind::Enum64,
+        _ => Kind::Other,
+    }
 }
 
 /// Bytes behind a type record. `None` for a kind that is not known: what follows cannot be found then.

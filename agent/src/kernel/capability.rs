@@ -99,10 +99,7 @@ pub(super) fn probe(options: &Options) -> Capabilities {
         tracefs: tracefs_state(options.tracefs.as_deref()),
         root: rustix::process::geteuid().is_root(),
         capabilities: held_capabilities(),
-        lockdown: match fs::read_to_string("/sys/kernel/security/lockdown") {
-            Ok(text) => parse_lockdown(&text),
-            Err(error) => Lockdown::Unknown(format!("read /sys/kernel/security/lockdown: {error}")),
-        },
+        lockdown: lockdown(),
         cgroup: cgroup_version(&fs::read_to_string("/proc/self/mounts").unwrap_or_default()),
         memory_controller: memory_controller(),
         psi: readable(Path::new("/proc/pressure/memory"), "the kernel needs CONFIG_PSI and, on some, psi=1"),
@@ -139,6 +136,48 @@ fn held_capabilities() -> Vec<HeldCapability> {
         .iter()
         .map(|(bit, name, needed_for)| HeldCapability { name, held: effective.contains(*bit), needed_for })
         .collect()
+}
+
+/// Reads the file where it is mounted, else from a mount of securityfs that no path leads to.
+fn lockdown() -> Lockdown {
+    const PATH: &str = "/sys/kernel/security/lockdown";
+    match fs::read_to_string(PATH) {
+        Ok(text) => parse_lockdown(&text),
+        Err(error) => match read_from_securityfs("lockdown") {
+            Ok(text) => parse_lockdown(&text),
+            Err(why) => Lockdown::Unknown(format!("read {PATH}: {error}; mount securityfs: {why}")),
+        },
+    }
+}
+
+fn read_from_securityfs(name: &str) -> std::io::Result<String> {
+    use rustix::fs::{Mode, OFlags, openat};
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+    let context = fsopen("securityfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let file = openat(&mount, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    std::io::read_to_string(fs::File::from(file))
+}
+
+/// What a program that the kernel does not permit to load is for want of, as far as it can be told.
+pub(super) fn why_refused() -> String {
+    refusal(&held_capabilities(), &lockdown())
+}
+
+fn refusal(held: &[HeldCapability], lockdown: &Lockdown) -> String {
+    let holds = |name: &str| held.iter().any(|c| c.name == name && c.held);
+    let missing: Vec<&str> = ["CAP_BPF", "CAP_PERFMON"].into_iter().filter(|name| !holds(name)).collect();
+    if !missing.is_empty() && !holds("CAP_SYS_ADMIN") {
+        return format!("missing: {}", missing.join(", "));
+    }
+    let mode = match lockdown {
+        Lockdown::Integrity => "integrity",
+        Lockdown::Confidentiality => "confidentiality",
+        Lockdown::None => return "a security module or a seccomp filter forbids it".to_owned(),
+        Lockdown::Unknown(_) => return "lockdown or a security module forbids it".to_owned(),
+    };
+    format!("this kernel's lockdown, `{mode}`, forbids it")
 }
 
 /// `none [integrity] confidentiality`: the one in force stands in brackets.
@@ -207,6 +246,30 @@ mod tests {
         check("none [integrity] confidentiality\n", Lockdown::Integrity);
         check("none integrity [confidentiality]\n", Lockdown::Confidentiality);
         check("", Lockdown::Unknown("not understood: ".to_owned()));
+    }
+
+    #[test]
+    fn what_a_refused_program_is_for_want_of() {
+        let held = |names: &[&str]| -> Vec<HeldCapability> {
+            let of = |(_, name, needed_for): &(_, &'static str, &'static str)| HeldCapability {
+                name,
+                held: names.contains(name),
+                needed_for,
+            };
+            CAPABILITIES.iter().map(of).collect()
+        };
+        let unknown = Lockdown::Unknown(String::new());
+        let both = ["CAP_BPF", "CAP_PERFMON"];
+        for (names, lockdown, expected) in [
+            (&[][..], &Lockdown::Integrity, "missing: CAP_BPF, CAP_PERFMON"),
+            (&["CAP_BPF"], &Lockdown::None, "missing: CAP_PERFMON"),
+            (&["CAP_SYS_ADMIN"], &Lockdown::Integrity, "this kernel's lockdown, `integrity`, forbids it"),
+            (&both, &Lockdown::Confidentiality, "this kernel's lockdown, `confidentiality`, forbids it"),
+            (&both, &Lockdown::None, "a security module or a seccomp filter forbids it"),
+            (&both, &unknown, "lockdown or a security module forbids it"),
+        ] {
+            assert_eq!(refusal(&held(names), lockdown), expected, "{names:?} {lockdown:?}");
+        }
     }
 
     #[test]

@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use oomlet_ebpf_common::record::{
-    CgroupChange, Growth, Header, InitExit, KswapdWake, Level, OomKill, PATH_LEN, Reclaim, ReclaimRetry,
-    kind, oom_field,
+    CgroupChange, ChargeForecast, Growth, Header, InitExit, KswapdWake, Level, MemcgPressure, OomBegin,
+    OomKill, PATH_LEN, Reclaim, ReclaimRetry, kind, oom_field, oom_scope,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::clock::Mono;
-use crate::signal::{CgroupId, Hierarchy, KernelEvent, KernelEventKind, MemcgLevel, OomVictim};
+use crate::signal::{self, CgroupId, Hierarchy, KernelEvent, KernelEventKind, MemcgLevel, OomVictim};
+use crate::signal::{OomConstraint, OomScope};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Undecodable {
@@ -75,6 +76,27 @@ pub fn decode(bytes: &[u8], read_at: Mono, page_size: u64) -> Result<KernelEvent
             let record: InitExit = parse(bytes, header.kind)?;
             KernelEventKind::InitExit { pid: clamp(record.pid) }
         }
+        kind::OOM_BEGIN => KernelEventKind::OomBegin(Box::new(begin(&parse(bytes, header.kind)?, page_size))),
+        kind::LIMIT_RECLAIM => {
+            let (memcg, events) = pressure(&parse(bytes, header.kind)?, page_size);
+            KernelEventKind::LimitReclaim { memcg, events }
+        }
+        kind::OVER_HIGH => {
+            let (memcg, events) = pressure(&parse(bytes, header.kind)?, page_size);
+            KernelEventKind::OverHigh { memcg, events }
+        }
+        kind::THROTTLED => {
+            let (memcg, events) = pressure(&parse(bytes, header.kind)?, page_size);
+            KernelEventKind::Throttled { memcg, events }
+        }
+        kind::CHARGE_FORECAST => {
+            let record: ChargeForecast = parse(bytes, header.kind)?;
+            KernelEventKind::ChargeForecast {
+                memcg: memcg_level(&record.memcg, record.hierarchy, page_size),
+                grown_bytes: record.grown_bytes,
+                window: Duration::from_nanos(record.window_ns),
+            }
+        }
         unknown => return Err(Undecodable::UnknownKind(unknown)),
     };
     Ok(KernelEvent { at: Mono(header.ts), read_at, kind })
@@ -116,7 +138,6 @@ fn victim(record: &OomKill, page_size: u64) -> OomVictim {
     fn when<T>(record: &OomKill, bit: u32, value: T) -> Option<T> {
         (record.fields & bit != 0).then_some(value)
     }
-    let count = (record.level_count as usize).min(record.levels.len());
     OomVictim {
         pid: record.pid,
         comm: when(record, oom_field::COMM, text(&record.comm)),
@@ -129,11 +150,41 @@ fn victim(record: &OomKill, page_size: u64) -> OomVictim {
         shmem_rss_bytes: when(record, oom_field::SHMEM_RSS, record.shmem_rss_bytes),
         pgtables_bytes: when(record, oom_field::PGTABLES, record.pgtables_bytes),
         cgroup: when(record, oom_field::CGROUP, unified(record.cgroup)),
-        levels: record.levels[..count]
-            .iter()
-            .map(|level| memcg_level(level, record.memcg_hierarchy, page_size))
-            .collect(),
+        levels: branch(&record.levels, record.level_count, record.memcg_hierarchy, page_size),
     }
+}
+
+fn begin(record: &OomBegin, page_size: u64) -> signal::OomBegin {
+    signal::OomBegin {
+        scope: match record.scope {
+            oom_scope::GLOBAL => OomScope::Global,
+            oom_scope::MEMCG => {
+                OomScope::Memcg(memcg_level(&record.memcg, record.memcg_hierarchy, page_size))
+            }
+            _ => OomScope::Unknown,
+        },
+        chosen_pid: record.chosen_pid,
+        chosen_levels: branch(&record.levels, record.level_count, record.memcg_hierarchy, page_size),
+        chosen_cgroup: (record.chosen_cgroup != 0).then(|| unified(record.chosen_cgroup)),
+        total_bytes: record.total_pages.saturating_mul(page_size),
+        order: record.order,
+        constraint: match record.constraint {
+            0 => OomConstraint::None,
+            1 => OomConstraint::Cpuset,
+            2 => OomConstraint::MemoryPolicy,
+            3 => OomConstraint::Memcg,
+            other => OomConstraint::Unknown(other),
+        },
+    }
+}
+
+fn branch(levels: &[Level], count: u32, hierarchy: u32, page_size: u64) -> Vec<MemcgLevel> {
+    let filled = levels.iter().take(count as usize);
+    filled.map(|level| memcg_level(level, hierarchy, page_size)).collect()
+}
+
+fn pressure(record: &MemcgPressure, page_size: u64) -> (MemcgLevel, u32) {
+    (memcg_level(&record.memcg, record.hierarchy, page_size), clamp(record.events))
 }
 
 fn memcg_level(level: &Level, hierarchy: u32, page_size: u64) -> MemcgLevel {

@@ -18,6 +18,8 @@ pub(super) struct Facts {
     /// aya's own parse of BTF, which loading a typed program needs.
     pub(super) btf: Result<aya::Btf, String>,
     pub(super) mark_victim: Result<MarkVictim, String>,
+    /// Why a function of [`layout::FUNCTIONS`] cannot be hooked; those that can are not in it.
+    unhookable: Vec<(&'static str, String)>,
     pub(super) formats: Formats,
     pub(super) fault_sample_period: u64,
 }
@@ -33,22 +35,57 @@ pub(super) struct Formats {
 /// Reads BTF and the tracepoints' formats, mounting tracefs where that is needed and possible.
 pub(super) fn gather(options: &Options) -> Facts {
     let mut layout = Layout::ABSENT;
-    let (btf, mark_victim) = if options.max_tier < 2 {
-        let why = format!("tier 2 is turned off (max tier {})", options.max_tier);
-        (Err(why.clone()), Err(why))
+    let types = if options.max_tier < 2 {
+        Types::none(format!("tier 2 is turned off (max tier {})", options.max_tier))
     } else {
         gather_btf(&options.btf_path, &mut layout)
     };
     let formats = gather_formats(options, &mut layout);
-    Facts { layout, btf, mark_victim, formats, fault_sample_period: options.fault_sample_period }
+    Facts {
+        layout,
+        btf: types.btf,
+        mark_victim: types.mark_victim,
+        unhookable: types.unhookable,
+        formats,
+        fault_sample_period: options.fault_sample_period,
+    }
 }
 
-type BtfFacts = (Result<aya::Btf, String>, Result<MarkVictim, String>);
+impl Facts {
+    /// Whether the function can be hooked and the fields that its program cannot do without are there.
+    ///
+    /// # Errors
+    /// One line for people.
+    pub(super) fn hookable(&self, function: &str, fields: &[(&str, u32)]) -> Result<(), String> {
+        if let Err(why) = &self.btf {
+            return Err(why.clone());
+        }
+        if let Some((_, why)) = self.unhookable.iter().find(|(name, _)| *name == function) {
+            return Err(why.clone());
+        }
+        let absent: Vec<&str> =
+            fields.iter().filter(|(_, at)| *at == ABSENT).map(|(name, _)| *name).collect();
+        if absent.is_empty() { Ok(()) } else { Err(format!("this kernel's BTF lacks {}", absent.join(", "))) }
+    }
+}
 
-fn gather_btf(path: &Path, layout: &mut Layout) -> BtfFacts {
+/// What BTF says.
+struct Types {
+    btf: Result<aya::Btf, String>,
+    mark_victim: Result<MarkVictim, String>,
+    unhookable: Vec<(&'static str, String)>,
+}
+
+impl Types {
+    fn none(why: String) -> Types {
+        Types { btf: Err(why.clone()), mark_victim: Err(why), unhookable: Vec::new() }
+    }
+}
+
+fn gather_btf(path: &Path, layout: &mut Layout) -> Types {
     let btf = match Btf::read(path) {
         Ok(btf) => btf,
-        Err(error) => return (Err(error.to_string()), Err(error.to_string())),
+        Err(error) => return Types::none(error.to_string()),
     };
     let missing = layout::from_btf(&btf, layout);
     if !missing.is_empty() {
@@ -58,13 +95,15 @@ fn gather_btf(path: &Path, layout: &mut Layout) -> BtfFacts {
         );
     }
     let mark_victim = layout::mark_victim_prototype(&btf).map_err(|error| error.to_string());
-    // Only a typed program needs the second parse.
-    let parsed = match mark_victim {
-        Ok(MarkVictim::Task { .. } | MarkVictim::Pid) => aya::Btf::parse_file(path, Endianness::default())
-            .map_err(|error| format!("parse BTF of {}: {}", path.display(), chain(&error))),
-        _ => Err("no typed program fits this kernel".to_owned()),
-    };
-    (parsed, mark_victim)
+    let unhookable = layout::FUNCTIONS
+        .iter()
+        .filter_map(|function| Some((function.name, layout::check_function(&btf, function).err()?)))
+        .collect();
+    drop(btf);
+    // aya wants a parse of its own.
+    let btf = aya::Btf::parse_file(path, Endianness::default())
+        .map_err(|error| format!("parse BTF of {}: {}", path.display(), chain(&error)));
+    Types { btf, mark_victim, unhookable }
 }
 
 fn gather_formats(options: &Options, layout: &mut Layout) -> Formats {

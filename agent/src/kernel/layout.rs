@@ -9,7 +9,7 @@ use super::tracefs::Format;
 
 /// The members that are read, by struct. Also what a pruned BTF fixture has to keep.
 pub const MEMBERS: &[(&str, &[&str])] = &[
-    ("task_struct", &["pid", "comm", "mm", "signal", "cgroups"]),
+    ("task_struct", &["pid", "comm", "mm", "signal", "cgroups", "memcg_nr_pages_over_high"]),
     ("signal_struct", &["oom_score_adj", "live"]),
     ("mm_struct", &["total_vm", "pgtables_bytes", "rss_stat"]),
     // `rss_stat` is an array of the one since 6.2 and was a struct of the other before.
@@ -17,11 +17,12 @@ pub const MEMBERS: &[(&str, &[&str])] = &[
     ("mm_rss_stat", &["count"]),
     ("css_set", &["dfl_cgrp", "subsys"]),
     ("cgroup_subsys_state", &["cgroup", "parent"]),
-    ("cgroup", &["kn", "root"]),
+    ("cgroup", &["kn", "root", "subsys"]),
     ("cgroup_root", &["hierarchy_id"]),
     ("kernfs_node", &["id"]),
     ("mem_cgroup", &["css", "memory"]),
-    ("page_counter", &["usage", "max"]),
+    ("page_counter", &["usage", "max", "high", "parent"]),
+    ("oom_control", &["memcg", "chosen", "order", "totalpages", "constraint"]),
 ];
 
 /// Enumerators that are read.
@@ -30,12 +31,61 @@ pub const ENUMERATORS: &[&str] = &["memory_cgrp_id", "MM_FILEPAGES", "MM_ANONPAG
 /// Tracepoints whose prototype decides something.
 pub const TRACEPOINTS: &[&str] = &["mark_victim"];
 
+/// What a program reads of a hooked function's argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arg {
+    /// A pointer to the struct of this name.
+    Struct(&'static str),
+    Integer,
+}
+
+/// A kernel function that a program hooks, and its first arguments as the program takes them. Those behind, which
+/// kernels added and took away over time, are not read.
+#[derive(Clone, Copy, Debug)]
+pub struct Function {
+    pub name: &'static str,
+    pub args: &'static [Arg],
+}
+
+const MEMCG: Arg = Arg::Struct("mem_cgroup");
+
+/// Every function that any program hooks.
+pub const FUNCTIONS: &[Function] = &[
+    Function { name: "oom_kill_process", args: &[Arg::Struct("oom_control")] },
+    Function { name: "try_to_free_mem_cgroup_pages", args: &[MEMCG] },
+    Function { name: "reclaim_high", args: &[MEMCG] },
+    Function { name: "mem_cgroup_handle_over_high", args: &[] },
+    Function { name: "__mem_cgroup_handle_over_high", args: &[] },
+    Function { name: "page_counter_try_charge", args: &[Arg::Struct("page_counter"), Arg::Integer] },
+];
+
+/// Whether this kernel's function takes what the program reads.
+///
+/// # Errors
+/// BTF does not know the function, or its prototype is another. One line for people.
+pub fn check_function(btf: &Btf, function: &Function) -> Result<(), String> {
+    let name = function.name;
+    let args = btf.function_args(name).map_err(|error| {
+        format!("{error}: this kernel inlined or cloned it (`.constprop`), or calls it by another name")
+    })?;
+    let fits = |(wanted, id): (&Arg, &u32)| match wanted {
+        Arg::Struct(name) => btf.pointee_struct(*id) == Some(name),
+        Arg::Integer => btf.resolve(*id).is_some_and(|(_, ty)| ty.kind == Kind::Int),
+    };
+    if args.len() < function.args.len() || !function.args.iter().zip(&args).all(fits) {
+        return Err(format!("`{name}` of this kernel takes other arguments than the program reads"));
+    }
+    Ok(())
+}
+
 /// A BTF blob with nothing but what this module reads: a test fixture.
 ///
 /// # Errors
 /// The blob is not of a kernel.
 pub fn prune(btf: &Btf) -> Result<Vec<u8>, BtfError> {
-    let keep = Keep { members: MEMBERS, enumerators: ENUMERATORS, tracepoints: TRACEPOINTS };
+    let functions: Vec<&str> = FUNCTIONS.iter().map(|function| function.name).collect();
+    let keep =
+        Keep { members: MEMBERS, enumerators: ENUMERATORS, tracepoints: TRACEPOINTS, functions: &functions };
     prune::prune(btf, &keep)
 }
 
@@ -87,16 +137,26 @@ pub fn from_btf(btf: &Btf, layout: &mut Layout) -> Vec<String> {
     put(&mut layout.mm_rss_anon, rss_counter(btf, "MM_ANONPAGES"));
     put(&mut layout.mm_rss_shmem, rss_counter(btf, "MM_SHMEMPAGES"));
     put(&mut layout.css_set_dfl_cgrp, btf.offset_of("css_set", "dfl_cgrp"));
-    put(&mut layout.css_set_memory, memory_css(btf));
+    put(&mut layout.css_set_memory, memory_css(btf, "css_set"));
     put(&mut layout.css_cgroup, btf.offset_of("cgroup_subsys_state", "cgroup"));
     put(&mut layout.css_parent, btf.offset_of("cgroup_subsys_state", "parent"));
     put(&mut layout.cgroup_kn, btf.offset_of("cgroup", "kn"));
     put(&mut layout.cgroup_root, btf.offset_of("cgroup", "root"));
+    put(&mut layout.cgroup_memory, memory_css(btf, "cgroup"));
     put(&mut layout.cgroup_root_hierarchy_id, btf.offset_of("cgroup_root", "hierarchy_id"));
     put(&mut layout.kernfs_node_id, btf.offset_of("kernfs_node", "id"));
     put(&mut layout.mem_cgroup_css, btf.offset_of("mem_cgroup", "css"));
     put(&mut layout.mem_cgroup_usage, btf.offset_of("mem_cgroup", "memory.usage"));
     put(&mut layout.mem_cgroup_max, btf.offset_of("mem_cgroup", "memory.max"));
+    put(&mut layout.mem_cgroup_high, btf.offset_of("mem_cgroup", "memory.high"));
+    put(&mut layout.mem_cgroup_memory, btf.offset_of("mem_cgroup", "memory"));
+    put(&mut layout.page_counter_parent, btf.offset_of("page_counter", "parent"));
+    put(&mut layout.task_pages_over_high, btf.offset_of("task_struct", "memcg_nr_pages_over_high"));
+    put(&mut layout.oom_control_memcg, btf.offset_of("oom_control", "memcg"));
+    put(&mut layout.oom_control_chosen, btf.offset_of("oom_control", "chosen"));
+    put(&mut layout.oom_control_order, btf.offset_of("oom_control", "order"));
+    put(&mut layout.oom_control_totalpages, btf.offset_of("oom_control", "totalpages"));
+    put(&mut layout.oom_control_constraint, btf.offset_of("oom_control", "constraint"));
     if let Ok(MarkVictim::Task { args }) = mark_victim_prototype(btf) {
         layout.mark_victim_args = args;
     }
@@ -119,10 +179,10 @@ fn rss_counter(btf: &Btf, counter: &str) -> Result<u32, BtfError> {
     Ok(base + counts + index * stride)
 }
 
-/// The slot of the memory controller in `css_set.subsys`.
-fn memory_css(btf: &Btf) -> Result<u32, BtfError> {
+/// The slot of the memory controller in `css_set.subsys` or `cgroup.subsys`.
+fn memory_css(btf: &Btf, of: &str) -> Result<u32, BtfError> {
     let index = btf.enum_value("memory_cgrp_id")?;
-    let (base, _) = btf.member("css_set", "subsys")?;
+    let (base, _) = btf.member(of, "subsys")?;
     // An array of pointers; BTF gives a pointer no size.
     Ok(base + index * 8)
 }

@@ -1,159 +1,18 @@
-//! The table of programs, and loading them. Each is loaded and attached on its own: one that the kernel
+//! Loading the programs of the [`table`]. Each is loaded and attached on its own: one that the kernel
 //! refuses costs itself and nothing else. Where a program has variants, the first that works is used.
 
 use aya::Ebpf;
 use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
-use aya::programs::{BtfTracePoint, PerfEvent, Program, ProgramError, RawTracePoint, TracePoint};
+use aya::programs::{BtfTracePoint, FEntry, PerfEvent, Program, ProgramError, RawTracePoint, TracePoint};
 use aya::util::online_cpus;
 
 use super::facts::Facts;
-use super::layout::MarkVictim;
-use super::{Options, ProgramReport, ProgramState};
+use super::{Options, ProgramReport, ProgramState, capability};
+use table::{Hook, PROGRAMS, Spec, Variant};
 
-/// Where a program is hooked in.
-#[derive(Clone, Copy, Debug)]
-enum Hook {
-    /// By name; needs neither tracefs nor BTF, and reads no arguments that differ between kernels.
-    RawTracepoint(&'static str),
-    /// Category and name; needs tracefs.
-    Tracepoint(&'static str, &'static str),
-    /// Typed arguments; needs BTF.
-    BtfTracepoint(&'static str),
-    /// One perf event on each CPU.
-    PageFaults,
-}
+mod table;
 
-impl Hook {
-    fn describe(self) -> String {
-        match self {
-            Hook::RawTracepoint(name) => format!("raw_tp:{name}"),
-            Hook::Tracepoint(category, name) => format!("tracepoint:{category}:{name}"),
-            Hook::BtfTracepoint(name) => format!("tp_btf:{name}"),
-            Hook::PageFaults => "perf_event:page-faults".to_owned(),
-        }
-    }
-}
-
-/// One way to have a program.
-struct Variant {
-    /// The function's name in the object.
-    function: &'static str,
-    tier: u8,
-    hook: Hook,
-    /// Whether what it reads could be located in this kernel.
-    usable: fn(&Facts) -> Result<(), String>,
-}
-
-struct Spec {
-    name: &'static str,
-    /// Best first.
-    variants: &'static [Variant],
-}
-
-const fn raw(function: &'static str, tracepoint: &'static str) -> Variant {
-    Variant { function, tier: 1, hook: Hook::RawTracepoint(tracepoint), usable: |_| Ok(()) }
-}
-
-const PROGRAMS: &[Spec] = &[
-    Spec {
-        name: "mark_victim",
-        variants: &[
-            Variant {
-                function: "mark_victim_task",
-                tier: 2,
-                hook: Hook::BtfTracepoint("mark_victim"),
-                usable: |facts| match facts.mark_victim {
-                    Ok(MarkVictim::Task { .. }) => Ok(()),
-                    Ok(MarkVictim::Pid) => {
-                        Err("this kernel's mark_victim passes a pid, not a task".to_owned())
-                    }
-                    Ok(MarkVictim::Unknown) => {
-                        Err("this kernel's mark_victim has an unknown prototype".to_owned())
-                    }
-                    Err(ref why) => Err(why.clone()),
-                },
-            },
-            Variant {
-                function: "mark_victim",
-                tier: 1,
-                hook: Hook::Tracepoint("oom", "mark_victim"),
-                usable: |facts| facts.formats.mark_victim.clone(),
-            },
-            // The pid alone: the plain tracepoint never says less, so this is for a node without tracefs.
-            Variant {
-                function: "mark_victim_pid",
-                tier: 2,
-                hook: Hook::BtfTracepoint("mark_victim"),
-                usable: |facts| match facts.mark_victim {
-                    Ok(MarkVictim::Pid) => Ok(()),
-                    Ok(_) => Err("this kernel's mark_victim does not pass a pid".to_owned()),
-                    Err(ref why) => Err(why.clone()),
-                },
-            },
-        ],
-    },
-    Spec {
-        name: "reclaim_retry_zone",
-        variants: &[Variant {
-            function: "reclaim_retry_zone",
-            tier: 1,
-            hook: Hook::Tracepoint("oom", "reclaim_retry_zone"),
-            usable: |facts| facts.formats.reclaim_retry_zone.clone(),
-        }],
-    },
-    Spec {
-        name: "memcg_reclaim_begin",
-        variants: &[raw("memcg_reclaim_begin", "mm_vmscan_memcg_reclaim_begin")],
-    },
-    Spec { name: "memcg_reclaim_end", variants: &[raw("memcg_reclaim_end", "mm_vmscan_memcg_reclaim_end")] },
-    Spec {
-        name: "direct_reclaim_begin",
-        variants: &[raw("direct_reclaim_begin", "mm_vmscan_direct_reclaim_begin")],
-    },
-    Spec {
-        name: "direct_reclaim_end",
-        variants: &[raw("direct_reclaim_end", "mm_vmscan_direct_reclaim_end")],
-    },
-    Spec { name: "kswapd_wake", variants: &[raw("kswapd_wake", "mm_vmscan_kswapd_wake")] },
-    Spec {
-        name: PAGE_FAULT_SAMPLE,
-        variants: &[Variant {
-            function: "page_fault_sample",
-            tier: 1,
-            hook: Hook::PageFaults,
-            usable: |facts| {
-                (facts.fault_sample_period > 0)
-                    .then_some(())
-                    .ok_or_else(|| "turned off: the sample period is 0".to_owned())
-            },
-        }],
-    },
-    Spec {
-        name: "cgroup_mkdir",
-        variants: &[Variant {
-            function: "cgroup_mkdir",
-            tier: 1,
-            hook: Hook::Tracepoint("cgroup", "cgroup_mkdir"),
-            usable: |facts| facts.formats.cgroup_mkdir.clone(),
-        }],
-    },
-    Spec {
-        name: "cgroup_rmdir",
-        variants: &[Variant {
-            function: "cgroup_rmdir",
-            tier: 1,
-            hook: Hook::Tracepoint("cgroup", "cgroup_rmdir"),
-            usable: |facts| facts.formats.cgroup_rmdir.clone(),
-        }],
-    },
-    Spec { name: PROCESS_EXIT, variants: &[raw("process_exit", "sched_process_exit")] },
-];
-
-/// The program that tells of growth, so that fewer samples are needed.
-pub(super) const PAGE_FAULT_SAMPLE: &str = "page_fault_sample";
-
-/// The program that `watch_init` depends on.
-pub(super) const PROCESS_EXIT: &str = "process_exit";
+pub(super) use table::{PAGE_COUNTER_TRY_CHARGE, PAGE_FAULT_SAMPLE, PROCESS_EXIT};
 
 /// Loads and attaches every program of the table that this kernel takes. `Err` holds why there is no object at all.
 pub(super) fn load_all(
@@ -207,6 +66,10 @@ fn load_and_attach(ebpf: &mut Ebpf, variant: &Variant, facts: &Facts) -> Result<
             Ok(btf) => btf_tracepoint(program, name, btf),
             Err(why) => return Err(why.clone()),
         },
+        Hook::Fentry(function) => match &facts.btf {
+            Ok(btf) => fentry(program, function, btf),
+            Err(why) => return Err(why.clone()),
+        },
         Hook::PageFaults => page_faults(program, facts.fault_sample_period),
     };
     result.map_err(|error| {
@@ -230,6 +93,12 @@ fn tracepoint(program: &mut Program, category: &str, name: &str) -> Result<(), P
 fn btf_tracepoint(program: &mut Program, name: &str, btf: &aya::Btf) -> Result<(), ProgramError> {
     let program: &mut BtfTracePoint = program.try_into()?;
     program.load(name, btf)?;
+    program.attach().map(drop)
+}
+
+fn fentry(program: &mut Program, function: &str, btf: &aya::Btf) -> Result<(), ProgramError> {
+    let program: &mut FEntry = program.try_into()?;
+    program.load(function, btf)?;
     program.attach().map(drop)
 }
 
@@ -266,16 +135,21 @@ fn explain(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             if io_error.kind() == std::io::ErrorKind::PermissionDenied {
-                return format!(
-                    "the kernel refused to load it ({io_error}): CAP_BPF and CAP_PERFMON are missing, or lockdown forbids it"
-                );
+                let why = capability::why_refused();
+                return format!("no permission to load it ({io_error}): {why}");
             }
             let log = verifier_log.to_string();
-            let last = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed "));
-            format!("the kernel refused to load it ({io_error}): {}", last.unwrap_or("no verifier output"))
+            format!("the kernel refused to load it ({io_error}): {}", verdict(&log))
         }
         other => chain(other),
     }
+}
+
+/// The verifier's last word: its log ends with statistics.
+fn verdict(log: &str) -> &str {
+    let statistics = ["processed ", "verification time ", "stack depth ", "peak_states "];
+    let spoken = |line: &&str| !line.is_empty() && !statistics.iter().any(|word| line.starts_with(word));
+    log.lines().rev().find(spoken).unwrap_or("no verifier output")
 }
 
 /// An error with its causes, on one line.
@@ -320,6 +194,14 @@ mod tests {
         for report in reports {
             assert_eq!(report.state, ProgramState::Unavailable("not allowed".to_owned()));
         }
+    }
+
+    #[test]
+    fn the_verifiers_last_word() {
+        let log = "0: R1=ctx(off=0,imm=0)\n5: (85) call bpf_x#1\nunknown func bpf_x#1\n\
+                   verification time 12 usec\nstack depth 0+0\nprocessed 6 insns (limit 1000000) peak_states 0\n\n";
+        assert_eq!(verdict(log), "unknown func bpf_x#1");
+        assert_eq!(verdict("\n"), "no verifier output");
     }
 
     #[test]

@@ -30,6 +30,17 @@ impl Target {
         }
     }
 
+    /// `kubepods`, `qos`, `pod` or `container`, as the trace names domains.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Target::Kubepods => "kubepods",
+            Target::Qos(_) => "qos",
+            Target::Pod(_) => "pod",
+            Target::Container(..) => "container",
+        }
+    }
+
     #[must_use]
     pub fn container(&self) -> Option<&str> {
         match self {
@@ -195,6 +206,15 @@ pub fn oom_limit(levels: &[MemcgLevel], names: &Attribution) -> OomVerdict {
     match levels.iter().position(full) {
         Some(at) => verdict(levels, at, names),
         None => OomVerdict { limit: OomLimit::Node, level: None },
+    }
+}
+
+/// The kernel itself said that it was `memcg`'s limit. `levels`: the victim's branch, which names what is around it.
+#[must_use]
+pub fn told_limit(memcg: MemcgLevel, levels: &[MemcgLevel], names: &Attribution) -> OomVerdict {
+    match levels.iter().position(|level| level.cgroup == memcg.cgroup) {
+        Some(at) => verdict(levels, at, names),
+        None => verdict(&[memcg], 0, names),
     }
 }
 

@@ -2,6 +2,7 @@
 //! the API server or a disk: those have tasks of their own. cgroup files are read in place, for a decision must not
 //! wait for a hand-over.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::event::Event;
@@ -16,21 +17,44 @@ use crate::pod::order::WorkOrder;
 use crate::pod::qos::QosClass;
 use crate::pod::worker::PodWorkers;
 use crate::pod_store::PodStoreHandle;
-use crate::signal::Domain;
 use crate::signal::attribution::Target;
+use crate::signal::{CgroupId, Domain};
 
 #[derive(Debug)]
 pub struct Executor {
-    pub workers: PodWorkers,
-    pub memory: MemoryFiles,
-    pub cgroups: Arc<CgroupDriver>,
-    pub classes: ClassUpdates,
+    workers: PodWorkers,
+    memory: MemoryFiles,
+    cgroups: Arc<CgroupDriver>,
+    classes: ClassUpdates,
     pub kernel: Kernel,
-    pub pleg: PlegHandle,
-    pub store: PodStoreHandle,
+    /// The cgroups of each pod whose charges the kernel side watches.
+    charged: BTreeMap<PodUid, Vec<CgroupId>>,
+    pleg: PlegHandle,
+    store: PodStoreHandle,
 }
 
 impl Executor {
+    #[must_use]
+    pub fn new(
+        workers: PodWorkers,
+        memory: MemoryFiles,
+        cgroups: Arc<CgroupDriver>,
+        classes: ClassUpdates,
+        kernel: Kernel,
+        pleg: PlegHandle,
+        store: PodStoreHandle,
+    ) -> Executor {
+        let mut executor =
+            Executor { workers, memory, cgroups, classes, kernel, charged: BTreeMap::new(), pleg, store };
+        for (id, class) in executor.cgroups.top_cgroup_ids() {
+            // The classes have no limits of their own.
+            if class.is_none() {
+                executor.watch_memcg(id);
+            }
+        }
+        executor
+    }
+
     /// Does it. Some actions answer at once, with an event for the state.
     pub fn execute(&mut self, action: Action) -> Option<Event> {
         let Action { kind, reason } = action;
@@ -48,6 +72,8 @@ impl Executor {
             ActionKind::Forget(uid) => {
                 self.workers.forget(&uid);
                 self.memory.unwatch_pod(&uid);
+                self.watch_charges(&uid, &[]);
+                self.charged.remove(&uid);
                 self.store.remove(uid);
                 None
             }
@@ -96,7 +122,27 @@ impl Executor {
             None => Target::Pod(pod.clone()),
         };
         let ids = self.cgroups.cgroup_ids(pod, qos);
+        self.watch_charges(pod, &ids);
         Event::Cgroups(ids.into_iter().map(|(cgroup, id)| (cgroup, target(id))).collect())
+    }
+
+    /// These and no others of the pod.
+    fn watch_charges(&mut self, pod: &PodUid, ids: &[(CgroupId, Option<String>)]) {
+        let now: Vec<CgroupId> = ids.iter().map(|(id, _)| *id).collect();
+        let before = self.charged.get(pod).map(Vec::as_slice).unwrap_or_default();
+        for gone in before.iter().filter(|id| !now.contains(id)) {
+            self.kernel.unwatch_memcg(*gone);
+        }
+        for id in &now {
+            self.watch_memcg(*id);
+        }
+        self.charged.insert(pod.clone(), now);
+    }
+
+    fn watch_memcg(&mut self, id: CgroupId) {
+        if let Err(error) = self.kernel.watch_memcg(id) {
+            tracing::debug!(%error, "not told of its charges");
+        }
     }
 
     /// A cgroup that is gone by now needs no watching.

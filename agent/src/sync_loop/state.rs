@@ -34,7 +34,7 @@ use crate::pod::qos::{CgroupResources, QosClass, class_cgroup_resources};
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
 use crate::signal::attribution::Attribution;
-use crate::signal::{Domain, MemoryReading};
+use crate::signal::{Domain, MemoryReading, OomBegin};
 use crate::trace::record::{Kind, Record};
 
 /// What does not change while the agent runs.
@@ -93,6 +93,8 @@ pub struct State {
     oom_kills: BTreeMap<Domain, u64>,
     /// Kernel records of kills whose counter has not been read yet.
     told_kills: BTreeMap<Domain, u64>,
+    /// What the kernel said last of a kill that it was about to do, and when.
+    oom_begun: Option<(Mono, OomBegin)>,
     /// Times of kernel events whose fresh numbers have been read and not yet planned on.
     undecided: Vec<Mono>,
     /// The first kernel event told in the trace since the last reading.
@@ -127,6 +129,7 @@ impl State {
             under_pressure: false,
             oom_kills: BTreeMap::new(),
             told_kills: BTreeMap::new(),
+            oom_begun: None,
             undecided: Vec::new(),
             told_signal_at: None,
             last_reading: None,

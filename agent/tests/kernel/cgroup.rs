@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use oomlet::signal::{CgroupId, Hierarchy};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::PATIENCE;
 
@@ -35,6 +36,28 @@ impl TestCgroup {
         cgroup
     }
 
+    /// A cgroup inside this one, with a memcg of its own.
+    pub fn child(&self, name: &str) -> TestCgroup {
+        let child = TestCgroup {
+            memory: self.memory.join(name),
+            unified: self.unified.join(name),
+            path: format!("{}/{name}", self.path),
+        };
+        if !self.is_v1() {
+            fs::write(self.memory.join("cgroup.subtree_control"), "+memory").expect("pass the controller on");
+        }
+        // Before 5.11 a v1 parent's limit did not hold for its children unless it was told to.
+        let hierarchical = self.memory.join("memory.use_hierarchy");
+        if hierarchical.exists() {
+            fs::write(hierarchical, "1").expect("have the limit hold for what is inside");
+        }
+        fs::create_dir(&child.memory).expect("make a memory cgroup");
+        if self.is_v1() {
+            fs::create_dir(&child.unified).expect("make a unified cgroup");
+        }
+        child
+    }
+
     pub fn is_v1(&self) -> bool {
         self.memory != self.unified
     }
@@ -42,6 +65,21 @@ impl TestCgroup {
     pub fn limit(&self, bytes: u64) {
         let file = if self.is_v1() { "memory.limit_in_bytes" } else { "memory.max" };
         fs::write(self.memory.join(file), bytes.to_string()).expect("set the limit");
+    }
+
+    /// `memory.high`; the v1 hierarchy has none.
+    pub fn throttle_above(&self, bytes: u64) {
+        fs::write(self.memory.join("memory.high"), bytes.to_string()).expect("set memory.high");
+    }
+
+    /// SIGKILL to all that is inside.
+    pub fn kill(&self) {
+        let procs = fs::read_to_string(self.memory.join("cgroup.procs")).unwrap_or_default();
+        let pids = procs.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw);
+        for pid in pids {
+            // One that has just ended is what is wanted.
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 
     pub fn enter(&self, pid: u32) {
@@ -72,6 +110,7 @@ impl TestCgroup {
 
 impl Drop for TestCgroup {
     fn drop(&mut self) {
+        self.kill();
         self.remove();
     }
 }

@@ -34,12 +34,26 @@ pub struct Layout {
     pub css_parent: u32,
     pub cgroup_kn: u32,
     pub cgroup_root: u32,
+    /// `cgroup.subsys[memory_cgrp_id]`.
+    pub cgroup_memory: u32,
     pub cgroup_root_hierarchy_id: u32,
     pub kernfs_node_id: u32,
     pub mem_cgroup_css: u32,
     /// `mem_cgroup.memory.usage` and `.max`, in pages.
     pub mem_cgroup_usage: u32,
     pub mem_cgroup_max: u32,
+    /// `mem_cgroup.memory.high`, in pages.
+    pub mem_cgroup_high: u32,
+    /// The page counter itself, `mem_cgroup.memory`.
+    pub mem_cgroup_memory: u32,
+    pub page_counter_parent: u32,
+    /// `task_struct.memcg_nr_pages_over_high`.
+    pub task_pages_over_high: u32,
+    pub oom_control_memcg: u32,
+    pub oom_control_chosen: u32,
+    pub oom_control_order: u32,
+    pub oom_control_totalpages: u32,
+    pub oom_control_constraint: u32,
     /// Arguments of the `mark_victim` tracepoint behind its private data pointer.
     pub mark_victim_args: u32,
     /// Fields of plain tracepoints, from their `format` files.
@@ -111,11 +125,21 @@ impl Layout {
         css_parent: ABSENT,
         cgroup_kn: ABSENT,
         cgroup_root: ABSENT,
+        cgroup_memory: ABSENT,
         cgroup_root_hierarchy_id: ABSENT,
         kernfs_node_id: ABSENT,
         mem_cgroup_css: ABSENT,
         mem_cgroup_usage: ABSENT,
         mem_cgroup_max: ABSENT,
+        mem_cgroup_high: ABSENT,
+        mem_cgroup_memory: ABSENT,
+        page_counter_parent: ABSENT,
+        task_pages_over_high: ABSENT,
+        oom_control_memcg: ABSENT,
+        oom_control_chosen: ABSENT,
+        oom_control_order: ABSENT,
+        oom_control_totalpages: ABSENT,
+        oom_control_constraint: ABSENT,
         mark_victim_args: ABSENT,
         mark_victim: MarkVictimFormat::ABSENT,
         reclaim_retry_zone_loops: ABSENT,
@@ -139,4 +163,15 @@ pub struct Tuning {
     pub page_size: u64,
     /// `cgroup_root.hierarchy_id` of the v1 memory hierarchy; 0 where memory is in the unified one.
     pub memory_hierarchy: u64,
+    /// A memcg that would be at its limit within this time is worth a record.
+    pub forecast_horizon_ns: u64,
+    /// Growth is judged over at least this time,
+    pub forecast_window_min_ns: u64,
+    /// and over at most this: a memcg that charged nothing for longer starts anew.
+    pub forecast_window_max_ns: u64,
+    /// A memcg that grows with less than this share of its limit left is worth a record at any speed: the share is
+    /// limit / 2^this.
+    pub forecast_low_shift: u64,
+    /// Least time between two forecasts about one memcg.
+    pub forecast_cool_down_ns: u64,
 }

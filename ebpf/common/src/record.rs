@@ -14,6 +14,11 @@ pub mod kind {
     pub const CGROUP_MADE: u32 = 7;
     pub const CGROUP_REMOVED: u32 = 8;
     pub const INIT_EXIT: u32 = 9;
+    pub const OOM_BEGIN: u32 = 10;
+    pub const LIMIT_RECLAIM: u32 = 11;
+    pub const OVER_HIGH: u32 = 12;
+    pub const THROTTLED: u32 = 13;
+    pub const CHARGE_FORECAST: u32 = 14;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -56,7 +61,8 @@ pub struct Level {
     pub id: u64,
     /// `memory.usage` of its page counter, in bytes.
     pub usage_bytes: u64,
-    /// `memory.max` of its page counter, in pages: the kernel's own "no limit" is a number of pages.
+    /// `memory.max` of its page counter, in pages: the kernel's own "no limit" is a number of pages. `memory.high` where
+    /// the record is about that.
     pub limit_pages: u64,
 }
 
@@ -81,6 +87,79 @@ pub struct OomKill {
     /// How many of `levels` are filled, leaf first.
     pub level_count: u32,
     pub levels: [Level; MAX_LEVELS],
+}
+
+/// What an [`OomBegin`] is about.
+pub mod oom_scope {
+    /// The fields of `oom_control` could not be read.
+    pub const UNKNOWN: u32 = 0;
+    /// No cgroup's limit: the node has no memory left.
+    pub const GLOBAL: u32 = 1;
+    /// `memcg` is the one at its limit.
+    pub const MEMCG: u32 = 2;
+}
+
+/// `oom_kill_process`: the OOM killer has chosen, and tells what for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct OomBegin {
+    pub header: Header,
+    pub memcg: Level,
+    /// Pages that the OOM killer could choose from: of the node, or of the memcg.
+    pub total_pages: u64,
+    /// The chosen task's id in the unified hierarchy; 0 where it could not be read.
+    pub chosen_cgroup: u64,
+    pub chosen_pid: u32,
+    /// One of [`oom_scope`].
+    pub scope: u32,
+    /// `cgroup_root.hierarchy_id` of the hierarchy that `memcg` and `levels` are in; 0 is the unified one.
+    pub memcg_hierarchy: u32,
+    /// Of the allocation that failed; -1: asked for by SysRq.
+    pub order: i32,
+    /// `enum oom_constraint` of include/linux/oom.h.
+    pub constraint: u32,
+    /// How many of `levels` are filled, leaf first.
+    pub level_count: u32,
+    /// The chosen task's branch of the memcg tree.
+    pub levels: [Level; MAX_LEVELS],
+}
+
+/// [`kind::LIMIT_RECLAIM`], [`kind::OVER_HIGH`] and [`kind::THROTTLED`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MemcgPressure {
+    pub header: Header,
+    /// The memcg whose limit it is. Its limit is `memory.max`, or `memory.high` where the kind is about that.
+    pub memcg: Level,
+    /// Since the last record of this kind about this memcg.
+    pub events: u64,
+    /// `cgroup_root.hierarchy_id` of the memcg's hierarchy; 0 is the unified one.
+    pub hierarchy: u32,
+    pub reserved: u32,
+}
+
+/// At the growth seen the memcg is at its limit within the horizon of the agent's tuning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ChargeForecast {
+    pub header: Header,
+    /// The usage includes the charge that was under way.
+    pub memcg: Level,
+    pub grown_bytes: u64,
+    /// In which it grew that much.
+    pub window_ns: u64,
+    /// `cgroup_root.hierarchy_id` of the memcg's hierarchy; 0 is the unified one.
+    pub hierarchy: u32,
+    pub reserved: u32,
+}
+
+/// What the charge program keeps of a watched memcg: the value of the map `CHARGED`. The agent makes it with zeros.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ChargeWindow {
+    pub since_ns: u64,
+    pub pages_then: u64,
+    pub last_sent_ns: u64,
 }
 
 /// [`kind::MEMCG_RECLAIM`] and [`kind::DIRECT_RECLAIM`].
@@ -147,6 +226,10 @@ pub struct InitExit {
 const _: () = assert!(size_of::<Header>() == 16);
 const _: () = assert!(size_of::<Level>() == 24);
 const _: () = assert!(size_of::<OomKill>() == 104 + MAX_LEVELS * 24);
+const _: () = assert!(size_of::<OomBegin>() == 80 + MAX_LEVELS * 24);
+const _: () = assert!(size_of::<MemcgPressure>() == 56);
+const _: () = assert!(size_of::<ChargeForecast>() == 64);
+const _: () = assert!(size_of::<ChargeWindow>() == 24);
 const _: () = assert!(size_of::<Reclaim>() == 40);
 const _: () = assert!(size_of::<KswapdWake>() == 24);
 const _: () = assert!(size_of::<ReclaimRetry>() == 32);

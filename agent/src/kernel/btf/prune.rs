@@ -14,6 +14,8 @@ pub struct Keep<'a> {
     pub enumerators: &'a [&'a str],
     /// Tracepoint names, without `btf_trace_`.
     pub tracepoints: &'a [&'a str],
+    /// Kernel functions, with their prototypes.
+    pub functions: &'a [&'a str],
 }
 
 /// # Errors
@@ -38,6 +40,11 @@ pub fn prune(btf: &Btf, keep: &Keep<'_>) -> Result<Vec<u8>, BtfError> {
     for name in keep.tracepoints {
         if let Ok(args) = btf.tracepoint_args(name) {
             writer.tracepoint(name, &args);
+        }
+    }
+    for name in keep.functions {
+        if let Ok(args) = btf.function_args(name) {
+            writer.function(name, &args);
         }
     }
     Ok(writer.finish())
@@ -161,14 +168,24 @@ impl Writer<'_> {
 
     fn tracepoint(&mut self, name: &str, args: &[u32]) {
         let private_data = self.emit("", 2, 0, 0, &[]);
-        let mut body = vec![0, private_data];
+        let proto = self.prototype(vec![0, private_data], args);
+        let pointer = self.emit("", 2, 0, proto, &[]);
+        self.emit(&format!("btf_trace_{name}"), 8, 0, pointer, &[]);
+    }
+
+    /// A global function: `BTF_FUNC_GLOBAL` stands where a struct has its member count.
+    fn function(&mut self, name: &str, args: &[u32]) {
+        let proto = self.prototype(Vec::new(), args);
+        self.emit(name, 12, 1, proto, &[]);
+    }
+
+    /// `body` holds the parameters that come first, as pairs of name and type.
+    fn prototype(&mut self, mut body: Vec<u32>, args: &[u32]) -> u32 {
         for arg in args {
             let type_id = self.copy(*arg, &[]);
             body.extend([0, type_id]);
         }
-        let proto = self.emit("", 13, body.len() / 2, 0, &body);
-        let pointer = self.emit("", 2, 0, proto, &[]);
-        self.emit(&format!("btf_trace_{name}"), 8, 0, pointer, &[]);
+        self.emit("", 13, body.len() / 2, 0, &body)
     }
 
     fn finish(self) -> Vec<u8> {

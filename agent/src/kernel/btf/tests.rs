@@ -67,6 +67,13 @@ impl Builder {
         self.typedef(&format!("btf_trace_{name}"), pointer);
     }
 
+    /// A function with these arguments.
+    pub(crate) fn function(&mut self, name: &str, args: &[u32]) {
+        let body: Vec<u32> = args.iter().flat_map(|ty| [0, *ty]).collect();
+        let proto = self.add("", 13 << 24 | args.len() as u32, 0, &body);
+        self.add(name, 12 << 24 | 1, proto, &[]);
+    }
+
     pub(crate) fn blob(&self) -> Vec<u8> {
         let mut blob = Vec::from(MAGIC.to_ne_bytes());
         blob.extend_from_slice(&[1, 0]);
@@ -132,7 +139,12 @@ fn sizes_enums_and_prototypes() {
     let array = b.array(int, int, 3);
     b.enumeration("e", &[("ZERO", 0), ("SEVEN", 7)]);
     b.tracepoint("mark_victim", &[pointer, int]);
+    b.function("kill", &[pointer, int]);
+    b.function("nothing", &[]);
     let btf = b.build();
+    assert_eq!(btf.function_args("kill").ok(), Some(vec![pointer, int]));
+    assert_eq!(btf.function_args("nothing").ok(), Some(vec![]));
+    assert!(btf.function_args("task_struct").is_err(), "a struct is no function");
     assert_eq!(btf.size_of(task), Some(64));
     assert_eq!(btf.size_of(pointer), None);
     assert_eq!(btf.type_at(array).and_then(|ty| btf.array(&ty)), Some((int, 3)));

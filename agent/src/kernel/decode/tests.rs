@@ -149,6 +149,89 @@ fn a_victim_of_which_only_the_pid_is_known() {
     assert_eq!(victim, nothing);
 }
 
+fn oom_begin(scope: u32, constraint: u32) -> OomBegin {
+    let mut levels = [Level { id: 0, usage_bytes: 0, limit_pages: 0 }; MAX_LEVELS];
+    levels[0] = Level { id: 11, usage_bytes: 4096, limit_pages: 7 };
+    OomBegin {
+        header: header::<OomBegin>(kind::OOM_BEGIN),
+        memcg: Level { id: 9, usage_bytes: 8192, limit_pages: 2 },
+        total_pages: 2,
+        chosen_cgroup: 11,
+        chosen_pid: 42,
+        scope,
+        memcg_hierarchy: 4,
+        order: -1,
+        constraint,
+        level_count: 1,
+        levels,
+    }
+}
+
+#[test]
+fn the_beginning_of_a_kill() {
+    let memcg = |id| CgroupId { hierarchy: Hierarchy::MemoryV1, id };
+    let limited = MemcgLevel { cgroup: memcg(9), usage_bytes: 8192, limit_bytes: Some(8192) };
+    for (scope, constraint, expected) in [
+        (oom_scope::GLOBAL, 0, (OomScope::Global, OomConstraint::None)),
+        (oom_scope::GLOBAL, 1, (OomScope::Global, OomConstraint::Cpuset)),
+        (oom_scope::GLOBAL, 2, (OomScope::Global, OomConstraint::MemoryPolicy)),
+        (oom_scope::MEMCG, 3, (OomScope::Memcg(limited), OomConstraint::Memcg)),
+        (oom_scope::UNKNOWN, 4, (OomScope::Unknown, OomConstraint::Unknown(4))),
+        (77, 3, (OomScope::Unknown, OomConstraint::Memcg)),
+    ] {
+        let KernelEventKind::OomBegin(begin) = kind_of(oom_begin(scope, constraint).as_bytes()) else {
+            panic!("not an OomBegin");
+        };
+        assert_eq!((begin.scope, begin.constraint), expected);
+        assert_eq!((begin.chosen_pid, begin.chosen_cgroup), (42, Some(unified_id(11))));
+        assert_eq!((begin.total_bytes, begin.order), (8192, -1));
+        let chosen = MemcgLevel { cgroup: memcg(11), usage_bytes: 4096, limit_bytes: Some(7 * PAGE) };
+        assert_eq!(begin.chosen_levels, [chosen]);
+    }
+    let mut unreadable = oom_begin(oom_scope::GLOBAL, 0);
+    unreadable.chosen_cgroup = 0;
+    unreadable.level_count = 0;
+    let KernelEventKind::OomBegin(begin) = kind_of(unreadable.as_bytes()) else {
+        panic!("not an OomBegin");
+    };
+    assert_eq!((begin.chosen_cgroup, begin.chosen_levels.len()), (None, 0));
+}
+
+#[test]
+fn memcgs_at_their_limits() {
+    let pressure = |kind| MemcgPressure {
+        header: header::<MemcgPressure>(kind),
+        memcg: Level { id: 9, usage_bytes: 8192, limit_pages: 2 },
+        events: 3,
+        hierarchy: 0,
+        reserved: 0,
+    };
+    let (memcg, events) =
+        (MemcgLevel { cgroup: unified_id(9), usage_bytes: 8192, limit_bytes: Some(8192) }, 3);
+    for (kind, expected) in [
+        (kind::LIMIT_RECLAIM, KernelEventKind::LimitReclaim { memcg, events }),
+        (kind::OVER_HIGH, KernelEventKind::OverHigh { memcg, events }),
+        (kind::THROTTLED, KernelEventKind::Throttled { memcg, events }),
+    ] {
+        assert_eq!(kind_of(pressure(kind).as_bytes()), expected);
+    }
+    let forecast = ChargeForecast {
+        header: header::<ChargeForecast>(kind::CHARGE_FORECAST),
+        memcg: Level { id: 9, usage_bytes: 4096, limit_pages: 2 },
+        grown_bytes: 4096,
+        window_ns: 1_000_000,
+        hierarchy: 4,
+        reserved: 0,
+    };
+    let cgroup = CgroupId { hierarchy: Hierarchy::MemoryV1, id: 9 };
+    let memcg = MemcgLevel { cgroup, usage_bytes: 4096, limit_bytes: Some(8192) };
+    let window = Duration::from_millis(1);
+    assert_eq!(
+        kind_of(forecast.as_bytes()),
+        KernelEventKind::ChargeForecast { memcg, grown_bytes: 4096, window }
+    );
+}
+
 #[test]
 fn more_levels_than_there_is_room_for() {
     let mut record = oom_kill(0, 0, &[]);
@@ -161,14 +244,14 @@ fn what_is_no_record() {
     let check = |bytes: &[u8], expected| assert_eq!(decode(bytes, Mono(1), PAGE), Err(expected));
     check(&[], Undecodable::TooShort { kind: 0, len: 0 });
     check(header::<Header>(999).as_bytes(), Undecodable::UnknownKind(999));
-    for kind in kind::OOM_KILL..=kind::INIT_EXIT {
+    for kind in kind::OOM_KILL..=kind::CHARGE_FORECAST {
         check(header::<Header>(kind).as_bytes(), Undecodable::TooShort { kind, len: 16 });
     }
 }
 
 proptest! {
     #[test]
-    fn any_bytes_are_answered(kind in 0u32..12, body in prop::collection::vec(any::<u8>(), 0..600), page_size in 0u64..65_536) {
+    fn any_bytes_are_answered(kind in 0u32..20, body in prop::collection::vec(any::<u8>(), 0..600), page_size in 0u64..65_536) {
         let mut bytes = kind.to_ne_bytes().to_vec();
         bytes.extend_from_slice(&body);
         let _ = decode(&bytes, Mono(0), page_size);

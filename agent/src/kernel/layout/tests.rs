@@ -4,9 +4,21 @@ use zerocopy::IntoBytes;
 use super::super::btf::tests::Builder;
 use super::*;
 
-/// Pruned BTF of kernels that are supported; `examples/prune_btf.rs` makes one.
-const FIXTURES: &[(&str, &[u8], MarkVictim)] =
-    &[("6.18", include_bytes!("../../../tests/fixtures/btf/6.18.btf"), MarkVictim::Task { args: 2 })];
+const TASK: MarkVictim = MarkVictim::Task { args: 2 };
+
+/// Pruned BTF of kernels that are supported; `examples/prune_btf.rs` makes them.
+const FIXTURES: &[(&str, &[u8], MarkVictim)] = &[
+    ("5.10", include_bytes!("../../../tests/fixtures/btf/5.10.btf"), MarkVictim::Pid),
+    ("6.1", include_bytes!("../../../tests/fixtures/btf/6.1.btf"), TASK),
+    ("6.12", include_bytes!("../../../tests/fixtures/btf/6.12.btf"), TASK),
+    ("6.18", include_bytes!("../../../tests/fixtures/btf/6.18.btf"), TASK),
+    ("7.2", include_bytes!("../../../tests/fixtures/btf/7.2.btf"), TASK),
+];
+
+fn fixture(kernel: &str) -> Btf {
+    let (_, blob, _) = FIXTURES.iter().find(|(name, ..)| *name == kernel).expect("a fixture");
+    Btf::parse(blob.to_vec()).expect("BTF")
+}
 
 fn btf_entries(layout: &Layout) -> Vec<u32> {
     // All up to the plain tracepoints' formats come from BTF.
@@ -20,18 +32,77 @@ fn btf_entries(layout: &Layout) -> Vec<u32> {
 
 #[test]
 fn every_field_resolves_in_every_supported_kernel() {
-    for (kernel, blob, prototype) in FIXTURES {
-        let btf = Btf::parse(blob.to_vec()).expect(kernel);
+    for (kernel, _, prototype) in FIXTURES {
+        let btf = fixture(kernel);
         let mut layout = Layout::ABSENT;
         assert_eq!(from_btf(&btf, &mut layout), Vec::<String>::new(), "{kernel}");
-        assert!(!btf_entries(&layout).contains(&ABSENT), "{kernel}: {layout:?}");
+        // `mark_victim` with a pid has no arguments that anything is read of.
+        let absent = btf_entries(&layout).iter().filter(|entry| **entry == ABSENT).count();
+        assert_eq!(absent, usize::from(*prototype == MarkVictim::Pid), "{kernel}: {layout:?}");
         assert_eq!(mark_victim_prototype(&btf).ok(), Some(*prototype), "{kernel}");
     }
 }
 
+/// Which functions a program can be hooked to, by kernel. One that is absent was inlined, cloned or renamed.
+#[test]
+fn functions_of_supported_kernels() {
+    let everywhere = ["oom_kill_process", "page_counter_try_charge", "try_to_free_mem_cgroup_pages"];
+    let table: [(&str, &[&str]); 5] = [
+        ("5.10", &["mem_cgroup_handle_over_high"]),
+        ("6.1", &["reclaim_high", "mem_cgroup_handle_over_high"]),
+        ("6.12", &["reclaim_high", "mem_cgroup_handle_over_high"]),
+        ("6.18", &["reclaim_high", "__mem_cgroup_handle_over_high"]),
+        ("7.2", &["reclaim_high", "__mem_cgroup_handle_over_high"]),
+    ];
+    for (kernel, more) in table {
+        let btf = fixture(kernel);
+        for function in FUNCTIONS {
+            let expected = everywhere.contains(&function.name) || more.contains(&function.name);
+            let found = check_function(&btf, function);
+            assert_eq!(found.is_ok(), expected, "{kernel} {}: {found:?}", function.name);
+            if let Err(why) = found {
+                assert!(why.contains(function.name) && why.contains("no function"), "{why}");
+            }
+        }
+    }
+}
+
+/// How many arguments the kernels pass, to see a prototype change that no program depends on.
+#[test]
+fn prototypes_of_supported_kernels() {
+    for (function, expected) in [
+        ("oom_kill_process", [2, 2, 2, 2, 2]),
+        ("page_counter_try_charge", [3, 3, 3, 3, 3]),
+        // may_swap became reclaim_options; swappiness came on top.
+        ("try_to_free_mem_cgroup_pages", [4, 4, 5, 5, 5]),
+    ] {
+        let found: Vec<usize> = FIXTURES
+            .iter()
+            .map(|(kernel, ..)| fixture(kernel).function_args(function).expect("there").len())
+            .collect();
+        assert_eq!(found, expected, "{function}");
+    }
+}
+
+#[test]
+fn a_function_with_other_arguments_is_not_hooked() {
+    let function = Function { name: "f", args: &[Arg::Struct("task_struct"), Arg::Integer] };
+    let check = |args: fn(&mut Builder) -> Vec<u32>| {
+        let mut b = Builder::default();
+        let args = args(&mut b);
+        b.function("f", &args);
+        check_function(&b.build(), &function).is_ok()
+    };
+    assert!(check(|b| vec![task_pointer(b), b.int("long", 8)]));
+    assert!(check(|b| vec![task_pointer(b), b.int("long", 8), b.int("more", 4)]));
+    assert!(!check(|b| vec![task_pointer(b)]), "one is gone");
+    assert!(!check(|b| vec![b.int("int", 4), b.int("long", 8)]), "an id instead of the struct");
+    assert!(!check(|b| vec![task_pointer(b), task_pointer(b)]), "a struct instead of a number");
+}
+
 #[test]
 fn offsets_of_linux_6_18() {
-    let btf = Btf::parse(FIXTURES[0].1.to_vec()).expect("BTF");
+    let btf = fixture("6.18");
     let mut layout = Layout::ABSENT;
     assert!(from_btf(&btf, &mut layout).is_empty());
     // Seen in the running kernel's full BTF; a mistake in pruning or reading would move them.
@@ -54,6 +125,9 @@ fn pruning_keeps_what_is_read() {
     assert_eq!(from_btf(&full, &mut from_full), from_btf(&pruned, &mut from_pruned));
     assert_eq!(from_full, from_pruned);
     assert_eq!(mark_victim_prototype(&full).ok(), mark_victim_prototype(&pruned).ok());
+    for function in FUNCTIONS {
+        assert_eq!(check_function(&full, function), check_function(&pruned, function));
+    }
 }
 
 /// `rss_stat` as an array of per-CPU counters (since 6.2) and as a struct of atomics (before).

@@ -5,19 +5,28 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::State;
+use super::oom::with_oom_begin;
 use crate::clock::Mono;
 use crate::eviction::{Eviction, Numbers};
 use crate::forecast::MAX_RATE_BYTES_PER_S;
 use crate::pod::PodUid;
 use crate::reason::Reason;
 use crate::signal::attribution::{Target, parse_cgroup_path};
-use crate::signal::{CgroupId, Domain, KernelEvent, KernelEventKind, MemoryReading};
+use crate::signal::{CgroupId, Domain, KernelEvent, KernelEventKind, MemcgLevel, MemoryReading, OomScope};
 use crate::trace::record::{Kind, Record};
 
 impl State {
     pub(super) fn apply_kernel_event(&mut self, event: &KernelEvent, now: Mono) {
         match &event.kind {
             KernelEventKind::OomKill(victim) => self.apply_oom_kill(event, victim),
+            KernelEventKind::OomBegin(begin) => {
+                self.oom_begun = Some((event.at, (**begin).clone()));
+                let memcg = match begin.scope {
+                    OomScope::Memcg(level) => Some(level.cgroup),
+                    OomScope::Global | OomScope::Unknown => None,
+                };
+                self.apply_pressure(event, memcg);
+            }
             KernelEventKind::InitExit { pid } => self.apply_init_exit(*pid, now),
             KernelEventKind::CgroupMade { path, .. } => {
                 let pod = parse_cgroup_path(path).and_then(|p| self.pods.get_mut(&p.pod));
@@ -33,6 +42,10 @@ impl State {
             | KernelEventKind::DirectReclaim { cgroup, .. }
             | KernelEventKind::ReclaimRetry { cgroup, .. }
             | KernelEventKind::Growth { cgroup, .. } => self.apply_pressure(event, Some(*cgroup)),
+            KernelEventKind::LimitReclaim { memcg, .. }
+            | KernelEventKind::OverHigh { memcg, .. }
+            | KernelEventKind::Throttled { memcg, .. }
+            | KernelEventKind::ChargeForecast { memcg, .. } => self.apply_pressure(event, Some(memcg.cgroup)),
             KernelEventKind::KswapdWake { .. } => self.apply_pressure(event, None),
         }
     }
@@ -41,18 +54,19 @@ impl State {
     fn apply_pressure(&mut self, event: &KernelEvent, cgroup: Option<CgroupId>) {
         let target = cgroup.and_then(|id| self.attribution.lookup(id).cloned());
         self.eviction.observe_kernel_event(event);
-        let node_wide = matches!(
-            event.kind,
+        let node_wide = match &event.kind {
             KernelEventKind::DirectReclaim { .. }
-                | KernelEventKind::KswapdWake { .. }
-                | KernelEventKind::ReclaimRetry { .. }
-        );
+            | KernelEventKind::KswapdWake { .. }
+            | KernelEventKind::ReclaimRetry { .. } => true,
+            KernelEventKind::OomBegin(begin) => begin.scope == OomScope::Global,
+            _ => false,
+        };
         // What other services of the node do inside their own cgroups is not the agent's story to tell.
         if target.is_none() && !node_wide {
             return;
         }
         self.told_signal_at.get_or_insert(event.at);
-        let mut record = signal_record(event);
+        let mut record = signal_record(event, target.as_ref());
         if let Some(target) = target {
             record = self.with_target(record, &target);
         }
@@ -173,7 +187,9 @@ impl State {
     }
 }
 
-fn signal_record(event: &KernelEvent) -> Record {
+/// `target`: whose cgroup the event names, where it is one of the agent's.
+fn signal_record(event: &KernelEvent, target: Option<&Target>) -> Record {
+    let whose = target.map_or("other", Target::kind);
     let record = |domain: &str, message: &str| {
         Record::new(event.at, Kind::Signal, Reason::KernelSignal, message)
             .domain(domain)
@@ -195,7 +211,41 @@ fn signal_record(event: &KernelEvent) -> Record {
         KernelEventKind::Growth { faults, window, .. } => {
             record("container", "grows").number("faults", *faults).number("window_ms", window.as_millis())
         }
+        KernelEventKind::LimitReclaim { memcg, events } => {
+            with_level(record(whose, "reclaim because of this domain's limit"), memcg)
+                .number("events", *events)
+        }
+        KernelEventKind::OverHigh { memcg, events } => {
+            with_level(record(whose, "above memory.high: reclaim"), memcg).number("events", *events)
+        }
+        KernelEventKind::Throttled { memcg, events } => {
+            with_level(record(whose, "above memory.high: its tasks are slowed down"), memcg)
+                .number("events", *events)
+        }
+        KernelEventKind::ChargeForecast { memcg, grown_bytes, window } => {
+            with_level(record(whose, "about to reach its limit"), memcg)
+                .number("grown_bytes", *grown_bytes)
+                .number("window_us", window.as_micros())
+        }
+        KernelEventKind::OomBegin(begin) => {
+            let record = match &begin.scope {
+                OomScope::Global => record("node", "the OOM killer acts: the node itself is out of memory"),
+                OomScope::Memcg(level) => {
+                    with_level(record(whose, "the OOM killer acts: this domain is at its limit"), level)
+                }
+                OomScope::Unknown => record(whose, "the OOM killer acts"),
+            };
+            with_oom_begin(record, begin).number("chosen_pid", begin.chosen_pid)
+        }
         _ => record("node", "a kernel event"),
+    }
+}
+
+fn with_level(record: Record, level: &MemcgLevel) -> Record {
+    let record = record.number("usage_bytes", level.usage_bytes);
+    match level.limit_bytes {
+        Some(limit) => record.number("limit_bytes", limit),
+        None => record,
     }
 }
 

@@ -2,6 +2,7 @@
 //! runtime's word cover what it cannot tell.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
@@ -9,8 +10,10 @@ use super::State;
 use crate::clock::Mono;
 use crate::pod::{PodRef, PodUid, qos};
 use crate::reason::Reason;
-use crate::signal::attribution::{Target, nearest_limit, oom_limit};
-use crate::signal::{Domain, DomainReading, KernelEvent, MemoryReading, OomVictim};
+use crate::signal::attribution::{OomVerdict, Target, nearest_limit, oom_limit, told_limit};
+use crate::signal::{
+    Domain, DomainReading, KernelEvent, MemcgLevel, MemoryReading, OomBegin, OomScope, OomVictim,
+};
 use crate::trace::record::{Kind, Record};
 
 /// The limit that was reached, as far as it is known.
@@ -19,14 +22,40 @@ struct Limit {
     domain: &'static str,
     usage_bytes: Option<u64>,
     limit_bytes: Option<u64>,
-    /// Not seen to be reached, but nothing else can have been.
-    deduced: bool,
+    known: Known,
 }
+
+/// How the limit is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// The kernel said so when it began the kill (`oom_kill_process`).
+    Told,
+    /// It was seen to be reached.
+    Seen,
+    /// Not seen to be reached, but nothing else can have been.
+    Deduced,
+}
+
+impl Limit {
+    fn of(verdict: OomVerdict, known: Known) -> Limit {
+        Limit {
+            domain: verdict.limit.as_str(),
+            usage_bytes: verdict.level.map(|l| l.usage_bytes),
+            limit_bytes: verdict.level.and_then(|l| l.limit_bytes),
+            known,
+        }
+    }
+}
+
+/// From the beginning of a kill to its victim: the kernel writes a report to the console in between, and a serial one
+/// takes seconds for it.
+const BEGIN_TO_VICTIM: Duration = Duration::from_secs(30);
 
 impl State {
     pub(super) fn apply_oom_kill(&mut self, event: &KernelEvent, victim: &OomVictim) {
-        let target = self.target_of_victim(victim);
-        let limit = self.limit_of(victim, target.as_ref());
+        let begun = self.begin_of(event, victim);
+        let target = self.target_of_victim(victim, begun);
+        let limit = self.limit_of(victim, target.as_ref(), begun);
         let mut message = describe_victim(victim);
         message.push_str(&describe_limit(limit.as_ref()));
         let mut record = Record::new(event.at, Kind::OomKill, Reason::OomKilled, message)
@@ -41,6 +70,9 @@ impl State {
             if let Some(value) = value {
                 record = record.number(name, value);
             }
+        }
+        if let Some(begun) = begun {
+            record = with_oom_begin(record, begun);
         }
         if let Some(limit) = &limit {
             record = with_limit(record, limit);
@@ -58,9 +90,24 @@ impl State {
         self.record(record);
     }
 
+    /// What the kernel said when it began this kill: of its victim, or, where a whole memcg is killed (`oom.group`), of
+    /// that memcg. The OOM killer works on one kill at a time.
+    fn begin_of(&self, event: &KernelEvent, victim: &OomVictim) -> Option<&OomBegin> {
+        let (at, begin) = self.oom_begun.as_ref()?;
+        let of_group = match begin.scope {
+            OomScope::Memcg(memcg) => victim.levels.iter().any(|level| level.cgroup == memcg.cgroup),
+            OomScope::Global | OomScope::Unknown => false,
+        };
+        let same = begin.chosen_pid == victim.pid || of_group;
+        (same && *at <= event.at && event.at.since(*at) < BEGIN_TO_VICTIM).then_some(begin)
+    }
+
     /// By its cgroup (tier 2); below that the record has a pid only, and container init processes are known by theirs.
-    fn target_of_victim(&self, victim: &OomVictim) -> Option<Target> {
-        let cgroups = victim.cgroup.iter().chain(victim.levels.iter().map(|l| &l.cgroup));
+    fn target_of_victim(&self, victim: &OomVictim, begun: Option<&OomBegin>) -> Option<Target> {
+        let chosen = begun.filter(|begun| begun.chosen_pid == victim.pid);
+        let cgroup = victim.cgroup.or_else(|| chosen?.chosen_cgroup);
+        let levels = branch(victim, begun);
+        let cgroups = cgroup.iter().chain(levels.iter().map(|l| &l.cgroup));
         let by_cgroup = cgroups.filter_map(|id| self.attribution.lookup(*id)).find(|t| t.pod().is_some());
         by_cgroup.cloned().or_else(|| {
             self.pods.values().find_map(|pod| {
@@ -70,19 +117,29 @@ impl State {
         })
     }
 
-    fn limit_of(&self, victim: &OomVictim, target: Option<&Target>) -> Option<Limit> {
-        if victim.levels.is_empty() {
+    fn limit_of(
+        &self,
+        victim: &OomVictim,
+        target: Option<&Target>,
+        begun: Option<&OomBegin>,
+    ) -> Option<Limit> {
+        let levels = branch(victim, begun);
+        match begun.map(|begun| begun.scope) {
+            Some(OomScope::Global) => {
+                let domain = Domain::Node.kind();
+                return Some(Limit { domain, usage_bytes: None, limit_bytes: None, known: Known::Told });
+            }
+            Some(OomScope::Memcg(memcg)) => {
+                return Some(Limit::of(told_limit(memcg, levels, &self.attribution), Known::Told));
+            }
+            Some(OomScope::Unknown) | None => {}
+        }
+        if levels.is_empty() {
             return self.limit_without_levels(target?.pod()?, target?.container());
         }
         let judge =
             if self.last_reading.as_ref().is_some_and(node_had_memory) { nearest_limit } else { oom_limit };
-        let verdict = judge(&victim.levels, &self.attribution);
-        Some(Limit {
-            domain: verdict.limit.as_str(),
-            usage_bytes: verdict.level.map(|l| l.usage_bytes),
-            limit_bytes: verdict.level.and_then(|l| l.limit_bytes),
-            deduced: false,
-        })
+        Some(Limit::of(judge(levels, &self.attribution), Known::Seen))
     }
 
     /// From what was read and what is written in the manifest, where no program reads the kernel's own levels.
@@ -105,7 +162,7 @@ impl State {
                 domain: r.domain.kind(),
                 usage_bytes: Some(r.usage_bytes),
                 limit_bytes: Some(limit),
-                deduced: false,
+                known: Known::Seen,
             })
         })
     }
@@ -178,7 +235,25 @@ fn only_limit(spec: &PodSpec, container: &str, reading: &MemoryReading) -> Optio
     let kubepods = reading.of(&Domain::Kubepods)?;
     let room = kubepods.limit_bytes.map(|limit| limit.saturating_sub(kubepods.usage_bytes));
     let only = room.is_none_or(|room| Some(room) > limit_bytes) && node_had_memory(reading);
-    only.then_some(Limit { domain: "container", usage_bytes: None, limit_bytes, deduced: true })
+    only.then_some(Limit { domain: "container", usage_bytes: None, limit_bytes, known: Known::Deduced })
+}
+
+/// The victim's branch of the memcg tree: where `mark_victim` does not tell, what the beginning of the kill told.
+fn branch<'a>(victim: &'a OomVictim, begun: Option<&'a OomBegin>) -> &'a [MemcgLevel] {
+    match begun {
+        Some(begun) if victim.levels.is_empty() && begun.chosen_pid == victim.pid => &begun.chosen_levels,
+        _ => &victim.levels,
+    }
+}
+
+/// The numbers that tell a global OOM from that of a memcg.
+pub(super) fn with_oom_begin(record: Record, begin: &OomBegin) -> Record {
+    let record = match begin.scope {
+        OomScope::Global => record.number("oom_global", 1),
+        OomScope::Memcg(_) => record.number("oom_global", 0),
+        OomScope::Unknown => record,
+    };
+    record.number("oom_order", begin.order).number("oom_total_bytes", begin.total_bytes)
 }
 
 fn with_limit(record: Record, limit: &Limit) -> Record {
@@ -199,8 +274,11 @@ fn describe_victim(victim: &OomVictim) -> String {
 fn describe_limit(limit: Option<&Limit>) -> String {
     match limit {
         None => "; which limit was reached cannot be told without BTF (tier 2)".to_owned(),
+        Some(Limit { domain: "node", known: Known::Told, .. }) => {
+            ": the node itself was out of memory (no cgroup limit)".to_owned()
+        }
         Some(Limit { domain: "node", .. }) => ": the node was out of memory".to_owned(),
-        Some(Limit { domain, limit_bytes: Some(bytes), deduced: true, .. }) => {
+        Some(Limit { domain, limit_bytes: Some(bytes), known: Known::Deduced, .. }) => {
             let (domain, mib) = (in_words(domain), bytes >> 20);
             format!(
                 "; it must have been the memory limit of {domain}, {mib} MiB: kubepods and the node had room"
@@ -228,7 +306,8 @@ mod tests {
 
     #[test]
     fn limits_in_words() {
-        let limit = |domain, limit_bytes| Limit { domain, usage_bytes: None, limit_bytes, deduced: false };
+        let limit =
+            |domain, limit_bytes| Limit { domain, usage_bytes: None, limit_bytes, known: Known::Seen };
         let cases = [
             (
                 Some(limit("container", Some(64 << 20))),
@@ -243,10 +322,14 @@ mod tests {
                 ": the memory limit of a cgroup outside kubepods, 64 MiB, was reached",
             ),
             (
-                Some(Limit { deduced: true, ..limit("container", Some(64 << 20)) }),
+                Some(Limit { known: Known::Deduced, ..limit("container", Some(64 << 20)) }),
                 "; it must have been the memory limit of the container, 64 MiB: kubepods and the node had room",
             ),
             (Some(limit("node", None)), ": the node was out of memory"),
+            (
+                Some(Limit { known: Known::Told, ..limit("node", None) }),
+                ": the node itself was out of memory (no cgroup limit)",
+            ),
             (None, "; which limit was reached cannot be told without BTF (tier 2)"),
         ];
         for (limit, expected) in cases {

@@ -1,3 +1,4 @@
+mod kernel_records;
 mod races;
 
 use std::collections::BTreeSet;
@@ -12,10 +13,7 @@ use crate::pod::Pod;
 use crate::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
 use crate::pod::qos::Amounts;
 use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
-use crate::signal::attribution::Target;
-use crate::signal::{
-    CgroupId, DomainReading, Hierarchy, KernelEvent, KernelEventKind, MemcgLevel, OomVictim,
-};
+use crate::signal::{DomainReading, KernelEvent, KernelEventKind};
 use crate::sync_loop::event::{PodSource, PodUpdate, RejectedManifest, RuntimePod, RuntimePods, SourcePod};
 use crate::sync_loop::plan::{ActionKind, Failure, plan};
 
@@ -332,47 +330,6 @@ fn memory_short_of_the_threshold_evicts_the_pod_over_its_request_and_keeps_the_r
     assert_eq!(decision.pod.as_ref().unwrap().name, "hog");
     assert_eq!(decision.numbers["limit_bytes"], 300 << 20);
     assert!(decision.message.contains("low on resource: memory"), "{}", decision.message);
-}
-
-#[test]
-fn an_oom_kill_names_pod_container_and_limit() {
-    let mut node = Node::new(config());
-    node.step(relist(&[]));
-    node.step(source(&[("hog", "1")]));
-    node.step(synced("1"));
-    let id = |id| CgroupId { hierarchy: Hierarchy::MemoryV1, id };
-    node.step(Event::Cgroups(vec![
-        (id(7), Target::Container("1".into(), "c".into())),
-        (id(6), Target::Pod("1".into())),
-        (id(5), Target::Kubepods),
-    ]));
-    node.records();
-    let level = |n, usage, limit: Option<u64>| MemcgLevel {
-        cgroup: id(n),
-        usage_bytes: usage * MIB,
-        limit_bytes: limit.map(|l| l * MIB),
-    };
-    let victim = OomVictim {
-        pid: 4711,
-        comm: Some("leak".into()),
-        uid: None,
-        oom_score_adj: None,
-        total_vm_bytes: None,
-        anon_rss_bytes: Some(60 * MIB),
-        file_rss_bytes: None,
-        shmem_rss_bytes: None,
-        pgtables_bytes: None,
-        cgroup: None,
-        levels: vec![level(7, 64, Some(64)), level(6, 65, None), level(5, 100, Some(300))],
-    };
-    let kind = KernelEventKind::OomKill(Box::new(victim));
-    node.step(Event::Kernel(KernelEvent { at: node.now, read_at: node.now, kind }));
-    let records = node.state.take_records();
-    let kill = records.iter().find(|r| r.kind == Kind::OomKill).expect("the kill is recorded");
-    assert_eq!(kill.pod.as_ref().unwrap().name, "hog");
-    assert_eq!((kill.container.as_deref(), kill.domain.as_deref()), (Some("c"), Some("container")));
-    assert_eq!(kill.numbers["limit_bytes"], 64 << 20);
-    assert!(kill.message.contains("the memory limit of the container, 64 MiB"), "{}", kill.message);
 }
 
 #[test]
