@@ -139,6 +139,11 @@ fn held_capabilities() -> Vec<HeldCapability> {
 }
 
 /// Reads the file where it is mounted, else from a mount of securityfs that no path leads to.
+/// bpf_tracing_func_proto: LOCKDOWN_BPF_READ_KERNEL.
+pub(super) fn hides_kernel_memory() -> bool {
+    matches!(lockdown(), Lockdown::Confidentiality)
+}
+
 fn lockdown() -> Lockdown {
     const PATH: &str = "/sys/kernel/security/lockdown";
     match fs::read_to_string(PATH) {

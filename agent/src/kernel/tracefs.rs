@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
 /// The two places that the kernel makes for it, and that aya looks in when it attaches a tracepoint.
@@ -13,6 +14,8 @@ pub enum TracefsError {
     NotThere { path: PathBuf },
     #[error("tracefs is not mounted, and `mount -t tracefs tracefs {path}` failed: {source}")]
     Mount { path: PathBuf, source: std::io::Error },
+    #[error("tracefs is mounted at {path} and shows no events: the kernel's lockdown, `confidentiality`, hides them")]
+    Hidden { path: PathBuf },
     #[error("read {path}: {source}; this kernel has no such tracepoint")]
     Format { path: PathBuf, source: std::io::Error },
     #[error("{path} does not list the field `{field}` as this program reads it")]
@@ -46,8 +49,14 @@ pub fn find_or_mount(wanted: Option<&Path>) -> Result<PathBuf, TracefsError> {
     }
     let path = PathBuf::from(PLACES[0]);
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tracefs", &path, "tracefs", flags, None)
-        .map_err(|errno| TracefsError::Mount { path: path.clone(), source: errno.into() })?;
+    mount("tracefs", &path, "tracefs", flags, None).map_err(|errno| match errno {
+        // There already. tracefs_create_file makes none under this lockdown.
+        Errno::BUSY => TracefsError::Hidden { path: path.clone() },
+        errno => TracefsError::Mount { path: path.clone(), source: errno.into() },
+    })?;
+    if !is_tracefs(&path) {
+        return Err(TracefsError::Hidden { path });
+    }
     tracing::info!(path = %path.display(), "mounted tracefs: the plain tracepoints need it");
     Ok(path)
 }

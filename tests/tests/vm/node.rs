@@ -110,7 +110,7 @@ fn a_slow_leak_is_evicted_before_the_kernel_kills() {
 
 #[test]
 fn a_fast_leak_is_evicted_before_the_kernel_kills() {
-    is_evicted_in_time("node-50", 50);
+    is_evicted_in_time("node-30", 30);
 }
 
 #[test]
