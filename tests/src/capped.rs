@@ -10,6 +10,7 @@ use xtask::node::trace::TraceRecord;
 use xtask::private_containerd::Version;
 
 use crate::node::{Node, pod_name};
+use crate::speed::rate_mib_s;
 use crate::{cgroup, pod};
 
 /// The memory of all pods together.
@@ -48,9 +49,10 @@ impl CappedNode {
         CappedNode { node, marks, before }
     }
 
-    /// Starts it with these options; its SIGTERM handler works for half a second.
-    pub fn hog(&self, args: &[&str]) {
-        let args = [args, &["--sigterm-ms", "500", "--mark", "/marks/mark"]].concat();
+    /// Starts it at this rate on a real CPU, with more options; its SIGTERM handler works for half a second.
+    pub fn hog(&self, mib_s: u32, more: &[&str]) {
+        let rate = rate_mib_s(mib_s);
+        let args = [&["--rate-mib-s", &rate, "--sigterm-ms", "500", "--mark", "/marks/mark"], more].concat();
         let mut hog = with_memory(workload("hog", "hog", &args), "16Mi", "");
         hog["spec"]["restartPolicy"] = json!("Never");
         hog["spec"]["terminationGracePeriodSeconds"] = json!(30);

@@ -4,6 +4,7 @@
 //! - [`node`]: that node, and the questions that tests ask of it.
 //! - [`capped`]: a node under a cap, with a hog and neighbours.
 //! - [`slot`]: how many nodes there are at a time.
+//! - [`speed`]: how fast things go here.
 //! - [`command`]: the agent's commands, run to their end.
 //! - [`pod`]: a pod's status as `oomlet pods --output json` shows it.
 //! - [`cgroup`]: limits and shares of cgroups, whichever version the machine has.
@@ -17,6 +18,7 @@ pub mod command;
 pub mod node;
 pub mod pod;
 pub mod slot;
+pub mod speed;
 
 pub use node::Node;
 use xtask::private_containerd::Version;

@@ -140,7 +140,8 @@ fn explain(error: &ProgramError) -> String {
             }
             let log = verifier_log.to_string();
             if capability::hides_kernel_memory() {
-                let why = "this kernel's lockdown, `confidentiality`, takes away the helpers that read its memory";
+                let why =
+                    "this kernel's lockdown, `confidentiality`, takes away the helpers that read its memory";
                 return format!("{why} ({io_error}: {})", verdict(&log));
             }
             format!("the kernel refused to load it ({io_error}): {}", verdict(&log))

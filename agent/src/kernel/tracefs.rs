@@ -14,7 +14,9 @@ pub enum TracefsError {
     NotThere { path: PathBuf },
     #[error("tracefs is not mounted, and `mount -t tracefs tracefs {path}` failed: {source}")]
     Mount { path: PathBuf, source: std::io::Error },
-    #[error("tracefs is mounted at {path} and shows no events: the kernel's lockdown, `confidentiality`, hides them")]
+    #[error(
+        "tracefs is mounted at {path} and shows no events: the kernel's lockdown, `confidentiality`, hides them"
+    )]
     Hidden { path: PathBuf },
     #[error("read {path}: {source}; this kernel has no such tracepoint")]
     Format { path: PathBuf, source: std::io::Error },

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use oomlet_tests::node::Node;
+use oomlet_tests::speed::rate_mib_s;
 use oomlet_tests::{on_oldest_and_newest_containerd, pod};
 use serde_json::json;
 use xtask::node::manifest::{pod as workload, with_memory};
@@ -73,7 +74,8 @@ fn an_evicted_pod_stays_evicted() {
     node.cap_kubepods(200).unwrap();
     node.config_mut()["evictionHard"] = json!({ "memory.available": "60Mi" });
     // restartPolicy Always: what keeps it from starting again is the eviction alone.
-    let hog = with_memory(workload("hog", "hog", &["--rate-mib-s", "100", "--max-mib", "1000"]), "16Mi", "");
+    let args = ["--rate-mib-s", &rate_mib_s(100), "--max-mib", "1000"];
+    let hog = with_memory(workload("hog", "hog", &args), "16Mi", "");
     node.put(&hog);
     node.put(&workload("neighbour", "idle", &[]));
     node.start();

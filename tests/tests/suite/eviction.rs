@@ -11,13 +11,13 @@ use xtask::private_containerd::Version;
 
 const MIB: i64 = 1 << 20;
 
-fn ramp(label: &str, version: Version, rate_mib_s: u32, max_tier: u8) {
+fn ramp(label: &str, version: Version, mib_s: u32, max_tier: u8) {
     let capped = CappedNode::start(label, version, "100Mi", |config| {
         config["oomlet"]["kernel"] = json!({ "maxTier": max_tier });
     });
     // The slow one starts where it gets interesting.
-    let start = if rate_mib_s < 50 { "100" } else { "0" };
-    capped.hog(&["--rate-mib-s", &rate_mib_s.to_string(), "--start-mib", start, "--max-mib", "1000"]);
+    let start = if mib_s < 50 { "100" } else { "0" };
+    capped.hog(mib_s, &["--start-mib", start, "--max-mib", "1000"]);
     capped.expect_eviction();
 }
 
@@ -51,7 +51,7 @@ fn with_eviction_off_the_kernel_kills() {
     let capped = CappedNode::start("eviction-off", newest(), "100Mi", |config| {
         config["oomlet"]["eviction"] = json!({ "enabled": false });
     });
-    capped.hog(&["--rate-mib-s", "100", "--max-mib", "1000"]);
+    capped.hog(100, &["--max-mib", "1000"]);
     let node = &capped.node;
     let here = |r: &TraceRecord| r.kind == "OomKill" && !r.pod_name().is_empty();
     let kill = node.wait_record("the kill", here);
@@ -80,7 +80,7 @@ fn memory_pressure_is_shown_refuses_besteffort_and_ends() {
         config["evictionPressureTransitionPeriod"] = json!("8s");
     });
     // Slow enough that the threshold is met before any forecast.
-    capped.hog(&["--rate-mib-s", "20", "--start-mib", "120", "--max-mib", "1000"]);
+    capped.hog(20, &["--start-mib", "120", "--max-mib", "1000"]);
     let node = &capped.node;
     let began = node.wait_record("MemoryPressure", |r| r.kind == "Node" && r.reason == "MemoryPressure");
     node.put(&workload("refused", "idle", &[]));
@@ -109,7 +109,7 @@ fn a_soft_threshold_waits_for_its_grace_period() {
         config["evictionMaxPodGracePeriod"] = json!(5);
     });
     // About 190 MiB in all: above the soft mark, well below the hard one, and no longer growing.
-    capped.hog(&["--rate-mib-s", "50", "--max-mib", "140"]);
+    capped.hog(50, &["--max-mib", "140"]);
     let node = &capped.node;
     let met = node.wait_record("the soft threshold", |r| r.kind == "Node" && r.reason == "MemoryPressure");
     let decision = node.wait_record("the decision", |r| r.kind == "Decision");

@@ -2,6 +2,7 @@
 //! explains it, with all it can see of the kernel and without.
 
 use oomlet_tests::node::{Node, pod_name};
+use oomlet_tests::speed::rate_mib_s;
 use oomlet_tests::{newest, oldest, pod};
 use serde_json::{Value, json};
 use xtask::node::manifest::{pod as workload, with_memory};
@@ -13,8 +14,11 @@ const MIB: i64 = 1 << 20;
 /// Takes 200 MiB within a limit of 64, and half a second for it: a container that is killed as it starts is known by
 /// the runtime's word alone below tier 2.
 fn over_its_limit(name: &str) -> Value {
-    let mut pod =
-        with_memory(workload(name, "hog", &["--rate-mib-s", "100", "--max-mib", "200"]), "16Mi", "64Mi");
+    let mut pod = with_memory(
+        workload(name, "hog", &["--rate-mib-s", &rate_mib_s(100), "--max-mib", "200"]),
+        "16Mi",
+        "64Mi",
+    );
     pod["spec"]["restartPolicy"] = json!("Never");
     pod
 }
@@ -71,7 +75,7 @@ fn a_containers_own_limit_is_named() {
     );
 
     // Two containers without limits of their own in a pod that has one.
-    let mut shared = workload("shared", "hog", &["--rate-mib-s", "200", "--max-mib", "300"]);
+    let mut shared = workload("shared", "hog", &["--rate-mib-s", &rate_mib_s(200), "--max-mib", "300"]);
     shared["spec"]["restartPolicy"] = json!("Never");
     shared["spec"]["resources"] = json!({ "limits": { "memory": "96Mi" } });
     let mut beside = workload("x", "idle", &["--mib", "16"])["spec"]["containers"][0].take();

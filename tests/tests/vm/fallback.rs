@@ -15,7 +15,7 @@ fn evicts(label: &str, kernel: &Value, tier: i64, missing: &[&str]) {
     for path in missing {
         assert!(log.lines().any(|l| l.contains("unavailable") && l.contains(path)), "{path} in {log}");
     }
-    capped.hog(&["--rate-mib-s", "100", "--max-mib", "1000"]);
+    capped.hog(100, &["--max-mib", "1000"]);
     capped.expect_eviction();
 }
 

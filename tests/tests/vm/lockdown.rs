@@ -15,6 +15,6 @@ fn a_locked_down_kernel_costs_programs_not_evictions() {
     let refused: Vec<&str> = log.lines().filter(|l| l.contains("eBPF program unavailable")).collect();
     assert!(refused.iter().any(|l| l.contains("mark_victim")), "{log}");
     assert!(refused.iter().any(|l| l.contains("lockdown")), "the reason is named: {refused:#?}");
-    capped.hog(&["--rate-mib-s", "100", "--max-mib", "1000"]);
+    capped.hog(100, &["--max-mib", "1000"]);
     capped.expect_eviction();
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use oomlet_tests::node::{Node, pod_name};
+use oomlet_tests::speed::rate_mib_s;
 use oomlet_tests::{newest, pod};
 use serde_json::{Value, json};
 use xtask::node::RunningContainer;
@@ -48,8 +49,8 @@ impl SmallNode {
     }
 
     /// Grows without a limit of its own.
-    fn hog(&self, rate_mib_s: u32) {
-        let rate = rate_mib_s.to_string();
+    fn hog(&self, mib_s: u32) {
+        let rate = rate_mib_s(mib_s);
         let args = ["--rate-mib-s", &rate, "--sigterm-ms", "500", "--mark", "/shared/mark"];
         let mut hog = with_memory(workload("hog", "hog", &args), "16Mi", "");
         hog["spec"]["restartPolicy"] = json!("Never");
@@ -80,11 +81,10 @@ fn global_ooms() -> usize {
     log.lines().filter(|line| line.contains("Out of memory: Killed process")).count()
 }
 
-fn is_evicted_in_time(label: &str, rate_mib_s: u32) {
+fn is_evicted_in_time(label: &str, mib_s: u32) {
     let small = SmallNode::start(label, 300, |_| ());
     let logged = global_ooms();
-    // The rates suit an emulated CPU, on which a SIGTERM by containerd and runc takes a second.
-    small.hog(rate_mib_s);
+    small.hog(mib_s);
     let node = &small.node;
     let hog = node.wait_pod("hog", "evicted", |pod| pod::phase(pod) == "Failed");
     assert_eq!(pod::reason(&hog), "Evicted", "{}", hog["status"]);
@@ -105,12 +105,12 @@ fn is_evicted_in_time(label: &str, rate_mib_s: u32) {
 
 #[test]
 fn a_slow_leak_is_evicted_before_the_kernel_kills() {
-    is_evicted_in_time("node-10", 10);
+    is_evicted_in_time("node-slow", 60);
 }
 
 #[test]
 fn a_fast_leak_is_evicted_before_the_kernel_kills() {
-    is_evicted_in_time("node-30", 30);
+    is_evicted_in_time("node-fast", 240);
 }
 
 #[test]

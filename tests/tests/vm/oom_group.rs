@@ -4,6 +4,7 @@
 use oomlet_tests::newest;
 use oomlet_tests::node::{Node, pod_name};
 use oomlet_tests::pod;
+use oomlet_tests::speed::rate_mib_s;
 use serde_json::{Value, json};
 use xtask::node::manifest::{pod as workload, with_memory};
 
@@ -11,8 +12,10 @@ use xtask::node::manifest::{pod as workload, with_memory};
 fn parent_and_child() -> Value {
     let mut pod = with_memory(workload("family", "idle", &[]), "16Mi", "64Mi");
     pod["spec"]["restartPolicy"] = json!("Never");
-    let script =
-        "/oomlet-workload hog --rate-mib-s 100 --max-mib 200 & wait $!; echo child ended $?; sleep 1000";
+    let rate = rate_mib_s(100);
+    let script = format!(
+        "/oomlet-workload hog --rate-mib-s {rate} --max-mib 200 & wait $!; echo child ended $?; sleep 1000"
+    );
     pod["spec"]["containers"][0]["command"] = json!(["/bin/sh", "-c", script]);
     pod
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use oomlet_tests::node::{SOON, pod_name};
 use oomlet_tests::pod;
+use oomlet_tests::speed::rate_mib_s;
 use serde_json::{Value, json};
 use xtask::images;
 use xtask::node::manifest::{pod as workload, with_memory};
@@ -142,7 +143,7 @@ fn the_shipped_unit_runs_pods_evicts_and_is_watched_over() {
     assert_eq!([task_of(&wait_up("limited")), task_of(&wait_up("free"))], tasks);
 
     // The node runs short of memory.
-    let mut hog = with_memory(workload("hog", "hog", &["--rate-mib-s", "50"]), "16Mi", "");
+    let mut hog = with_memory(workload("hog", "hog", &["--rate-mib-s", &rate_mib_s(100)]), "16Mi", "");
     hog["spec"]["restartPolicy"] = json!("Never");
     put(&hog);
     wait("the hog is evicted", || find("hog").is_some_and(|pod| pod::reason(&pod) == "Evicted"));

@@ -33,6 +33,15 @@ impl Accel {
         }
     }
 
+    /// How much slower than the host a guest that shares it with another is, as far as tests have to know.
+    #[must_use]
+    pub fn slowdown(self) -> u32 {
+        match self {
+            Accel::Kvm => 1,
+            Accel::Tcg => 8,
+        }
+    }
+
     /// KVM where `boots` says that it works. The answer is kept: a boot that hangs takes a while to be given up.
     pub fn choose(boots: impl FnOnce() -> bool) -> Result<Accel> {
         if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {

@@ -18,6 +18,9 @@ result=$(port oomlet.result)
 artifacts=$(port oomlet.artifacts)
 [ -c /dev/hvc0 ] && stty -F /dev/hvc0 -echo 2>/dev/null
 
+for word in $(cat /proc/cmdline); do
+    case "$word" in oomlet.slowdown=*) export OOMLET_TEST_SLOWDOWN="${word#oomlet.slowdown=}" ;; esac
+done
 mkdir -p "$OOMLET_LAB_OUT"
 # The disk is padded with newlines.
 cat /dev/vdd >/run/oomlet-lab-command

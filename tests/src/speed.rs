@@ -1,0 +1,33 @@
+//! How fast things go here. On an emulated CPU a SIGTERM by containerd and runc takes a second where it takes 30 ms
+//! elsewhere, so a leak that leaves a second must be as much slower for the test to mean the same.
+
+/// The lab sets it where it emulates.
+const SLOWDOWN: &str = "OOMLET_TEST_SLOWDOWN";
+
+/// The rate of a hog, MiB/s, that on a real CPU would be `full`: for its command line.
+#[must_use]
+pub fn rate_mib_s(full: u32) -> String {
+    let slowdown = std::env::var(SLOWDOWN).ok().map_or(1, |text| {
+        text.parse().unwrap_or_else(|error| panic!("{SLOWDOWN}={text:?} is no whole number: {error}"))
+    });
+    slowed(full, slowdown).to_string()
+}
+
+/// Not below what a test has the patience for.
+fn slowed(full: u32, slowdown: u32) -> u32 {
+    const SLOWEST: u32 = 5;
+    (full / slowdown.max(1)).max(SLOWEST.min(full))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::slowed;
+
+    #[test]
+    fn rates() {
+        for (full, slowdown, expected) in [(100, 1, 100), (100, 8, 12), (10, 8, 5), (3, 8, 3), (100, 0, 100)]
+        {
+            assert_eq!(slowed(full, slowdown), expected, "{full} / {slowdown}");
+        }
+    }
+}
