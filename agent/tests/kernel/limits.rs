@@ -97,9 +97,7 @@ fn a_kill_says_whose_limit_it_is_about() {
 #[test]
 fn a_kill_that_no_limit_is_the_cause_of_is_told_as_global() {
     let Some((mut kernel, mut ring)) = kernel_with(&["oom_kill_process", "mark_victim"]) else { return };
-    let hog = Hog::ready();
-    let score = |pid: &str, adj: &str| fs::write(format!("/proc/{pid}/oom_score_adj"), adj);
-    score(&hog.pid().to_string(), "1000").expect("make it the one to be chosen");
+    let hog = Hog::first_to_be_chosen();
     if let Some(other) = more_likely_victim(hog.pid()) {
         println!("not tried: the OOM killer could choose {other}, which is not this test's");
         return;
