@@ -6,7 +6,7 @@
 set -euo pipefail
 
 binary="${1:?the path of the oomlet program}"
-packaging="${2:?the folder with oomlet.service and kubelet.yaml}"
+packaging="${2:?the folder packaging of the repository}"
 if [ "$(id -u)" -ne 0 ]; then
     echo "install-agent.sh installs a service and needs root: sudo $0" >&2
     exit 1
@@ -17,7 +17,7 @@ install -m 0755 "$binary" /usr/local/bin/oomlet.new
 mv /usr/local/bin/oomlet.new /usr/local/bin/oomlet
 install -d /etc/oomlet /etc/kubernetes/manifests
 [ -e /etc/oomlet/kubelet.yaml ] || install -m 0644 "$packaging/kubelet.yaml" /etc/oomlet/kubelet.yaml
-install -m 0644 "$packaging/oomlet.service" /etc/systemd/system/oomlet.service
+install -m 0644 "$packaging/systemd/oomlet.service" /etc/systemd/system/oomlet.service
 
 # Both sides have to agree on who makes cgroups.
 config=/etc/containerd/config.toml

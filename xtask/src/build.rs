@@ -73,10 +73,12 @@ pub fn workload_path() -> Result<PathBuf> {
 
 pub fn agent(profile: Profile) -> Result<PathBuf> {
     let mut command = cargo();
-    command.args(["build", "--package", "oomlet", "--target-dir"]).arg(paths::target()?);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
+    match profile {
+        Profile::Release => command.args(["build", "--release", "--package", "oomlet"]),
+        // The tests' selection: another one would unify other features, and compile it all once more.
+        Profile::Dev => command.arg("build").args(WORKSPACE).args(["--bins", "--tests"]),
+    };
+    command.arg("--target-dir").arg(paths::target()?);
     process::run(&mut command)?;
     agent_path(profile)
 }

@@ -192,8 +192,8 @@ impl CgroupDriver {
     pub fn remove_pod(&self, uid: &PodUid, qos: QosClass) -> Result<(), CgroupError> {
         check_uid(uid)?;
         let path = self.pod_path(uid, qos);
-        let dirs = self.hierarchies.mount_points().map(|mount| below(mount, &path));
-        let empty = dirs.map(|dir| tree::wait_empty(&dir, EMPTY_WITHIN)).collect::<Result<(), _>>();
+        let mut dirs = self.hierarchies.mount_points().map(|mount| below(mount, &path));
+        let empty = dirs.try_for_each(|dir| tree::wait_empty(&dir, EMPTY_WITHIN));
         match empty {
             Err(CgroupError::InUse { path, processes }) => {
                 tracing::warn!(path = %path.display(), processes, "killing what the runtime has left of the pod");

@@ -11,6 +11,11 @@ mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o nosuid,nodev shm /dev/shm
 mount -t mqueue mqueue /dev/mqueue
 mount -t tmpfs -o nosuid,nodev,mode=755 run /run
+# udev's links. Without /dev/fd an old kernel's TOMOYO finds no program to execute from a memfd, which runc does.
+ln -sf /proc/self/fd /dev/fd
+ln -sf /proc/self/fd/0 /dev/stdin
+ln -sf /proc/self/fd/1 /dev/stdout
+ln -sf /proc/self/fd/2 /dev/stderr
 # What systemd's PID 1 does: every mount is shared, so that pods can ask for mount propagation.
 mount --make-rshared /
 
