@@ -15,8 +15,10 @@ mod fake;
 pub mod properties;
 pub mod unit;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::bus::{Bus, Sockets};
@@ -38,6 +40,9 @@ const EMPTY_WITHIN: Duration = Duration::from_secs(1);
 pub struct Systemd {
     hierarchies: Hierarchies,
     bus: Bus,
+    /// By unit, what this agent has set. A pod's limits are ensured with each of its syncs, and setting a property makes
+    /// systemd go through the cgroups of the whole slice.
+    set: Mutex<HashMap<String, CgroupResources>>,
 }
 
 impl Systemd {
@@ -48,7 +53,7 @@ impl Systemd {
     }
 
     fn connect_to(hierarchies: Hierarchies, sockets: Sockets) -> Result<Self, CgroupError> {
-        Ok(Systemd { hierarchies, bus: Bus::connect(sockets)? })
+        Ok(Systemd { hierarchies, bus: Bus::connect(sockets)?, set: Mutex::default() })
     }
 
     fn flavour(&self) -> Flavour {
@@ -56,6 +61,10 @@ impl Systemd {
             Some((_, Hierarchy::Unified)) => Flavour::V2,
             _ => Flavour::V1,
         }
+    }
+
+    fn set(&self) -> MutexGuard<'_, HashMap<String, CgroupResources>> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn dirs(&self, path: &str) -> Vec<PathBuf> {
@@ -82,9 +91,14 @@ impl Maker for Systemd {
         }
         let files = ControllerDirs::of(&self.hierarchies, path)?;
         files.memory_limit_fits(resources.memory_limit_bytes)?;
-        let limits = properties::limits(resources, self.flavour());
-        let all = properties::of_slice(&unit, limits.clone(), self.flavour());
-        self.bus.ensure(&unit.name, &all, &limits)?;
+        // The slice that goes takes its folder along, whoever stops it.
+        let is_set = files.memory.path.is_dir() && self.set().get(&unit.name) == Some(resources);
+        if !is_set {
+            let limits = properties::limits(resources, self.flavour());
+            let all = properties::of_slice(&unit, limits.clone(), self.flavour());
+            self.bus.ensure(&unit.name, &all, &limits)?;
+            self.set().insert(unit.name, *resources);
+        }
         create::make(&self.hierarchies, path, Parents::Make)?;
         files.apply(resources)
     }
@@ -95,6 +109,7 @@ impl Maker for Systemd {
         for dir in self.dirs(path) {
             tree::wait_empty(&dir, EMPTY_WITHIN)?;
         }
+        self.set().remove(&unit.name);
         self.bus.stop(&unit.name)?;
         remove_dirs(&self.hierarchies, path)
     }

@@ -76,9 +76,11 @@ fn an_evicted_pod_stays_evicted() {
     // restartPolicy Always: what keeps it from starting again is the eviction alone.
     let args = ["--rate-mib-s", &rate_mib_s(100), "--max-mib", "1000"];
     let hog = with_memory(workload("hog", "hog", &args), "16Mi", "");
-    node.put(&hog);
     node.put(&workload("neighbour", "idle", &[]));
     node.start();
+    // On a slow machine the hog would be evicted before its neighbour has begun.
+    node.wait_up(&["neighbour"]);
+    node.put(&hog);
     let evicted = node.wait_pod("hog", "evicted", |pod| pod::reason(pod) == "Evicted");
     node.wait("the hog has stopped", |node| node.running_of("hog").is_empty());
     let neighbour = node.the_container_of("neighbour");

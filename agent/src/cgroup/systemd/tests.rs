@@ -66,6 +66,9 @@ fn a_limit_is_the_units_and_the_kernels() {
         ("268435456", "1001 100000"),
         "not rounded"
     );
+    let calls = fake.state().calls.len();
+    systemd.make(POD, Parents::MustExist, &quota).unwrap();
+    assert_eq!(fake.state().calls.len(), calls, "what is set is not set again");
     systemd.make(POD, Parents::MustExist, &CgroupResources::default()).unwrap();
     assert_eq!(fake.number(POD_UNIT, "MemoryMax"), Some(u64::MAX));
     assert_eq!(file("memory.max"), "max");
