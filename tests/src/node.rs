@@ -12,8 +12,8 @@ use xtask::private_containerd::Version;
 use xtask::process;
 
 use crate::command::{self, Ran};
-use crate::pod;
 use crate::slot::Slot;
+use crate::{pod, speed};
 
 /// For whatever the agent and containerd do by themselves, on a machine that is busy with other tests. Usually well
 /// under a second; tens of them on an emulated CPU.
@@ -47,7 +47,8 @@ impl Node {
         let slot = Slot::take();
         let mut node = TestNode::start(label, version).unwrap_or_else(|e| panic!("{label}: {e:#}"));
         // A container that keeps ending is started again each second, not after ten and more.
-        node.config_mut()["crashLoopBackOff"] = json!({ "maxContainerRestartPeriod": "1s" });
+        let period = format!("{}s", speed::longest_restart_period_s());
+        node.config_mut()["crashLoopBackOff"] = json!({ "maxContainerRestartPeriod": period });
         Node { node, _slot: slot }
     }
 

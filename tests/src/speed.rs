@@ -7,10 +7,20 @@ const SLOWDOWN: &str = "OOMLET_TEST_SLOWDOWN";
 /// The rate of a hog, MiB/s, that on a real CPU would be `full`: for its command line.
 #[must_use]
 pub fn rate_mib_s(full: u32) -> String {
-    let slowdown = std::env::var(SLOWDOWN).ok().map_or(1, |text| {
+    slowed(full, slowdown()).to_string()
+}
+
+/// The longest wait before a container is started again, in seconds: as short as the agent allows, but longer than this
+/// machine takes to tell of an exit, or nobody would ever see a container wait.
+#[must_use]
+pub fn longest_restart_period_s() -> u32 {
+    if slowdown() > 1 { 5 } else { 1 }
+}
+
+fn slowdown() -> u32 {
+    std::env::var(SLOWDOWN).ok().map_or(1, |text| {
         text.parse().unwrap_or_else(|error| panic!("{SLOWDOWN}={text:?} is no whole number: {error}"))
-    });
-    slowed(full, slowdown).to_string()
+    })
 }
 
 /// Not below what a test has the patience for.
