@@ -1,6 +1,6 @@
 //! A pod's status as `oomlet pods --output json` shows it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// `status.phase`.
 #[must_use]
@@ -43,4 +43,16 @@ pub fn is_up(pod: &Value) -> bool {
     let containers = pod["status"]["containerStatuses"].as_array();
     let up = |list: &Vec<Value>| list.iter().all(|c| c["state"]["running"].is_object() && c["ready"] == true);
     phase(pod) == "Running" && containers.is_some_and(up)
+}
+
+/// The container `main` was ended by the kernel's OOM killer, and its pod's status says so.
+#[track_caller]
+pub fn assert_oom_killed(pod: &Value) {
+    let ended = &container(pod, "main")["state"]["terminated"];
+    assert_eq!(
+        (&ended["exitCode"], &ended["reason"]),
+        (&json!(137), &json!("OOMKilled")),
+        "{}",
+        pod["status"]
+    );
 }

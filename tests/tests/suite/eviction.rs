@@ -63,13 +63,7 @@ fn with_eviction_off_the_kernel_kills() {
     let name = pod_name("hog");
     node.wait_record("the hog's kill", |r| r.kind == "OomKill" && r.pod_name() == name);
     let hog = node.wait_pod("hog", "Failed", |pod| pod::phase(pod) == "Failed");
-    let ended = pod::container(&hog, "main")["state"]["terminated"].clone();
-    assert_eq!(
-        (&ended["exitCode"], &ended["reason"]),
-        (&json!(137), &json!("OOMKilled")),
-        "{}",
-        hog["status"]
-    );
+    pod::assert_oom_killed(&hog);
     assert!(!capped.marks.join("mark").exists(), "there was no SIGTERM");
     assert!(node.records("Decision").is_empty());
 }

@@ -38,13 +38,7 @@ fn expect_one_kill(node: &Node, name: &str) -> TraceRecord {
     let neighbour = node.the_container_of("neighbour");
     node.put(&over_its_limit(name));
     let killed = node.wait_pod(name, "Failed", |pod| pod::phase(pod) == "Failed");
-    let ended = pod::container(&killed, "main")["state"]["terminated"].clone();
-    assert_eq!(
-        (&ended["exitCode"], &ended["reason"]),
-        (&json!(137), &json!("OOMKilled")),
-        "{}",
-        killed["status"]
-    );
+    pod::assert_oom_killed(&killed);
     let name = pod_name(name);
     let record = node.wait_record("the kill", |r| r.kind == "OomKill" && r.pod_name() == name);
     assert_eq!(

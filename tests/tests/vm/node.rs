@@ -126,13 +126,7 @@ fn without_eviction_the_kernel_kills_and_the_agent_explains() {
     assert_eq!(kill.domain.as_deref(), Some("node"), "{kill:?}");
     assert!(kill.message.contains("node"), "{}", kill.message);
     let hog = node.wait_pod("hog", "Failed", |pod| pod::phase(pod) == "Failed");
-    let ended = pod::container(&hog, "main")["state"]["terminated"].clone();
-    assert_eq!(
-        (&ended["exitCode"], &ended["reason"]),
-        (&json!(137), &json!("OOMKilled")),
-        "{}",
-        hog["status"]
-    );
+    pod::assert_oom_killed(&hog);
     assert!(!small.shared.join("mark").exists(), "there was no SIGTERM");
     assert!(node.records("Decision").is_empty());
     assert!(small.kills() > 0 && global_ooms() > logged, "{} kills", small.kills());

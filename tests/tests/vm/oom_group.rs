@@ -34,8 +34,7 @@ fn start(label: &str, single_process: bool) -> Node {
 fn kills_take_the_whole_container() {
     let node = start("oom-group", false);
     let family = node.wait_pod("family", "Failed", |pod| pod::phase(pod) == "Failed");
-    let ended = &pod::container(&family, "main")["state"]["terminated"];
-    assert_eq!((&ended["exitCode"], &ended["reason"]), (&json!(137), &json!("OOMKilled")), "{ended}");
+    pod::assert_oom_killed(&family);
     assert_eq!(
         node.said("family", "main").matches("child ended").count(),
         0,

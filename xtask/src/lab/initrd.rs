@@ -20,7 +20,7 @@ pub fn write(kernel: &Unpacked, path: &Path) -> Result<()> {
     let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
     let mut out = BufWriter::new(file);
     let mut inode = 0;
-    for dir in ["bin", "modules", "dev", "proc", "sys", "root"] {
+    for dir in ["bin", "modules", "dev", "proc", "sys", "new"] {
         inode += 1;
         add(&mut out, inode, dir, 0o755, ModeFileType::Directory, &[])?;
     }

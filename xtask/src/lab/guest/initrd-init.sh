@@ -2,7 +2,7 @@
 # First program of a lab machine, in its initial RAM disk: loads what the root disk needs, mounts the disks and hands
 # over to the profile's init.
 bb=/bin/busybox
-$bb mkdir -p /dev /proc /sys /root
+$bb mkdir -p /dev /proc /sys /new
 $bb mount -t devtmpfs dev /dev
 $bb mount -t proc proc /proc
 $bb mount -t sysfs sys /sys
@@ -18,17 +18,17 @@ for disk in vda vdb vdc vdd; do
         tries=$((tries + 1))
     done
 done
-$bb mount -t ext4 -o noatime /dev/vda /root || exec $bb poweroff -f
-$bb mkdir -p /root/usr/lib/modules /root/oomlet
-$bb mount -t ext4 -o ro,noatime /dev/vdb /root/usr/lib/modules
-$bb mount -t ext4 -o ro,noatime /dev/vdc /root/oomlet
+$bb mount -t ext4 -o noatime /dev/vda /new || exec $bb poweroff -f
+$bb mkdir -p /new/usr/lib/modules /new/oomlet
+$bb mount -t ext4 -o ro,noatime /dev/vdb /new/usr/lib/modules
+$bb mount -t ext4 -o ro,noatime /dev/vdc /new/oomlet
 
 profile=fast
 for word in $($bb cat /proc/cmdline); do
     case "$word" in oomlet.profile=*) profile="${word#oomlet.profile=}" ;; esac
 done
 if [ "$profile" = systemd ]; then
-    units=/root/etc/systemd/system
+    units=/new/etc/systemd/system
     $bb mkdir -p "$units/multi-user.target.wants"
     $bb ln -sf /oomlet/lab/oomlet-lab.service "$units/multi-user.target.wants/oomlet-lab.service"
     $bb ln -sf /oomlet/lab/oomlet-lab.service "$units/oomlet-lab.service"
@@ -38,5 +38,5 @@ else
 fi
 $bb umount /proc
 $bb umount /sys
-$bb mount --move /dev /root/dev
-exec $bb switch_root /root "$init"
+$bb mount --move /dev /new/dev
+exec $bb switch_root /new "$init"
