@@ -29,6 +29,8 @@ pub struct Job {
     pub append: &'static str,
     /// For the guest's shell.
     pub command: String,
+    /// What comes before the tests, and the one binary that they are in: failed ones can be run again by name.
+    again: Option<(Vec<String>, &'static str)>,
 }
 
 impl Job {
@@ -36,6 +38,19 @@ impl Job {
     #[must_use]
     pub fn name(&self) -> String {
         format!("{}-{}-{}", self.kernel.line(), self.profile.name(), self.about)
+    }
+
+    /// The same machine with these tests alone, one at a time.
+    #[must_use]
+    pub fn of_tests(&self, names: &[String]) -> Option<Job> {
+        let (before, binary) = self.again.as_ref()?;
+        let lines = [before.as_slice(), &[test(binary, 1, "--exact", names)]].concat();
+        Some(Job {
+            about: format!("{}-again", self.about),
+            command: script(&lines),
+            again: None,
+            ..self.clone()
+        })
     }
 }
 
@@ -67,18 +82,23 @@ pub fn of(kernel: Kernel, profiles: &[Profile], names: &Names) -> Result<Vec<Job
             memory_mib,
             append,
             command: script(lines),
+            again: None,
+        };
+        let vm = |about: &str, append, filters: &[&str]| {
+            let filters: Vec<String> = filters.iter().map(|f| (*f).to_owned()).collect();
+            let job = job(about, 1024, append, &[test("vm", 1, "", &filters)]);
+            Job { again: Some((Vec::new(), "vm")), ..job }
         };
         let driver = match profile {
             Profile::Fast => "cgroupfs",
             Profile::Systemd => "systemd",
         };
         for (number, shard) in shards(suite, SHARDS).iter().enumerate() {
-            let lines = [
-                format!("export OOMLET_TEST_CGROUP_DRIVER={driver}"),
-                // One waits while the other computes.
-                test("suite", 2, "--exact", shard),
-            ];
-            jobs.push(job(&format!("suite-{}", number + 1), 2048, "", &lines));
+            let driver = vec![format!("export OOMLET_TEST_CGROUP_DRIVER={driver}")];
+            // One waits while the other computes.
+            let lines = [driver.as_slice(), &[test("suite", 2, "--exact", shard)]].concat();
+            let job = job(&format!("suite-{}", number + 1), 2048, "", &lines);
+            jobs.push(Job { again: Some((driver, "suite")), ..job });
         }
         match profile {
             Profile::Fast => {
@@ -86,14 +106,12 @@ pub fn of(kernel: Kernel, profiles: &[Profile], names: &Names) -> Result<Vec<Job
                 let kernel_tests =
                     [test("kernel", 1, "", &[]), test("oomlet", 1, "", &["cgroup::".to_owned()])];
                 jobs.push(job("kernel", 1024, "", &[lines.as_slice(), &kernel_tests].concat()));
-                let filters = ["node::", "oom_group::"].map(str::to_owned);
-                jobs.push(job("node", 1024, "", &[test("vm", 1, "", &filters)]));
-                jobs.push(job("fallback", 1024, "", &[test("vm", 1, "", &["fallback::".to_owned()])]));
-                let lines = [test("vm", 1, "", &["lockdown::".to_owned()])];
-                jobs.push(job("lockdown", 1024, "lockdown=confidentiality", &lines));
+                jobs.push(vm("node", "", &["node::", "oom_group::"]));
+                jobs.push(vm("fallback", "", &["fallback::"]));
+                jobs.push(vm("lockdown", "lockdown=confidentiality", &["lockdown::"]));
             }
             Profile::Systemd => {
-                jobs.push(job("service", 1024, "", &[test("vm", 1, "", &["service::".to_owned()])]));
+                jobs.push(vm("service", "", &["service::"]));
             }
         }
     }
@@ -158,5 +176,10 @@ mod tests {
         let jobs = of(Kernel::V6_1, &[Profile::Systemd], &tests).unwrap();
         assert!(jobs[0].command.contains("OOMLET_TEST_CGROUP_DRIVER=systemd"), "{}", jobs[0].command);
         assert!(jobs[0].command.contains("--exact one three || failed=1\n"), "{}", jobs[0].command);
+        let again = jobs[0].of_tests(&names(&["three"])).unwrap();
+        assert_eq!(again.name(), "6.1-systemd-suite-1-again");
+        assert!(again.command.contains("OOMLET_TEST_CGROUP_DRIVER=systemd"), "{}", again.command);
+        assert!(again.command.contains("--exact three || failed=1\n"), "{}", again.command);
+        assert!(again.of_tests(&names(&["three"])).is_none(), "there is no third try");
     }
 }

@@ -17,6 +17,8 @@ pub struct Outcome {
     pub job: Job,
     /// `Err`: there was no machine, or it ended without a result.
     pub ran: Result<Ran, String>,
+    /// Tests that failed at first and passed when they were run once more.
+    pub second_try: Vec<String>,
     pub log: PathBuf,
     pub took: Duration,
 }
@@ -50,6 +52,16 @@ impl Ran {
         ran
     }
 
+    /// With the verdicts of a second run of what had failed.
+    #[must_use]
+    pub fn with_second_try(&self, second: &Ran) -> Ran {
+        Ran {
+            exit_code: second.exit_code,
+            passed: self.passed + second.passed,
+            failed: second.failed.clone(),
+        }
+    }
+
     fn is_good(&self) -> bool {
         self.exit_code == 0 && self.failed.is_empty() && self.passed > 0
     }
@@ -64,7 +76,16 @@ impl Outcome {
     #[must_use]
     pub fn line(&self) -> String {
         let verdict = match &self.ran {
-            Ok(ran) if ran.is_good() => format!("ok      {} passed", ran.passed),
+            Ok(ran) if ran.is_good() && self.second_try.is_empty() => {
+                format!("ok      {} passed", ran.passed)
+            }
+            Ok(ran) if ran.is_good() => {
+                format!(
+                    "ok      {} passed, of which at the second try: {}",
+                    ran.passed,
+                    self.second_try.join(", ")
+                )
+            }
             Ok(ran) => format!(
                 "FAILED  {} passed, {} failed: {}",
                 ran.passed,
@@ -115,6 +136,7 @@ fn machine_json(outcome: &Outcome) -> Value {
         "about": job.about,
         "seconds": outcome.took.as_secs(),
         "passed": outcome.ran.as_ref().map_or(0, |ran| ran.passed),
+        "second_try": outcome.second_try,
         "failed": outcome.ran.as_ref().map_or_else(|error| vec![error.clone()], |ran| ran.failed.clone()),
     })
 }
@@ -162,7 +184,15 @@ fn state_of(check: &Value, name: &str) -> String {
 
 fn results_table(outcomes: &[&Outcome]) -> Table {
     let mut table = markdown();
-    table.set_header(["kernel", "profile", "what", "passed", "failed", "seconds"]);
+    table.set_header([
+        "kernel",
+        "profile",
+        "what",
+        "passed",
+        "of these at the second try",
+        "failed",
+        "seconds",
+    ]);
     for outcome in outcomes {
         let (passed, failed) = match &outcome.ran {
             Ok(ran) => (ran.passed.to_string(), ran.failed.len().to_string()),
@@ -170,7 +200,16 @@ fn results_table(outcomes: &[&Outcome]) -> Table {
         };
         let job = &outcome.job;
         let seconds = outcome.took.as_secs().to_string();
-        table.add_row([job.kernel.line(), job.profile.name(), &job.about, &passed, &failed, &seconds]);
+        let second = outcome.second_try.len().to_string();
+        table.add_row([
+            job.kernel.line(),
+            job.profile.name(),
+            &job.about,
+            &passed,
+            &second,
+            &failed,
+            &seconds,
+        ]);
     }
     table
 }
@@ -192,6 +231,8 @@ mod tests {
         let ran = Ran::read(output, 1);
         assert_eq!(ran, Ran { exit_code: 1, passed: 2, failed: vec!["b::c".to_owned()] });
         assert!(!ran.is_good());
+        let second = Ran { exit_code: 0, passed: 1, failed: Vec::new() };
+        assert_eq!(ran.with_second_try(&second), Ran { exit_code: 0, passed: 3, failed: Vec::new() });
         for (output, code, good) in [
             ("test result: ok. 3 passed; 0 failed; 0 ignored\n", 0, true),
             ("test result: ok. 0 passed; 0 failed; 0 ignored\n", 0, false),
