@@ -84,9 +84,10 @@ fn parse_mib(text: &str) -> Result<u64, String> {
     mib.filter(|mib| *mib >= 256).ok_or_else(|| format!("{text:?} is no memory size of 256M or more"))
 }
 
-/// The suite of one kernel in the fast profile: what `cargo xtask test` takes along.
+/// The suite of one kernel in the fast profile: what `cargo xtask test` takes along. Without the machine whose memory is
+/// used up: on an emulated CPU it thrashes for so long that a SIGTERM at times comes too late.
 pub fn run_fast_suite() -> Result<()> {
-    suite::run(&[Kernel::V6_1], &[Profile::Fast])
+    suite::run(&[Kernel::V6_1], &[Profile::Fast], &["node"])
 }
 
 /// Why there can be no lab here, if there cannot.
@@ -106,7 +107,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if options.command == ["suite"] {
         let both = [Profile::Fast, Profile::Systemd];
         let profiles = options.profile.as_ref().map_or(both.as_slice(), std::slice::from_ref);
-        suite::run(&options.kernel.0, profiles)?;
+        suite::run(&options.kernel.0, profiles, &[])?;
         return Ok(ExitCode::SUCCESS);
     }
     let lab = Lab::new(profile, &build::tests(&TESTS)?)?;

@@ -172,8 +172,7 @@ impl EvictionManager {
         for t in &mut self.thresholds {
             let domain =
                 if t.threshold.signal == Signal::MemoryAvailable { &self.node } else { &self.kubepods };
-            let headroom_bytes = domain.forecast.level().map(|level| level.headroom_bytes);
-            t.observe(r.at, domain.last.as_ref(), headroom_bytes);
+            t.observe(r.at, domain.last.as_ref());
         }
         self.pressure =
             pressure::condition(self.pressure, &self.thresholds, r.at, self.cfg.transition_period);

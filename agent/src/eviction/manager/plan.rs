@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::pressure::available_bytes;
 use super::{Evicting, EvictionManager, TopDomain};
 use crate::clock::Mono;
 use crate::eviction::message::eviction_message;
@@ -273,11 +272,7 @@ impl EvictionManager {
         let limit_bytes = last.and_then(|d| d.limit_bytes).unwrap_or(0);
         Numbers {
             threshold_bytes,
-            available_bytes: available_bytes(
-                limit_bytes,
-                last.map_or(0, |d| d.working_set_bytes()),
-                forecast.map(|f| f.headroom_bytes),
-            ),
+            available_bytes: limit_bytes.saturating_sub(last.map_or(0, |d| d.working_set_bytes())),
             usage_bytes: last.map_or(0, |d| d.usage_bytes),
             limit_bytes,
             headroom_bytes: forecast.map_or(0, |f| f.headroom_bytes),

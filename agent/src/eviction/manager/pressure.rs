@@ -35,16 +35,14 @@ impl ThresholdState {
     }
 
     /// `domain` is the one that the signal speaks of. Available is limit − working set (cAdvisor's, as kubelet has
-    /// it), or `headroom_bytes` where that is more: kubelet takes all active file pages for used, and evicts pods that
-    /// read files although the kernel would drop those pages (kubernetes#43916). Without a reading or a limit there is
-    /// no signal, and the threshold is not met.
-    pub fn observe(&mut self, at: Mono, domain: Option<&DomainReading>, headroom_bytes: Option<u64>) {
+    /// it). Without a reading or a limit there is no signal, and the threshold is not met.
+    pub fn observe(&mut self, at: Mono, domain: Option<&DomainReading>) {
         let capacity = domain.and_then(|d| Some((d.limit_bytes?, d.working_set_bytes())));
         let Some((limit, working_set)) = capacity else {
             (self.met_since, self.newest) = (None, None);
             return;
         };
-        let available = available_bytes(limit, working_set, headroom_bytes);
+        let available = limit.saturating_sub(working_set);
         let value = self.threshold.value.of(limit);
         // Once it counted, it stays met until the minimum reclaim is there too.
         let reclaim =
@@ -63,11 +61,6 @@ impl ThresholdState {
     pub fn counts_from(&self) -> Option<Mono> {
         self.met_since.map(|since| since + self.threshold.grace_period)
     }
-}
-
-/// See [`ThresholdState::observe`].
-pub(super) fn available_bytes(limit: u64, working_set: u64, headroom_bytes: Option<u64>) -> u64 {
-    limit.saturating_sub(working_set).max(headroom_bytes.unwrap_or(0))
 }
 
 /// The condition after a reading at `at`, from what it was before.
@@ -92,49 +85,4 @@ pub(super) fn condition(
         })
     });
     now.or(before)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::forecast::Level;
-    use crate::signal::Domain;
-
-    const MIB: u64 = 1 << 20;
-
-    /// A threshold of 100 MiB under a limit of 1000.
-    #[test]
-    fn file_pages_that_the_kernel_would_drop_meet_no_threshold() {
-        // usage, inactive, active and dirty file pages in MiB
-        for (usage, inactive, active, dirty, met) in [
-            (950, 0, 0, 0, true),
-            (950, 100, 0, 0, false),
-            // kubelet takes them for used.
-            (950, 0, 400, 0, false),
-            // A reader that cannot do without its files thrashes: half of them count as used.
-            (950, 0, 90, 0, true),
-            // Dirty pages have to be written first.
-            (950, 0, 400, 350, true),
-            (800, 0, 0, 0, false),
-        ] {
-            let reading = DomainReading {
-                domain: Domain::Kubepods,
-                usage_bytes: usage * MIB,
-                inactive_file_bytes: inactive * MIB,
-                active_file_bytes: active * MIB,
-                dirty_bytes: dirty * MIB,
-                limit_bytes: Some(1000 * MIB),
-                oom_kills: 0,
-            };
-            let headroom = Level::of_cgroup(&reading).map(|level| level.headroom_bytes);
-            let mut state = ThresholdState::new(Threshold {
-                signal: Signal::AllocatableMemoryAvailable,
-                value: ThresholdValue::Bytes(100 * MIB),
-                grace_period: Duration::ZERO,
-                min_reclaim: None,
-            });
-            state.observe(Mono::from_millis(1), Some(&reading), headroom);
-            assert_eq!(state.met_since.is_some(), met, "{usage} {inactive} {active} {dirty}");
-        }
-    }
 }
