@@ -17,7 +17,10 @@ use crate::{pod, speed};
 
 /// For whatever the agent and containerd do by themselves, on a machine that is busy with other tests. Usually well
 /// under a second; tens of them on an emulated CPU.
-pub const SOON: Duration = Duration::from_secs(150);
+#[must_use]
+pub fn soon() -> Duration {
+    Duration::from_secs(if speed::is_emulated() { 150 } else { 40 })
+}
 
 /// Fields are dropped in this order: the node is gone before its place is free.
 #[derive(Debug)]
@@ -61,7 +64,7 @@ impl Node {
         let before = starts(&self.node).len();
         self.node.start_agent().unwrap();
         let mut ended = None;
-        let started = process::holds_within(SOON, || {
+        let started = process::holds_within(soon(), || {
             ended = self.node.agent.as_mut().and_then(|agent| agent.ended());
             ended.is_some() || starts(&self.node).len() > before
         });
@@ -78,7 +81,7 @@ impl Node {
     /// What a command of the agent says; `--root-dir` is added.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Ran {
-        command::run(self.oomlet(args).unwrap().arg("--root-dir").arg(self.root_dir()), SOON)
+        command::run(self.oomlet(args).unwrap().arg("--root-dir").arg(self.root_dir()), soon())
     }
 
     /// `oomlet run` on this node's root directory and runtime with another configuration, to be run to its end.
@@ -106,7 +109,7 @@ impl Node {
     #[track_caller]
     pub fn wait_pod(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let mut last = None;
-        let end = Instant::now() + SOON;
+        let end = Instant::now() + soon();
         loop {
             let looked = Instant::now();
             let pod = self.pod(name);
@@ -135,26 +138,26 @@ impl Node {
 
     #[track_caller]
     pub fn wait(&self, what: &str, holds: impl Fn(&Node) -> bool) {
-        let end = Instant::now() + SOON;
+        let end = Instant::now() + soon();
         loop {
             let looked = Instant::now();
             if holds(self) {
                 return;
             }
-            self.look_again(looked, end, || format!("not within {SOON:?}: {what}"));
+            self.look_again(looked, end, || format!("not within {:?}: {what}", soon()));
         }
     }
 
     /// Waits for the first record that fits.
     #[track_caller]
     pub fn wait_record(&self, what: &str, fits: impl Fn(&TraceRecord) -> bool) -> TraceRecord {
-        let end = Instant::now() + SOON;
+        let end = Instant::now() + soon();
         loop {
             let looked = Instant::now();
             if let Some(record) = self.trace().unwrap().into_iter().find(&fits) {
                 return record;
             }
-            self.look_again(looked, end, || format!("not within {SOON:?}: a record of {what}"));
+            self.look_again(looked, end, || format!("not within {:?}: a record of {what}", soon()));
         }
     }
 

@@ -14,7 +14,13 @@ pub fn rate_mib_s(full: u32) -> String {
 /// machine takes to tell of an exit, or nobody would ever see a container wait.
 #[must_use]
 pub fn longest_restart_period_s() -> u32 {
-    if slowdown() > 1 { 5 } else { 1 }
+    if is_emulated() { 5 } else { 1 }
+}
+
+/// Whether bounds have to allow for an emulated CPU.
+#[must_use]
+pub fn is_emulated() -> bool {
+    slowdown() > 1
 }
 
 fn slowdown() -> u32 {

@@ -102,6 +102,8 @@ fn a_record_reaches_its_reader_at_once() {
     print_latency(&events);
     let mut latencies: Vec<Duration> = events.iter().map(|e| e.read_at.since(e.at)).collect();
     latencies.sort_unstable();
-    // A generous bound: this machine may be busy, or emulated. The bench has the figures.
-    assert!(latencies[latencies.len() / 2] < Duration::from_millis(50), "{latencies:?}");
+    // A generous bound: this machine may be busy. The lab says where the CPU is emulated. The bench has the figures.
+    let emulated = std::env::var("OOMLET_TEST_SLOWDOWN").is_ok_and(|slowdown| slowdown != "1");
+    let bound = Duration::from_millis(if emulated { 50 } else { 5 });
+    assert!(latencies[latencies.len() / 2] < bound, "{latencies:?}");
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use oomlet_tests::command::{self, Ran};
-use oomlet_tests::node::{Node, SOON, script, shell};
+use oomlet_tests::node::{Node, script, shell, soon};
 use oomlet_tests::{newest, oldest, pod};
 use serde_json::{Value, json};
 use xtask::node::manifest::pod as workload;
@@ -43,7 +43,7 @@ fn an_agent_that_cannot_start_says_why_and_leaves_pods_alone() {
 fn run(node: &mut Node, endpoint: &str, change: impl FnOnce(&mut Value)) -> Ran {
     let mut config = node.config_mut().clone();
     change(&mut config);
-    command::run(node.run_command(&config).args(["--container-runtime-endpoint", endpoint]), SOON)
+    command::run(node.run_command(&config).args(["--container-runtime-endpoint", endpoint]), soon())
 }
 
 fn runtime_sockets(node: &mut Node) {
@@ -105,7 +105,7 @@ fn configurations(node: &mut Node) {
     std::fs::write(&text, "kind: [").unwrap();
     let config_file = |path: &str| {
         let mut command = node.oomlet(&["run", "--config", path, "--root-dir"]).unwrap();
-        command::run(command.arg(node.root_dir()), SOON)
+        command::run(command.arg(node.root_dir()), soon())
     };
     config_file(text.to_str().unwrap()).refused(&["broken.yaml", "not valid YAML"]);
     config_file("/nonexistent/kubelet.yaml").refused(&["/nonexistent/kubelet.yaml", "--config"]);
@@ -154,7 +154,7 @@ fn no_memory_controller(node: &mut Node) {
     command.args(["--mount", "--propagation", "private", "--", "sh", "-c", unmount, "sh"]);
     command.arg(run.get_program()).args(run.get_args());
     command.args(["--container-runtime-endpoint", &node.containerd.endpoint()]);
-    command::run(&mut command, SOON).refused(&["memory", "controller", "cgroup_enable=memory"]);
+    command::run(&mut command, soon()).refused(&["memory", "controller", "cgroup_enable=memory"]);
 }
 
 #[test]

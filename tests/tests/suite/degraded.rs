@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use oomlet_tests::command;
-use oomlet_tests::node::{Node, SOON};
+use oomlet_tests::node::{Node, soon};
 use oomlet_tests::{newest, oldest, pod};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -106,7 +106,7 @@ fn a_user_who_is_not_root_is_told_so() {
     let as_nobody = |args: &[&str]| {
         let mut command = Command::new(&agent);
         command.args(args).uid(NOBODY).gid(NOBODY).current_dir("/");
-        command::run(&mut command, SOON)
+        command::run(&mut command, soon())
     };
     let endpoint = node.containerd.endpoint();
     let root = dir.path().join("root");
@@ -128,7 +128,7 @@ fn check_tells_what_the_node_offers() {
     let endpoint = node.containerd.endpoint();
     let check = |endpoint: &str, output: &str| {
         let args = ["check", "--container-runtime-endpoint", endpoint, "--output", output];
-        command::run(&mut node.oomlet(&args).unwrap(), SOON)
+        command::run(&mut node.oomlet(&args).unwrap(), soon())
     };
     let report: Value = serde_json::from_str(&check(&endpoint, "json").ok()).unwrap();
     assert_eq!((&report["tier"], &report["problems"]), (&json!(2), &json!([])));

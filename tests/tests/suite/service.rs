@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use oomlet_tests::newest;
-use oomlet_tests::node::{Node, SOON};
+use oomlet_tests::node::{Node, soon};
 use rustix::process::{Pid, Signal, kill_process};
 use xtask::node::manifest::pod as workload;
 
@@ -34,10 +34,10 @@ impl Manager {
 
     #[track_caller]
     fn wait(&self, line: &str) -> String {
-        let end = Instant::now() + SOON;
+        let end = Instant::now() + soon();
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let message = self.next(left).unwrap_or_else(|| panic!("no {line} within {SOON:?}"));
+            let message = self.next(left).unwrap_or_else(|| panic!("no {line} within {:?}", soon()));
             if message.lines().any(|l| l == line) {
                 return message;
             }
@@ -70,7 +70,7 @@ fn the_service_manager_is_told_of_start_life_and_end() {
     kill_process(agent, Signal::CONT).unwrap();
     manager.wait("WATCHDOG=1");
 
-    let status = node.agent.as_mut().unwrap().terminate(SOON).unwrap();
+    let status = node.agent.as_mut().unwrap().terminate(soon()).unwrap();
     assert!(status.success(), "{status}");
     manager.wait("STOPPING=1");
     assert_eq!(manager.next(Duration::ZERO), None, "nothing is said after that");

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use oomlet_tests::newest;
-use oomlet_tests::node::{Node, SOON, pod_name};
+use oomlet_tests::node::{Node, pod_name, soon};
 use serde_json::Value;
 use xtask::node::manifest::pod as workload;
 
@@ -32,7 +32,7 @@ impl Follower {
 
     #[track_caller]
     fn wait_line(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + SOON;
+        let end = Instant::now() + soon();
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let line = self.lines.recv_timeout(left).unwrap_or_else(|e| panic!("no line of {what}: {e}"));

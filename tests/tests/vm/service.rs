@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use oomlet_tests::node::{SOON, pod_name};
+use oomlet_tests::node::{pod_name, soon};
 use oomlet_tests::pod;
 use oomlet_tests::speed::rate_mib_s;
 use serde_json::{Value, json};
@@ -26,8 +26,9 @@ fn sh(line: &str) -> String {
 #[track_caller]
 fn wait(what: &str, holds: impl FnMut() -> bool) {
     assert!(
-        holds_within(SOON, holds),
-        "not within {SOON:?}: {what}\n{}",
+        holds_within(soon(), holds),
+        "not within {:?}: {what}\n{}",
+        soon(),
         sh("journalctl -u oomlet -n 40 --no-pager")
     );
 }
