@@ -11,6 +11,7 @@
 //! - [`ring_buffer`]: the reader; [`decode`]: bytes → events.
 //! - [`watched_memcgs`]: which memcgs get a forecast at each charge.
 //! - [`capability`]: what the node allows, for `oomlet check`.
+//! - [`pidfd`]: a process that is held by a descriptor.
 //! - [`log_forward`]: the programs' own log lines → `tracing`.
 
 pub mod alarm;
@@ -20,6 +21,7 @@ pub mod decode;
 mod facts;
 pub mod layout;
 mod log_forward;
+pub mod pidfd;
 mod programs;
 mod ring_buffer;
 pub mod tracefs;

@@ -174,7 +174,8 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let tracker = TaskTracker::new();
     let pleg = PlegHandle::default();
     let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes), oom_kill_group);
-    let state = State::new(state_config(config, &node, &kernel, saved, &version.runtime_name));
+    let state =
+        State::new(state_config(config, &node, &kernel, saved, &version.runtime_name, oom_kill_group));
     let status = tell_start(&journal, &kernel, &node);
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
@@ -307,6 +308,7 @@ fn state_config(
     kernel: &Kernel,
     saved: Vec<SavedPod>,
     runtime_name: &str,
+    oom_kill_group: bool,
 ) -> StateConfig {
     StateConfig {
         node: node.facts.clone(),
@@ -327,6 +329,7 @@ fn state_config(
         sync_frequency: config.sync_frequency,
         saved,
         host_ips: node.host_ips.clone(),
+        oom_kill_group,
         runtime_name: runtime_name.to_owned(),
         unix_offset_ns: facts::unix_offset_ns(),
     }

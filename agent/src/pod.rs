@@ -6,6 +6,7 @@
 //! - [`backoff`]: CrashLoopBackOff and error back-off.
 //! - [`runtime_status`]: what the runtime says of a pod.
 //! - [`status`]: the Kubernetes PodStatus.
+//! - [`stop_signal`]: what asks a container to end.
 //! - [`env`]: environment and `$(VAR)` expansion.
 //! - [`admission`]: whether the node takes the pod.
 //! - [`worker`]: one task a pod.
@@ -18,6 +19,7 @@ pub mod order;
 pub mod qos;
 pub mod runtime_status;
 pub mod status;
+pub mod stop_signal;
 pub mod worker;
 
 use std::fmt;

@@ -94,6 +94,17 @@ reasons! {
     PodOSNotSupported,
 }
 
+impl Reason {
+    /// The pod ends so that memory comes back, and every millisecond counts.
+    #[must_use]
+    pub const fn is_eviction(self) -> bool {
+        matches!(
+            self,
+            Reason::ThresholdMet | Reason::ForecastOutOfMemory | Reason::GraceCutShort | Reason::Evicted
+        )
+    }
+}
+
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())

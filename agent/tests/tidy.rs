@@ -34,6 +34,7 @@ const CORE: &[&str] = &[
     "pod/runtime_status.rs",
     "pod/status.rs",
     "pod/status/",
+    "pod/stop_signal.rs",
     "pod_source/defaults.rs",
     "pod_source/manifest.rs",
     "pod_source/manifest/",

@@ -37,7 +37,7 @@ impl CappedNode {
         node.cap_kubepods(CAP_MIB).unwrap();
         node.config_mut()["evictionHard"] = json!({ "memory.available": hard });
         configure(node.config_mut());
-        node.put(&guaranteed(workload("guaranteed", "idle", &["--mib", "12"]), "32Mi", "50m"));
+        node.put(&guaranteed(workload("guaranteed", "idle", &["--mib", "12"]), "32Mi", "500m"));
         // Above its request: kubelet's ranking alone would find it before a hog that has hardly begun.
         node.put(&with_memory(workload("burstable", "idle", &["--mib", "24"]), "16Mi", "64Mi"));
         node.put(&workload("besteffort", "idle", &["--mib", "8"]));

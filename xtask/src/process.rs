@@ -67,10 +67,11 @@ pub fn holds_within(bound: Duration, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// How long to wait after a look that took so long: what is waited for gets most of a slow machine's time.
+/// How long to wait after a look that took so long: what is waited for gets nearly all of a slow machine's time, also
+/// when several wait on it.
 #[must_use]
 pub fn pause_after(look: Duration) -> Duration {
-    (look * 2).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    (look * 6).clamp(Duration::from_millis(10), Duration::from_secs(1))
 }
 
 #[cfg(test)]

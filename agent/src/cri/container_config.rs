@@ -49,6 +49,7 @@ pub fn container_config(
         container_security_context(pod, container, inputs.image, inputs.seccomp_dir, inputs.seccomp_default)?;
     let mut labels = HashMap::from(pod_labels(&PodRef::of(pod)));
     labels.insert(names::CONTAINER_NAME.to_owned(), container.name.clone());
+    let annotations = annotations(pod, container, &inputs);
     let image_name = container.image.clone().unwrap_or_default();
     Ok(cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata {
@@ -66,7 +67,7 @@ pub fn container_config(
         envs: inputs.env.into_iter().map(|(key, value)| cri::KeyValue { key, value }).collect(),
         mounts: inputs.mounts,
         labels,
-        annotations: annotations(pod, container, inputs.hash, inputs.restart_count),
+        annotations,
         log_path: names::container_log_path(&container.name, inputs.restart_count),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
@@ -111,14 +112,17 @@ pub fn termination_message_path(container: &Container) -> &str {
         .unwrap_or(DEFAULT_TERMINATION_MESSAGE_PATH)
 }
 
-fn annotations(pod: &Pod, container: &Container, hash: u64, restart_count: u32) -> HashMap<String, String> {
+fn annotations(pod: &Pod, container: &Container, inputs: &ContainerInputs<'_>) -> HashMap<String, String> {
     let policy = container.termination_message_policy.as_deref().unwrap_or("File");
     let mut annotations = HashMap::from([
-        (names::CONTAINER_HASH.to_owned(), format!("{hash:x}")),
-        (names::CONTAINER_RESTART_COUNT.to_owned(), restart_count.to_string()),
+        (names::CONTAINER_HASH.to_owned(), format!("{:x}", inputs.hash)),
+        (names::CONTAINER_RESTART_COUNT.to_owned(), inputs.restart_count.to_string()),
         (names::TERMINATION_MESSAGE_PATH.to_owned(), termination_message_path(container).to_owned()),
         (names::TERMINATION_MESSAGE_POLICY.to_owned(), policy.to_owned()),
     ]);
+    if let Some(signal) = inputs.image.stop_signal {
+        annotations.insert(names::STOP_SIGNAL.to_owned(), signal.to_string());
+    }
     if let Some(grace) = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds) {
         annotations.insert(names::POD_TERMINATION_GRACE_PERIOD.to_owned(), grace.to_string());
     }
@@ -143,7 +147,8 @@ mod tests {
         }))
         .unwrap();
         let container = pod.spec.as_ref().unwrap().containers[0].clone();
-        let image = Image { id: "sha256:1".into(), ..Image::default() };
+        let stop_signal = crate::pod::stop_signal::StopSignal::parse("SIGINT");
+        let image = Image { id: "sha256:1".into(), stop_signal, ..Image::default() };
         let inputs = ContainerInputs {
             restart_count: 3,
             hash: 0xab,
@@ -191,6 +196,7 @@ mod tests {
             (names::TERMINATION_MESSAGE_PATH, "/dev/termination-log"),
             (names::TERMINATION_MESSAGE_POLICY, "FallbackToLogsOnError"),
             (names::POD_TERMINATION_GRACE_PERIOD, "7"),
+            (names::STOP_SIGNAL, "2"),
             (names::CONTAINER_PORTS, r#"[{"containerPort":80}]"#),
         ] {
             assert_eq!(c.annotations.get(k).map(String::as_str), Some(v), "{k}");

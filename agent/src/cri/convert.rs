@@ -4,6 +4,7 @@ use k8s_cri::v1 as cri;
 
 use super::names;
 use crate::pod::runtime_status::{ContainerState, ContainerStatus, SandboxStatus};
+use crate::pod::stop_signal::StopSignal;
 use crate::pod::{PodRef, PodUid};
 
 /// A sandbox as a list names it.
@@ -95,6 +96,7 @@ pub fn container_status(c: cri::ContainerStatus, info: &Labels, sandbox_id: &str
             .and_then(|v| v.parse().ok())
             .unwrap_or(metadata.attempt),
         hash: annotation(names::CONTAINER_HASH).and_then(|v| u64::from_str_radix(v, 16).ok()),
+        stop_signal: annotation(names::STOP_SIGNAL).and_then(StopSignal::parse),
         state,
         created_at_ns: c.created_at,
         started_at_ns: c.started_at,

@@ -8,6 +8,7 @@ use tonic::transport::Channel;
 
 use super::CriError;
 use super::connection::{Connection, MAX_MESSAGE_BYTES};
+use crate::pod::stop_signal::StopSignal;
 
 /// Pulls have no deadline of their own: a large image over a slow line is no error. A day bounds a lost answer.
 const PULL_LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -31,6 +32,8 @@ pub struct Image {
     pub uid: Option<i64>,
     pub username: String,
     pub pinned: bool,
+    /// The image's `STOPSIGNAL`; `None` where the runtime does not tell, or in words that are not known here.
+    pub stop_signal: Option<StopSignal>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +53,18 @@ impl From<cri::Image> for Image {
             uid: i.uid.map(|u| u.value),
             username: i.username,
             pinned: i.pinned,
+            stop_signal: None,
         }
+    }
+}
+
+/// containerd and CRI-O both put a JSON object with the OCI image configuration as `imageSpec` under `info`.
+fn stop_signal(info: &str) -> Option<StopSignal> {
+    let json: serde_json::Value = serde_json::from_str(info).ok()?;
+    let config = json.get("imageSpec")?.get("config")?;
+    match config.get("StopSignal") {
+        None => Some(StopSignal::TERM),
+        Some(written) => StopSignal::parse(written.as_str()?),
     }
 }
 
@@ -71,11 +85,13 @@ impl ImageClient {
     /// # Errors
     /// When the runtime refuses (a name that is none) or does not answer.
     pub async fn image_status(&self, image: &str) -> Result<Option<Image>, CriError> {
-        let request = cri::ImageStatusRequest { image: spec(image), verbose: false };
+        let request = cri::ImageStatusRequest { image: spec(image), verbose: true };
         let mut client = self.client.clone();
         let limit = self.connection.request_timeout();
         let r = self.connection.limited("ImageStatus", image, limit, client.image_status(request)).await?;
-        Ok(r.image.map(Image::from).filter(|i| !i.id.is_empty()))
+        let stop_signal = r.info.get("info").and_then(|info| stop_signal(info));
+        let image = r.image.map(|image| Image { stop_signal, ..Image::from(image) });
+        Ok(image.filter(|i| !i.id.is_empty()))
     }
 
     /// Pulls without credentials; returns the image reference. Dropping the future gives the pull up.
@@ -114,5 +130,24 @@ impl ImageClient {
                 inodes_used: f.inodes_used.map_or(0, |v| v.value),
             })
             .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stop_signal_is_the_image_configurations() {
+        for (info, expected) in [
+            (r#"{"chainID":"sha256:0","imageSpec":{"config":{"Cmd":["sh"]}}}"#, Some(15)),
+            (r#"{"imageSpec":{"config":{"StopSignal":"SIGQUIT"}}}"#, Some(3)),
+            (r#"{"imageSpec":{"config":{"StopSignal":"SIGRTMIN+3"}}}"#, None),
+            (r#"{"imageSpec":{}}"#, None),
+            ("{}", None),
+            ("", None),
+        ] {
+            assert_eq!(stop_signal(info).map(StopSignal::number), expected, "{info}");
+        }
     }
 }

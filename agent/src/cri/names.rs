@@ -18,6 +18,9 @@ pub const TERMINATION_MESSAGE_PATH: &str = "io.kubernetes.container.terminationM
 pub const TERMINATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
 pub const CONTAINER_PORTS: &str = "io.kubernetes.container.ports";
 pub const POD_TERMINATION_GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
+/// Ours, by number: with what the runtime would ask the container to end. Absent from containers that a kubelet made,
+/// and where the image's signal is not known.
+pub const STOP_SIGNAL: &str = "oomlet.dev/stop-signal";
 
 /// `<root>/<namespace>_<name>_<uid>`; kubelet's root is `/var/log/pods`.
 #[must_use]

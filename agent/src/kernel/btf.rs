@@ -71,6 +71,9 @@ pub struct Btf {
     strings: std::ops::Range<usize>,
     /// Offset of each type's record in the blob; the index is the type id minus one.
     records: Vec<u32>,
+    /// Type ids by the kind's number, ascending: a kernel has hundreds of thousands of types, and each lookup by name goes
+    /// through all of one kind.
+    by_kind: Vec<Vec<u32>>,
 }
 
 impl Btf {
@@ -103,16 +106,19 @@ impl Btf {
         let types = section(type_off, type_len).ok_or_else(|| fail("the type section is cut short"))?;
         let strings = section(str_off, str_len).ok_or_else(|| fail("the string section is cut short"))?;
         let mut records = Vec::new();
+        let mut by_kind = vec![Vec::new(); Kind::Other as usize + 1];
         let mut at = types.start;
         while at < types.end {
             let record = read_type(&blob, at).ok_or_else(|| fail("a type record is cut short"))?;
             records.push(u32::try_from(at).map_err(|_| fail("it is larger than 4 GiB"))?);
+            // The last offset fits, so their number does.
+            by_kind[record.kind as usize].push(records.len() as u32);
             at = record.body + trailing_len(&record).ok_or_else(|| fail("a type is of an unknown kind"))?;
         }
         if at != types.end {
             return Err(fail("the last type record is cut short"));
         }
-        Ok(Btf { blob, strings, records })
+        Ok(Btf { blob, strings, records, by_kind })
     }
 
     #[must_use]
@@ -151,13 +157,10 @@ impl Btf {
             .ok_or_else(|| BtfError::Missing { what: "type", name: name.to_owned() })
     }
 
-    /// Id and place of each type of these kinds. Looks at the kind alone: a kernel has hundreds of thousands of types, and
-    /// each lookup goes through them.
+    /// Id and place of each type of these kinds, kind by kind.
     fn of_kinds(&self, kinds: &[Kind]) -> impl Iterator<Item = (u32, usize)> {
-        let is_wanted =
-            |at: usize| word(&self.blob, at + 4).is_some_and(|info| kinds.contains(&kind_of(raw_kind(info))));
-        let places = (1..).zip(&self.records).map(|(id, at)| (id, *at as usize));
-        places.filter(move |(_, at)| is_wanted(*at))
+        let ids = kinds.iter().flat_map(|kind| &self.by_kind[*kind as usize]);
+        ids.map(|id| (*id, self.records[*id as usize - 1] as usize))
     }
 
     /// The type behind typedefs and modifiers.

@@ -1,5 +1,7 @@
 //! What the container runtime says of one pod, in our own types: the input of [`super::lifecycle`].
 
+use super::stop_signal::StopSignal;
+
 /// All sandboxes and containers of one pod, newest first in both lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodRuntimeStatus {
@@ -49,6 +51,8 @@ pub struct ContainerStatus {
     pub log_path: String,
     /// Host pid of the init process, while it runs and where the runtime tells it.
     pub pid: Option<u32>,
+    /// What the agent noted when it made the container.
+    pub stop_signal: Option<StopSignal>,
 }
 
 impl PodRuntimeStatus {
@@ -90,6 +94,7 @@ impl ContainerStatus {
             hash: None,
             log_path: String::new(),
             pid: None,
+            stop_signal: None,
         }
     }
 }

@@ -6,7 +6,8 @@
 //! - [`mailbox`]: the one standing order of a worker, and how a newer one changes it (pure).
 //! - [`context`]: what all workers share.
 //! - `sync`, `start`: bringing a pod to what its manifest says.
-//! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure).
+//! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure), and
+//!   `stop_by_hand` reaches a container without the runtime.
 //! - `files`: the files a pod has on the node; [`hosts`] and [`messages`] what is in them (pure).
 //!
 //! An order stands until another replaces it: the worker itself repeats it when it failed, or when a back-off ends,
@@ -20,6 +21,7 @@ mod hosts;
 pub mod mailbox;
 mod messages;
 mod start;
+mod stop_by_hand;
 mod stop_order;
 mod sync;
 mod terminate;
@@ -137,6 +139,7 @@ impl PodWorkers {
             reported_stopped: false,
             removed: false,
             killed: false,
+            signalled: BTreeSet::new(),
             sigkilled: BTreeSet::new(),
             completed_cleanly: false,
         };
@@ -183,6 +186,8 @@ struct Worker {
     termination_retry: Exponential,
     reported_stopped: bool,
     removed: bool,
+    /// Containers whose stop signal the agent itself has sent.
+    signalled: BTreeSet<String>,
     /// SIGKILL was sent.
     killed: bool,
     /// Containers that had not been seen to end by then.

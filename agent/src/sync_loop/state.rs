@@ -4,10 +4,11 @@
 //! - [`sources`]: pod lists arrive: new, gone, replaced; admission; adoption of what already runs.
 //! - [`runtime`]: PLEG and worker reports.
 //! - [`memory`]: kernel events and readings, in relation to pods.
-//! - [`oom`]: OOM kills, explained.
+//! - [`oom`]: OOM kills, explained; [`kill_account`]: each once.
 //! - [`note`]: the plan is on its way.
 //! - [`saved`]: a pod as it goes to disk.
 
+mod kill_account;
 mod memory;
 mod note;
 mod oom;
@@ -34,8 +35,9 @@ use crate::pod::qos::{CgroupResources, QosClass, class_cgroup_resources};
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
 use crate::signal::attribution::Attribution;
-use crate::signal::{Domain, MemoryReading, OomBegin};
+use crate::signal::{MemoryReading, OomBegin};
 use crate::trace::record::{Kind, Record};
+use kill_account::KillAccount;
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub struct StateConfig {
     pub saved: Vec<SavedPod>,
     /// The node's addresses, for `status.hostIPs`.
     pub host_ips: Vec<String>,
+    /// The OOM killer takes a container as a whole (`memory.oom.group`).
+    pub oom_kill_group: bool,
     /// As in `containerd://<id>`.
     pub runtime_name: String,
     /// What to add to a [`Mono`] to get Unix time, nanoseconds.
@@ -89,10 +93,7 @@ pub struct State {
     burstable_applied: Option<CgroupResources>,
     attribution: Attribution,
     under_pressure: bool,
-    /// Cumulative `oom_kill` counters by domain, to tell a new kill from an old one.
-    oom_kills: BTreeMap<Domain, u64>,
-    /// Kernel records of kills whose counter has not been read yet.
-    told_kills: BTreeMap<Domain, u64>,
+    kills: KillAccount,
     /// What the kernel said last of a kill that it was about to do, and when.
     oom_begun: Option<(Mono, OomBegin)>,
     /// Times of kernel events whose fresh numbers have been read and not yet planned on.
@@ -127,8 +128,7 @@ impl State {
             runtime_error: None,
             attribution: Attribution::default(),
             under_pressure: false,
-            oom_kills: BTreeMap::new(),
-            told_kills: BTreeMap::new(),
+            kills: KillAccount::default(),
             oom_begun: None,
             undecided: Vec::new(),
             told_signal_at: None,
@@ -162,6 +162,7 @@ impl State {
             Event::Reading(reading) => self.apply_reading(&reading, now),
             Event::Tick => {}
         }
+        self.tell_unexplained_kills(now);
         self.update_pressure(now);
         if about_pods {
             self.admit(now);
@@ -180,7 +181,7 @@ impl State {
     #[must_use]
     pub fn next_wakeup(&self) -> Mono {
         let pods = self.pods.values().filter_map(PodState::next_wakeup);
-        pods.fold(self.eviction.next_wakeup(), Mono::min)
+        pods.chain(self.kills.next_due()).fold(self.eviction.next_wakeup(), Mono::min)
     }
 
     pub fn pods(&self) -> impl Iterator<Item = &PodState> {

@@ -46,7 +46,8 @@ fn expect_one_kill(node: &Node, name: &str) -> TraceRecord {
         ("OomKilled", Some("main")),
         "{record:?}"
     );
-    assert_eq!(node.records("OomKill").iter().filter(|r| r.pod_name() == name).count(), 1, "told once");
+    let told: Vec<_> = node.records("OomKill").into_iter().filter(|r| r.pod_name() == name).collect();
+    assert_eq!(told.len(), 1, "told once: {told:#?}");
     assert_eq!(node.the_container_of("neighbour"), neighbour);
     assert!(node.records("Decision").is_empty(), "nobody is evicted for it");
     record

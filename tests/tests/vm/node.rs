@@ -38,7 +38,7 @@ impl SmallNode {
         node.config_mut()["evictionHard"] = json!({ "memory.available": "100Mi" });
         configure(node.config_mut());
         let shared = node.scratch().create_dir("shared").unwrap();
-        node.put(&guaranteed(workload("guaranteed", "idle", &["--mib", "12"]), "32Mi", "50m"));
+        node.put(&guaranteed(workload("guaranteed", "idle", &["--mib", "12"]), "32Mi", "500m"));
         node.put(&with_memory(workload("burstable", "idle", &["--mib", "24"]), "16Mi", "64Mi"));
         let reader =
             workload("reader", "page-cache", &["--file", "/shared/file", "--mib", &cached_mib.to_string()]);

@@ -84,7 +84,7 @@ fn play(node: &mut TestNode, options: &Options, eviction: bool, stop: &Interrupt
 /// One of each QoS class, in the order of [`NEIGHBOURS`].
 fn neighbours() -> [Value; 3] {
     [
-        guaranteed(pod("guaranteed", "idle", &["--mib", "16"]), "64Mi", "50m"),
+        guaranteed(pod("guaranteed", "idle", &["--mib", "16"]), "64Mi", "500m"),
         with_memory(pod("burstable", "idle", &["--mib", "16"]), "32Mi", "128Mi"),
         pod("best-effort", "idle", &["--mib", "8"]),
     ]

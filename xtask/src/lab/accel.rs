@@ -38,7 +38,7 @@ impl Accel {
     pub fn slowdown(self) -> u32 {
         match self {
             Accel::Kvm => 1,
-            Accel::Tcg => 8,
+            Accel::Tcg => 4,
         }
     }
 

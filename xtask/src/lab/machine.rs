@@ -184,6 +184,7 @@ impl Machine {
         format!(
             "console=ttyS0 quiet loglevel=4 mitigations=off nokaslr no_timer_check tsc=reliable apparmor=0 audit=0 \
              random.trust_cpu=on cryptomgr.notests rcupdate.rcu_expedited=1 panic=-1 log_buf_len=4M \
+             transparent_hugepage=madvise \
              systemd.show_status=false oomlet.profile={} oomlet.slowdown={} {}",
             self.profile.name(),
             self.accel.slowdown(),

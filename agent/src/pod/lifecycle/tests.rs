@@ -56,6 +56,7 @@ fn container(
         hash: Some(container_hash(&spec)),
         log_path: String::new(),
         pid: None,
+        stop_signal: None,
     }
 }
 

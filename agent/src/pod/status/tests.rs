@@ -89,6 +89,7 @@ fn instance(name: &str, state: ContainerState, exit_code: i32) -> ContainerStatu
         hash: None,
         log_path: String::new(),
         pid: None,
+        stop_signal: None,
     }
 }
 

@@ -29,6 +29,11 @@ impl Standing {
     pub fn is_termination(&self) -> bool {
         self.termination.is_some()
     }
+
+    #[must_use]
+    pub fn is_eviction(&self) -> bool {
+        matches!(self.order, WorkOrder::Terminate { reason, .. } if reason.is_eviction())
+    }
 }
 
 /// What stands after `order` came at `now`: a termination stays one, its SIGKILL only ever comes earlier, and

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::mailbox::{Standing, Termination};
+use super::stop_by_hand::Init;
 use super::stop_order::stop_order;
 use super::sync::alive;
 use super::{Gone, Worker, WorkerError, files};
@@ -185,7 +186,7 @@ impl Worker {
     }
 
     /// Starts stopping the next group; false: there is none.
-    fn next_group(&self, round: &mut Round) -> bool {
+    fn next_group(&mut self, round: &mut Round) -> bool {
         let Some(group) = round.later.pop() else { return false };
         for id in group {
             self.stop(round, id);
@@ -193,15 +194,44 @@ impl Worker {
         true
     }
 
-    fn stop(&self, round: &mut Round, id: String) {
+    fn stop(&mut self, round: &mut Round, id: String) {
         let left = self.termination().map_or(Duration::ZERO, |t| t.kill_at.since(Mono::now()));
         let grace = if round.killing || left.is_zero() { Duration::ZERO } else { left + RUNTIME_KILLS_LATER };
+        let init = if grace.is_zero() { None } else { self.signal_by_hand(&id) };
         let runtime = self.context.runtime.clone();
         round.stopping.insert(id.clone());
         round.tasks.spawn(async move {
+            let grace = match init {
+                Some(init) => {
+                    if let Ok(Err(error)) = timeout(grace, init.ended()).await {
+                        warn!(container_id = id, %error, "its end is not seen; SIGKILL follows when the grace is over");
+                        sleep(grace).await;
+                    }
+                    Duration::ZERO
+                }
+                None => grace,
+            };
             let stopped = runtime.stop_container(&id, grace).await;
             Done::Stopped(id, stopped)
         });
+    }
+
+    /// `None`: the runtime has to send the signal.
+    fn signal_by_hand(&mut self, id: &str) -> Option<Init> {
+        if !self.standing().is_some_and(|s| s.is_eviction()) {
+            return None;
+        }
+        let container = self.known.containers.iter().find(|c| c.id == id)?;
+        let init = Init::of(container)?;
+        if !self.signalled.contains(id) {
+            if let Err(error) = init.signal() {
+                warn!(pod = %self.who, container = container.name, %error, "the runtime has to send the stop signal");
+                return None;
+            }
+            info!(pod = %self.who, container = container.name, "stop signal sent");
+            self.signalled.insert(id.to_owned());
+        }
+        Some(init)
     }
 
     /// SIGKILL to every process of the pod, past the runtime, which is told as well.
@@ -217,7 +247,7 @@ impl Worker {
         }
     }
 
-    fn listed(&self, pod: &Pod, round: &mut Round, listed: Result<Vec<ListedContainer>, CriError>) {
+    fn listed(&mut self, pod: &Pod, round: &mut Round, listed: Result<Vec<ListedContainer>, CriError>) {
         let found = match listed {
             Ok(found) => found,
             Err(e) => {

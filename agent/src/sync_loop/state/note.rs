@@ -105,8 +105,9 @@ impl State {
     fn forget(&mut self, uid: &PodUid, now: Mono) {
         self.eviction.pod_gone(uid);
         self.attribution.remove_pod(uid);
-        self.oom_kills.retain(|domain, _| !domain.is_of(uid));
-        self.told_kills.retain(|domain, _| !domain.is_of(uid));
+        for (domain, kills) in self.kills.forget(uid) {
+            self.record_kill_by_counter(&domain, kills, now);
+        }
         self.saved.remove(uid);
         self.found.remove(uid);
         self.forgotten.insert(uid.clone(), now);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::PodSpec;
 
 use super::State;
+use super::kill_account::Telling;
 use crate::clock::Mono;
 use crate::pod::{PodRef, PodUid, qos};
 use crate::reason::Reason;
@@ -78,16 +79,24 @@ impl State {
             record = with_limit(record, limit);
         }
         if let Some(target) = target {
-            if let Target::Container(uid, container) = &target
-                && let Some(pod) = self.pods.get_mut(uid)
-            {
-                let domain = Domain::Container(uid.clone(), container.clone());
-                *self.told_kills.entry(domain).or_default() += 1;
-                pod.note_oom_kill(container);
-            }
+            let telling = self.count_kill(event.at, victim.pid, &target);
             record = self.with_target(record, &target);
+            match telling {
+                Telling::New => {}
+                Telling::WithTheContainer => record.kind = Kind::Signal,
+                Telling::Again => return,
+            }
         }
         self.record(record);
+    }
+
+    /// Notes the kill of a container's process with the pod, and whether it is news.
+    fn count_kill(&mut self, at: Mono, pid: u32, target: &Target) -> Telling {
+        let Target::Container(uid, container) = target else { return Telling::New };
+        let Some(pod) = self.pods.get_mut(uid) else { return Telling::New };
+        pod.note_oom_kill(container);
+        let domain = Domain::Container(uid.clone(), container.clone());
+        self.kills.record(&domain, pid, at, self.config.oom_kill_group)
     }
 
     /// What the kernel said when it began this kill: of its victim, or, where a whole memcg is killed (`oom.group`), of
@@ -178,24 +187,34 @@ impl State {
     }
 
     /// Tier 0 learns of a kill from the container's `oom_kill` counter; with the kernel's own record this is the
-    /// cross-check, and says nothing new.
+    /// cross-check, and says nothing new. The pod's status has it at once, the trace when no record follows.
     pub(super) fn compare_oom_counter(&mut self, reading: &DomainReading, now: Mono) {
         let Domain::Container(uid, container) = &reading.domain else { return };
         // A reading may be of a moment before the pod was forgotten.
         if !self.pods.contains_key(uid) {
             return;
         }
-        let Some(before) = self.oom_kills.insert(reading.domain.clone(), reading.oom_kills) else { return };
-        let told = self.told_kills.remove(&reading.domain).unwrap_or(0);
-        let new = reading.oom_kills.saturating_sub(before).saturating_sub(told);
-        let Some(pod) = self.pods.get_mut(uid).filter(|_| new > 0) else { return };
-        pod.note_oom_kill(container);
-        let id = pod.id.clone();
+        if self.kills.counter(&reading.domain, reading.oom_kills, now)
+            && let Some(pod) = self.pods.get_mut(uid)
+        {
+            pod.note_oom_kill(container);
+        }
+    }
+
+    pub(super) fn tell_unexplained_kills(&mut self, now: Mono) {
+        for (domain, kills) in self.kills.take_unexplained(now) {
+            self.record_kill_by_counter(&domain, kills, now);
+        }
+    }
+
+    pub(super) fn record_kill_by_counter(&mut self, domain: &Domain, kills: u64, now: Mono) {
+        let Domain::Container(uid, container) = domain else { return };
+        let Some(id) = self.pods.get(uid).map(|pod| pod.id.clone()) else { return };
         let limit = self.limit_without_levels(uid, Some(container));
         let mut message =
             "the container's oom_kill counter rose: the kernel killed a process of it".to_owned();
         message.push_str(&describe_limit(limit.as_ref()));
-        let record = Record::new(now, Kind::OomKill, Reason::OomKilled, message).number("kills", new);
+        let record = Record::new(now, Kind::OomKill, Reason::OomKilled, message).number("kills", kills);
         let record = limit.as_ref().map_or(record.clone(), |limit| with_limit(record, limit));
         self.record(record.pod(&id).container(container.clone()));
     }

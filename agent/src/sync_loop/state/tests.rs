@@ -13,7 +13,7 @@ use crate::pod::Pod;
 use crate::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
 use crate::pod::qos::Amounts;
 use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
-use crate::signal::{DomainReading, KernelEvent, KernelEventKind};
+use crate::signal::{Domain, DomainReading, KernelEvent, KernelEventKind};
 use crate::sync_loop::event::{PodSource, PodUpdate, RejectedManifest, RuntimePod, RuntimePods, SourcePod};
 use crate::sync_loop::plan::{ActionKind, Failure, plan};
 
@@ -27,6 +27,7 @@ fn config() -> StateConfig {
         min_reclaim: None,
     };
     StateConfig {
+        oom_kill_group: false,
         node: NodeFacts {
             name: "node".into(),
             allocatable: Amounts { milli_cpu: 2000, memory_bytes: 300 * MIB },

@@ -21,7 +21,7 @@ fn pods_of_every_class(version: Version) {
     let total = mem_total_bytes().unwrap();
     let quarter_mib = total / MIB / 4;
     let asking = with_memory(workload("asking", "idle", &[]), &format!("{quarter_mib}Mi"), "");
-    node.put(&guaranteed(workload("guaranteed", "idle", &[]), "64Mi", "50m"));
+    node.put(&guaranteed(workload("guaranteed", "idle", &[]), "64Mi", "500m"));
     node.put(&limited);
     node.put(&asking);
     node.put(&workload("besteffort", "idle", &[]));
@@ -34,7 +34,7 @@ fn pods_of_every_class(version: Version) {
             name: "guaranteed",
             class: "",
             limit_mib: Some(64),
-            share: share(51, 11),
+            share: share(512, 59),
             oom_score_adj: None,
         },
         Class {

@@ -1,0 +1,69 @@
+//! A process that is held by a descriptor, so that no other process can be meant by its number.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+#[derive(Debug)]
+pub struct HeldProcess {
+    pidfd: OwnedFd,
+}
+
+impl HeldProcess {
+    /// # Errors
+    /// When there is no such process (ESRCH).
+    pub fn open(pid: u32) -> io::Result<HeldProcess> {
+        let no_such = || io::Error::from(rustix::io::Errno::SRCH);
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(no_such)?;
+        Ok(HeldProcess { pidfd: pidfd_open(pid, PidfdFlags::NONBLOCK)? })
+    }
+
+    /// `number`: 1 to 31.
+    ///
+    /// # Errors
+    /// When the process has ended (ESRCH), or the number is no signal's (EINVAL).
+    pub fn signal(&self, number: i32) -> io::Result<()> {
+        let signal = Signal::from_named_raw(number).ok_or(rustix::io::Errno::INVAL)?;
+        Ok(pidfd_send_signal(&self.pidfd, signal)?)
+    }
+
+    /// Comes back when the process has ended, be it reaped or not. To be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot wait for the descriptor.
+    pub async fn ended(self) -> io::Result<()> {
+        // SAFETY: the AsyncFd owns the descriptor from here on; nothing swaps or closes it while it lives.
+        let registered = unsafe { AsyncFd::register_with_interest(self.pidfd, Interest::READABLE) };
+        let held = registered.map_err(|error| error.into_parts().1)?;
+        held.readable().await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_seen() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let held = HeldProcess::open(child.id()).unwrap();
+        assert_eq!(held.signal(64).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        held.signal(libc::SIGTERM).unwrap();
+        tokio::time::timeout(Duration::from_secs(10), held.ended()).await.unwrap().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+    }
+
+    #[test]
+    fn what_is_no_process_cannot_be_held() {
+        for pid in [0, i32::MAX as u32, u32::MAX] {
+            assert_eq!(HeldProcess::open(pid).unwrap_err().raw_os_error(), Some(libc::ESRCH), "{pid}");
+        }
+    }
+}

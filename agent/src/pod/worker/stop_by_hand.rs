@@ -1,0 +1,79 @@
+//! An evicted container's stop signal, sent by the agent itself. Through the runtime it takes a call, a shim and a `runc`
+//! that has to be read from a disk: tens of milliseconds on a node at rest, seconds on one that thrashes, and all the
+//! while the container grows. The runtime is told afterwards.
+//!
+//! Only where nothing is guessed: the agent made the container and knows its stop signal, and the process that the
+//! runtime named is in that container's cgroup. A second signal is never sent: many programs give up at once on one.
+
+use std::io;
+
+use crate::kernel::pidfd::HeldProcess;
+use crate::pod::runtime_status::ContainerStatus;
+use crate::pod::stop_signal::StopSignal;
+use crate::signal::attribution::parse_cgroup_path;
+
+/// A container's first process.
+#[derive(Debug)]
+pub(super) struct Init {
+    process: HeldProcess,
+    signal: StopSignal,
+}
+
+impl Init {
+    /// `None`: this container's end is the runtime's business.
+    pub fn of(container: &ContainerStatus) -> Option<Init> {
+        let (signal, pid) = (container.stop_signal?, container.pid?);
+        let process = HeldProcess::open(pid).ok()?;
+        // Read after the process is held: the number cannot have gone to another one in between.
+        let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        is_in(&cgroups, &container.id).then_some(Init { process, signal })
+    }
+
+    pub fn signal(&self) -> io::Result<()> {
+        self.process.signal(self.signal.number())
+    }
+
+    /// Comes back when the process has ended.
+    pub async fn ended(self) -> io::Result<()> {
+        self.process.ended().await
+    }
+}
+
+/// `cgroups`: a `/proc/<pid>/cgroup`.
+fn is_in(cgroups: &str, container_id: &str) -> bool {
+    let paths = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.filter_map(parse_cgroup_path).any(|p| p.container_id.as_deref() == Some(container_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::runtime_status::ContainerState;
+
+    const ID: &str = "8c3fd5b0a1e94c7d8c3fd5b0a1e94c7d8c3fd5b0a1e94c7d8c3fd5b0a1e94c7d";
+
+    #[test]
+    fn a_process_is_the_containers_when_its_cgroup_says_so() {
+        let of = |path: &str| is_in(&format!("5:memory:{path}\n0::{path}\n"), ID);
+        let uid = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+        assert!(of(&format!("/kubepods/burstable/pod{uid}/{ID}")));
+        let slice = uid.replace('-', "_");
+        assert!(of(&format!(
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{slice}.slice/cri-containerd-{ID}.scope"
+        )));
+        assert!(!of(&format!("/kubepods/burstable/pod{uid}/{}", ID.replace('8', "9"))));
+        assert!(!of(&format!("/kubepods/burstable/pod{uid}")));
+        assert!(!of("/user.slice"));
+        assert!(!is_in("", ID));
+    }
+
+    #[test]
+    fn a_process_that_is_not_the_containers_gets_nothing() {
+        let mut container = ContainerStatus::bare(ID, "c", ContainerState::Running);
+        assert!(Init::of(&container).is_none(), "neither pid nor signal is known");
+        (container.pid, container.stop_signal) = (Some(std::process::id()), Some(StopSignal::TERM));
+        assert!(Init::of(&container).is_none(), "this process is in no container of that id");
+        container.pid = Some(i32::MAX as u32);
+        assert!(Init::of(&container).is_none(), "there is no such process");
+    }
+}

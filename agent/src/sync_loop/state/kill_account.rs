@@ -1,0 +1,164 @@
+//! Which OOM kills of containers have been told of. The kernel's records and the `oom_kill` counters speak of the same
+//! kills, in either order: the counter rises a moment before the record is written.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::clock::Mono;
+use crate::pod::PodUid;
+use crate::signal::Domain;
+
+/// How long a risen counter waits for the kernel's own record, which says more. Both come within microseconds of each
+/// other; a busy loop takes them out late.
+const RECORD_FOLLOWS: Duration = Duration::from_secs(1);
+
+/// A whole container dies at once: its processes are marked one after the other, without a report in between.
+const SAME_KILL: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+pub(super) struct KillAccount {
+    /// Cumulative, as read last, to tell a new kill from an old one.
+    counters: BTreeMap<Domain, u64>,
+    /// Kernel records whose counter has not been read yet.
+    told: BTreeMap<Domain, u64>,
+    /// Counted kills of which there is no kernel record, and since when.
+    unexplained: BTreeMap<Domain, (u64, Mono)>,
+    last: BTreeMap<Domain, LastKill>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LastKill {
+    at: Mono,
+    pid: u32,
+}
+
+/// What a kernel record of a kill is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Telling {
+    New,
+    /// One more process of a container that is killed as a whole.
+    WithTheContainer,
+    /// The same process: the kernel marks it for each of its threads that still holds the memory.
+    Again,
+}
+
+impl KillAccount {
+    /// `whole`: the OOM killer takes all processes of a container (`memory.oom.group`).
+    pub fn record(&mut self, container: &Domain, pid: u32, at: Mono, whole: bool) -> Telling {
+        match self.unexplained.get_mut(container) {
+            Some((count, _)) if *count > 1 => *count -= 1,
+            Some(_) => drop(self.unexplained.remove(container)),
+            None => *self.told.entry(container.clone()).or_default() += 1,
+        }
+        let before = self.last.insert(container.clone(), LastKill { at, pid });
+        match before.filter(|last| at.since(last.at) < SAME_KILL) {
+            Some(last) if last.pid == pid => Telling::Again,
+            Some(_) if whole => Telling::WithTheContainer,
+            _ => Telling::New,
+        }
+    }
+
+    /// A counter was read. Whether it has counted what no record told.
+    pub fn counter(&mut self, container: &Domain, count: u64, now: Mono) -> bool {
+        let Some(before) = self.counters.insert(container.clone(), count) else { return false };
+        let told = self.told.remove(container).unwrap_or(0);
+        let new = count.saturating_sub(before).saturating_sub(told);
+        if new > 0 {
+            self.unexplained.entry(container.clone()).or_insert((0, now)).0 += new;
+        }
+        new > 0
+    }
+
+    /// Kills that only the counter will ever tell of, and how many; each is told once.
+    pub fn take_unexplained(&mut self, now: Mono) -> Vec<(Domain, u64)> {
+        let due = |since: Mono| now.since(since) >= RECORD_FOLLOWS;
+        let taken = self.unexplained.iter().filter(|(_, (_, since))| due(*since));
+        let taken: Vec<_> = taken.map(|(domain, (count, _))| (domain.clone(), *count)).collect();
+        self.unexplained.retain(|_, (_, since)| !due(*since));
+        taken
+    }
+
+    /// When [`KillAccount::take_unexplained`] has something next.
+    pub fn next_due(&self) -> Option<Mono> {
+        self.unexplained.values().map(|(_, since)| *since + RECORD_FOLLOWS).min()
+    }
+
+    /// The pod is forgotten. What is left to be told of it.
+    pub fn forget(&mut self, pod: &PodUid) -> Vec<(Domain, u64)> {
+        let left = self.unexplained.iter().filter(|(domain, _)| domain.is_of(pod));
+        let left = left.map(|(domain, (count, _))| (domain.clone(), *count)).collect();
+        self.counters.retain(|domain, _| !domain.is_of(pod));
+        self.told.retain(|domain, _| !domain.is_of(pod));
+        self.unexplained.retain(|domain, _| !domain.is_of(pod));
+        self.last.retain(|domain, _| !domain.is_of(pod));
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    enum Said {
+        Record(u32),
+        Counter(u64),
+    }
+    use Said::{Counter, Record};
+
+    fn container() -> Domain {
+        Domain::Container("u".into(), "c".into())
+    }
+
+    /// What comes at which millisecond → kills told of by records, and by the counter alone.
+    #[test]
+    fn each_kill_is_told_once() {
+        for (what, whole, said, expected) in [
+            ("record, then counter", false, vec![(0, Counter(0)), (9, Record(1)), (10, Counter(1))], (1, 0)),
+            ("counter, then record", false, vec![(0, Counter(0)), (9, Counter(1)), (10, Record(1))], (1, 0)),
+            ("counter alone", false, vec![(0, Counter(0)), (9, Counter(1)), (10, Counter(1))], (0, 1)),
+            ("two, one told", false, vec![(0, Counter(0)), (9, Record(1)), (10, Counter(2))], (1, 1)),
+            ("two, told late", false, vec![(0, Counter(0)), (9, Counter(2)), (10, Record(1))], (1, 1)),
+            ("a container as a whole", true, vec![(0, Counter(0)), (9, Record(1)), (9, Record(2))], (1, 0)),
+            ("process by process", false, vec![(0, Counter(0)), (9, Record(1)), (9, Record(2))], (2, 0)),
+            (
+                "marked twice",
+                false,
+                vec![(0, Counter(0)), (9, Record(1)), (9, Record(1)), (9, Counter(2))],
+                (1, 0),
+            ),
+            ("killed again later", true, vec![(0, Counter(0)), (9, Record(1)), (5000, Record(2))], (2, 0)),
+            ("from before the agent", false, vec![(0, Counter(7)), (9, Counter(7))], (0, 0)),
+            ("a new cgroup", false, vec![(0, Counter(7)), (9, Counter(0)), (10, Counter(1))], (0, 1)),
+        ] {
+            let mut account = KillAccount::default();
+            let (mut by_record, mut by_counter) = (0, 0);
+            for (ms, said) in said {
+                let at = Mono::from_millis(1000 + ms);
+                match said {
+                    Record(pid) => {
+                        by_record += u64::from(account.record(&container(), pid, at, whole) == Telling::New);
+                    }
+                    Counter(count) => drop(account.counter(&container(), count, at)),
+                }
+            }
+            let wait = account.next_due();
+            if let Some(due) = wait {
+                assert!(due > Mono::from_millis(1500));
+                assert!(account.take_unexplained(Mono::from_millis(1500)).is_empty(), "{what}");
+                by_counter += account.take_unexplained(due).iter().map(|(_, count)| count).sum::<u64>();
+            }
+            assert!(account.next_due().is_none(), "{what}");
+            assert_eq!((by_record, by_counter), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_told_when_the_pod_is_forgotten() {
+        let mut account = KillAccount::default();
+        account.counter(&container(), 0, Mono::ZERO);
+        account.counter(&container(), 2, Mono::ZERO);
+        assert_eq!(account.forget(&"other".into()), []);
+        assert_eq!(account.forget(&"u".into()), [(container(), 2)]);
+        assert_eq!(account.forget(&"u".into()), []);
+    }
+}
