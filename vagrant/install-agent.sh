@@ -19,15 +19,23 @@ install -d /etc/oomlet /etc/kubernetes/manifests
 [ -e /etc/oomlet/kubelet.yaml ] || install -m 0644 "$packaging/kubelet.yaml" /etc/oomlet/kubelet.yaml
 install -m 0644 "$packaging/systemd/oomlet.service" /etc/systemd/system/oomlet.service
 
-# Both sides have to agree on who makes cgroups.
+# Both sides have to agree on who makes cgroups. And a containerd that starts again on a busy node takes a pod whose shim
+# does not answer in time (5 s and 2 s by default) for dead, and kills it.
 config=/etc/containerd/config.toml
-if ! grep -qs 'SystemdCgroup = true' "$config"; then
+slices='^[[:space:]]*SystemdCgroup = true'
+if ! grep -qsE "$slices" "$config"; then
     install -d /etc/containerd
-    containerd config default | sed 's/SystemdCgroup = false/SystemdCgroup = true/' >"$config.new"
+    containerd config default | sed -E \
+        -e 's/SystemdCgroup = false/SystemdCgroup = true/' \
+        -e 's/("io.containerd.timeout.(shim.load|task.state)" = ).*/\1"1m"/' >"$config.new"
     # Older releases' defaults do not name the option at all.
-    if ! grep -q 'SystemdCgroup = true' "$config.new"; then
+    if ! grep -qE "$slices" "$config.new"; then
         echo "install-agent.sh: $(containerd --version) has no SystemdCgroup in its default configuration" >&2
         exit 1
+    fi
+    if [ -e "$config" ] && [ ! -e "$config.before-oomlet" ]; then
+        cp -p "$config" "$config.before-oomlet"
+        echo "install-agent.sh: containerd's default configuration with systemd slices replaces $config; what was there is in $config.before-oomlet"
     fi
     mv "$config.new" "$config"
     systemctl restart containerd

@@ -72,12 +72,8 @@ pub struct MemcgLevel {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OomBegin {
     pub scope: OomScope,
-    /// Thread group leader of the process that was chosen.
-    pub chosen_pid: u32,
-    /// Its cgroup, where the program could read it.
-    pub chosen_cgroup: Option<CgroupId>,
-    /// Its memcg and the ancestors, leaf first, where the program could read them.
-    pub chosen_levels: Vec<MemcgLevel>,
+    /// Who was chosen. A pid of 0: it could not be read.
+    pub chosen: OomVictim,
     /// What the OOM killer could choose from: memory and swap of the node, or the memcg's limit.
     pub total_bytes: u64,
     /// Of the allocation that failed: 2^order pages. -1: asked for by SysRq.
@@ -107,7 +103,8 @@ pub enum OomConstraint {
     Unknown(u32),
 }
 
-/// The victim as `oom:mark_victim` describes it. Fields that the running kernel does not report are `None`.
+/// The victim as `oom:mark_victim` or `oom_kill_process` describes it. Fields that the running kernel does not report are
+/// `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OomVictim {
     pub pid: u32,
@@ -123,6 +120,26 @@ pub struct OomVictim {
     pub cgroup: Option<CgroupId>,
     /// The victim's memcg and its ancestors, leaf first (tier 2; empty below).
     pub levels: Vec<MemcgLevel>,
+}
+
+impl OomVictim {
+    /// Completed by what another record says of the same process.
+    #[must_use]
+    pub fn or(self, other: &OomVictim) -> OomVictim {
+        OomVictim {
+            pid: self.pid,
+            comm: self.comm.or_else(|| other.comm.clone()),
+            uid: self.uid.or(other.uid),
+            oom_score_adj: self.oom_score_adj.or(other.oom_score_adj),
+            total_vm_bytes: self.total_vm_bytes.or(other.total_vm_bytes),
+            anon_rss_bytes: self.anon_rss_bytes.or(other.anon_rss_bytes),
+            file_rss_bytes: self.file_rss_bytes.or(other.file_rss_bytes),
+            shmem_rss_bytes: self.shmem_rss_bytes.or(other.shmem_rss_bytes),
+            pgtables_bytes: self.pgtables_bytes.or(other.pgtables_bytes),
+            cgroup: self.cgroup.or(other.cgroup),
+            levels: if self.levels.is_empty() { other.levels.clone() } else { self.levels },
+        }
+    }
 }
 
 /// One record from the eBPF programs.

@@ -1,7 +1,8 @@
 //! oomlet's eBPF programs. They see memory pressure as it happens, fold what repeats into per-cgroup
 //! sums and send records of [`oomlet_ebpf_common::record`] through one ring buffer.
 //!
-//! - [`oom`]: `oom:mark_victim`, `oom:reclaim_retry_zone`; [`oom_begin`]: `oom_kill_process`.
+//! - [`oom`]: `oom:mark_victim`, `oom:reclaim_retry_zone`; [`oom_begin`]: `oom_kill_process`; [`victim`]: what both tell
+//!   of a task.
 //! - [`reclaim`]: memcg and direct reclaim, kswapd wake-ups, by who is stalled.
 //! - [`limit`]: reclaim and throttling at a memcg's limits, by whose limit it is.
 //! - [`charge`]: charges to watched memcgs, and when their limit will be reached.
@@ -28,6 +29,7 @@ mod oom_begin;
 mod reclaim;
 mod ring;
 mod sums;
+mod victim;
 
 /// bpf_probe_read_kernel, bpf_ktime_get_ns and others are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]

@@ -77,6 +77,11 @@ impl CappedNode {
         let stopped =
             node.wait_record("the hog's end", |r| r.kind == "Eviction" && r.number("took_ms").is_some());
         assert_eq!(stopped.number("sigkill"), Some(0), "{}", self.story());
+        assert!(
+            node.agent_log().contains("stop signal sent"),
+            "by the agent's own hand: {}",
+            node.agent_log()
+        );
         assert!(stopped.number("took_ms") >= Some(500), "its handler takes 500 ms: {}", self.story());
         let mark = self.mark();
         assert!(mark.contains("sigterm received") && mark.contains("sigterm handled"), "{mark}");

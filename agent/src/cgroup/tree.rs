@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::CgroupError;
 use crate::clock::Mono;
+use crate::kernel::pidfd::HeldProcess;
 
 /// How long the kernel may take to let go of a cgroup whose last process has just ended: `rmdir` gives EBUSY
 /// until the last task has left it in its exit path.
@@ -19,6 +20,9 @@ const REMOVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long killed processes may take to end. Giving back memory takes the kernel about 0.1 s a GiB.
 const KILL_WITHIN: Duration = Duration::from_secs(10);
+
+/// Of how many killed processes the memory is taken back by hand: those of a fork bomb hold little each.
+const MAX_RELEASED: usize = 64;
 
 /// The pause between two looks; it doubles up to the maximum.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -155,10 +159,13 @@ pub fn kill(target: &KillTarget<'_>) -> Result<usize, CgroupError> {
     let mut signalled = BTreeSet::new();
     let start = Mono::now();
     let mut pause = PAUSE_MIN;
-    signal_all(processes(target.memory)?, &mut signalled);
+    let pids = processes(target.memory)?;
+    let held: Vec<HeldProcess> = pids.iter().take(MAX_RELEASED).filter_map(hold).collect();
+    signal_all(pids, &mut signalled);
     if let Some(unified) = target.unified {
         kill_file(unified, &mut signalled)?;
     }
+    release_memory(held);
     loop {
         // Thaw after the signal: a task in v1's freezer takes no signal, not even SIGKILL, until it is thawed,
         // and with the SIGKILL pending it never gets back to user space.
@@ -202,6 +209,26 @@ fn kill_file(unified: &Path, signalled: &mut BTreeSet<i32>) -> Result<(), Cgroup
         Err(e) => tracing::debug!(path = %file.display(), error = %e, "no cgroup.kill"),
     }
     Ok(())
+}
+
+/// The agent itself is not among those that die.
+fn hold(pid: &i32) -> Option<HeldProcess> {
+    HeldProcess::open(u32::try_from(*pid).ok().filter(|_| *pid != own_pid())?).ok()
+}
+
+/// What they hold is wanted now, and a process dies only when it gets to run. In a thread of its own: the kernel waits
+/// for a lock of the process for as long as that takes.
+fn release_memory(killed: Vec<HeldProcess>) {
+    let release = move || {
+        for process in &killed {
+            if let Err(error) = process.release_memory() {
+                tracing::debug!(%error, "the memory of a killed process comes back when it dies");
+            }
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("release".to_owned()).spawn(release) {
+        tracing::debug!(%error, "the memory of killed processes comes back when they die");
+    }
 }
 
 fn signal_all(pids: BTreeSet<i32>, signalled: &mut BTreeSet<i32>) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oomlet_ebpf_common::record::{
     CgroupChange, ChargeForecast, Growth, Header, InitExit, KswapdWake, Level, MemcgPressure, OomBegin,
-    OomKill, PATH_LEN, Reclaim, ReclaimRetry, kind, oom_field, oom_scope,
+    OomKill, PATH_LEN, Reclaim, ReclaimRetry, Victim, kind, oom_field, oom_scope,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -28,7 +28,10 @@ pub enum Undecodable {
 pub fn decode(bytes: &[u8], read_at: Mono, page_size: u64) -> Result<KernelEvent, Undecodable> {
     let header: Header = parse(bytes, 0)?;
     let kind = match header.kind {
-        kind::OOM_KILL => KernelEventKind::OomKill(Box::new(victim(&parse(bytes, header.kind)?, page_size))),
+        kind::OOM_KILL => {
+            let record: OomKill = parse(bytes, header.kind)?;
+            KernelEventKind::OomKill(Box::new(victim(&record.victim, page_size)))
+        }
         kind::MEMCG_RECLAIM => {
             let record: Reclaim = parse(bytes, header.kind)?;
             KernelEventKind::MemcgReclaim {
@@ -134,8 +137,8 @@ fn changed(record: &CgroupChange) -> (CgroupId, String) {
     (in_hierarchy(record.hierarchy, record.id), text(&record.path[..len]))
 }
 
-fn victim(record: &OomKill, page_size: u64) -> OomVictim {
-    fn when<T>(record: &OomKill, bit: u32, value: T) -> Option<T> {
+fn victim(record: &Victim, page_size: u64) -> OomVictim {
+    fn when<T>(record: &Victim, bit: u32, value: T) -> Option<T> {
         (record.fields & bit != 0).then_some(value)
     }
     OomVictim {
@@ -163,9 +166,7 @@ fn begin(record: &OomBegin, page_size: u64) -> signal::OomBegin {
             }
             _ => OomScope::Unknown,
         },
-        chosen_pid: record.chosen_pid,
-        chosen_levels: branch(&record.levels, record.level_count, record.memcg_hierarchy, page_size),
-        chosen_cgroup: (record.chosen_cgroup != 0).then(|| unified(record.chosen_cgroup)),
+        chosen: victim(&record.chosen, page_size),
         total_bytes: record.total_pages.saturating_mul(page_size),
         order: record.order,
         constraint: match record.constraint {

@@ -9,7 +9,7 @@ use super::tracefs::Format;
 
 /// The members that are read, by struct. Also what a pruned BTF fixture has to keep.
 pub const MEMBERS: &[(&str, &[&str])] = &[
-    ("task_struct", &["pid", "comm", "mm", "signal", "cgroups", "memcg_nr_pages_over_high"]),
+    ("task_struct", &["tgid", "comm", "mm", "signal", "cgroups", "memcg_nr_pages_over_high"]),
     ("signal_struct", &["oom_score_adj", "live"]),
     ("mm_struct", &["total_vm", "pgtables_bytes", "rss_stat"]),
     // `rss_stat` is an array of the one since 6.2 and was a struct of the other before.
@@ -124,7 +124,7 @@ pub fn from_btf(btf: &Btf, layout: &mut Layout) -> Vec<String> {
         Ok(offset) => *slot = offset,
         Err(error) => missing.push(error.to_string()),
     };
-    put(&mut layout.task_pid, btf.offset_of("task_struct", "pid"));
+    put(&mut layout.task_tgid, btf.offset_of("task_struct", "tgid"));
     put(&mut layout.task_comm, btf.offset_of("task_struct", "comm"));
     put(&mut layout.task_mm, btf.offset_of("task_struct", "mm"));
     put(&mut layout.task_signal, btf.offset_of("task_struct", "signal"));

@@ -113,6 +113,7 @@ impl State {
         let saved = std::mem::take(&mut config.saved).into_iter().map(|s| (s.uid(), s)).collect();
         State {
             eviction: EvictionManager::new(config.eviction.clone()),
+            kills: KillAccount::new(config.oom_kill_group),
             candidates: Vec::new(),
             burstable: CgroupResources::default(),
             burstable_applied: None,
@@ -128,7 +129,6 @@ impl State {
             runtime_error: None,
             attribution: Attribution::default(),
             under_pressure: false,
-            kills: KillAccount::default(),
             oom_begun: None,
             undecided: Vec::new(),
             told_signal_at: None,

@@ -80,14 +80,14 @@ fn a_kill_says_whose_limit_it_is_about() {
         assert_full(&level);
         assert_eq!(begin.constraint, OomConstraint::Memcg);
         assert!(begin.total_bytes >= LIMIT_BYTES && begin.order >= 0, "{begin:?}");
-        assert_eq!(begin.chosen_cgroup, Some(nested.child.unified_id()));
-        let branch: Vec<CgroupId> = begin.chosen_levels.iter().map(|l| l.cgroup).collect();
+        assert_eq!(begin.chosen.cgroup, Some(nested.child.unified_id()));
+        let branch: Vec<CgroupId> = begin.chosen.levels.iter().map(|l| l.cgroup).collect();
         assert_eq!(branch[..2], [nested.child.memory_id(), nested.parent.memory_id()]);
-        assert_eq!(begin.chosen_levels[0].limit_bytes, None);
-        assert_full(&begin.chosen_levels[1]);
+        assert_eq!(begin.chosen.levels[0].limit_bytes, None);
+        assert_full(&begin.chosen.levels[1]);
 
         let kill = events.iter().find(
-            |event| matches!(&event.kind, KernelEventKind::OomKill(victim) if victim.pid == begin.chosen_pid),
+            |event| matches!(&event.kind, KernelEventKind::OomKill(victim) if victim.pid == begin.chosen.pid),
         );
         assert!(kill.is_some_and(|kill| kill.at >= at.at), "the victim that was announced");
     });
@@ -108,7 +108,7 @@ fn a_kill_that_no_limit_is_the_cause_of_is_told_as_global() {
         let mut events = Vec::new();
         collect(&mut ring, &mut events, ended(&hog)).await;
         let begin = events.iter().find_map(|event| match &event.kind {
-            KernelEventKind::OomBegin(begin) if begin.chosen_pid == hog.pid() => Some((event, begin)),
+            KernelEventKind::OomBegin(begin) if begin.chosen.pid == hog.pid() => Some((event, begin)),
             _ => None,
         });
         let (at, begin) = begin.expect("an OomBegin with the hog chosen");
@@ -116,7 +116,7 @@ fn a_kill_that_no_limit_is_the_cause_of_is_told_as_global() {
         assert_eq!((begin.scope, begin.constraint), (OomScope::Global, OomConstraint::None));
         assert_eq!(begin.order, -1, "asked for by SysRq");
         assert!(begin.total_bytes > LIMIT_BYTES, "all of the node's memory");
-        assert!(!begin.chosen_levels.is_empty());
+        assert!(!begin.chosen.levels.is_empty());
         let killed = |event: &&KernelEvent| matches!(&event.kind, KernelEventKind::OomKill(victim) if victim.pid == hog.pid());
         assert!(events.iter().find(killed).is_some_and(|kill| kill.at >= at.at));
     });

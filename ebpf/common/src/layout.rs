@@ -13,7 +13,7 @@ pub const ABSENT: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Layout {
-    pub task_pid: u32,
+    pub task_tgid: u32,
     pub task_comm: u32,
     pub task_mm: u32,
     pub task_signal: u32,
@@ -107,7 +107,7 @@ impl CgroupFormat {
 
 impl Layout {
     pub const ABSENT: Self = Self {
-        task_pid: ABSENT,
+        task_tgid: ABSENT,
         task_comm: ABSENT,
         task_mm: ABSENT,
         task_signal: ABSENT,

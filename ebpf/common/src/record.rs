@@ -66,10 +66,18 @@ pub struct Level {
     pub limit_pages: u64,
 }
 
+/// `mark_victim`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct OomKill {
     pub header: Header,
+    pub victim: Victim,
+}
+
+/// A process that the OOM killer kills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Victim {
     pub pid: u32,
     pub uid: u32,
     /// Bits of [`oom_field`].
@@ -81,6 +89,7 @@ pub struct OomKill {
     pub file_rss_bytes: u64,
     pub shmem_rss_bytes: u64,
     pub pgtables_bytes: u64,
+    /// In the unified hierarchy.
     pub cgroup: u64,
     /// `cgroup_root.hierarchy_id` of the hierarchy that `levels` are in; 0 is the unified one.
     pub memcg_hierarchy: u32,
@@ -107,21 +116,16 @@ pub struct OomBegin {
     pub memcg: Level,
     /// Pages that the OOM killer could choose from: of the node, or of the memcg.
     pub total_pages: u64,
-    /// The chosen task's id in the unified hierarchy; 0 where it could not be read.
-    pub chosen_cgroup: u64,
-    pub chosen_pid: u32,
     /// One of [`oom_scope`].
     pub scope: u32,
-    /// `cgroup_root.hierarchy_id` of the hierarchy that `memcg` and `levels` are in; 0 is the unified one.
+    /// `cgroup_root.hierarchy_id` of the hierarchy that `memcg` is in; 0 is the unified one.
     pub memcg_hierarchy: u32,
     /// Of the allocation that failed; -1: asked for by SysRq.
     pub order: i32,
     /// `enum oom_constraint` of include/linux/oom.h.
     pub constraint: u32,
-    /// How many of `levels` are filled, leaf first.
-    pub level_count: u32,
-    /// The chosen task's branch of the memcg tree.
-    pub levels: [Level; MAX_LEVELS],
+    /// A pid of 0: it could not be read.
+    pub chosen: Victim,
 }
 
 /// [`kind::LIMIT_RECLAIM`], [`kind::OVER_HIGH`] and [`kind::THROTTLED`].
@@ -225,8 +229,9 @@ pub struct InitExit {
 
 const _: () = assert!(size_of::<Header>() == 16);
 const _: () = assert!(size_of::<Level>() == 24);
-const _: () = assert!(size_of::<OomKill>() == 104 + MAX_LEVELS * 24);
-const _: () = assert!(size_of::<OomBegin>() == 80 + MAX_LEVELS * 24);
+const _: () = assert!(size_of::<Victim>() == 88 + MAX_LEVELS * 24);
+const _: () = assert!(size_of::<OomKill>() == 16 + size_of::<Victim>());
+const _: () = assert!(size_of::<OomBegin>() == 64 + size_of::<Victim>());
 const _: () = assert!(size_of::<MemcgPressure>() == 56);
 const _: () = assert!(size_of::<ChargeForecast>() == 64);
 const _: () = assert!(size_of::<ChargeWindow>() == 24);

@@ -42,8 +42,9 @@ impl Accel {
         }
     }
 
-    /// KVM where `boots` says that it works. The answer is kept: a boot that hangs takes a while to be given up.
-    pub fn choose(boots: impl FnOnce() -> bool) -> Result<Accel> {
+    /// KVM where `boots` says that it works. The answer is kept: a boot that hangs takes a while to be given up. An error
+    /// says nothing about KVM, and is not kept.
+    pub fn choose(boots: impl FnOnce() -> Result<bool>) -> Result<Accel> {
         if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
             return Ok(Accel::Tcg);
         }
@@ -55,7 +56,7 @@ impl Accel {
         if let Some(works) = read_kept(&kept, &host) {
             return Ok(if works { Accel::Kvm } else { Accel::Tcg });
         }
-        let works = boots();
+        let works = boots().context("trying whether /dev/kvm boots a kernel")?;
         fs::write(&kept, format!("{host}\n{works}\n"))
             .with_context(|| format!("writing {}", kept.display()))?;
         println!("lab: /dev/kvm {}", if works { "works" } else { "does not boot a kernel; emulating" });

@@ -18,17 +18,23 @@ pub fn unpack(bzimage: &Path, vmlinux: &Path) -> Result<()> {
     fs::write(&packed, payload)?;
     let mut command = Command::new(packer);
     command.args(["--decompress", "--stdout", "--quiet"]).stdin(File::open(&packed)?);
-    // The payload ends with its own size, which the programs take for garbage, after all is written.
+    // The payload ends with the kernel's size, which the programs take for garbage, after all is written.
     let status = command
         .stdout(File::create(vmlinux)?)
         .stderr(Stdio::null())
         .status()
         .with_context(|| format!("starting {packer}"))?;
     fs::remove_file(&packed)?;
+    let size = payload.last_chunk().map(|bytes| u64::from(u32::from_le_bytes(*bytes)));
+    let written = fs::metadata(vmlinux)?.len();
     let mut head = [0; 4];
     std::io::Read::read(&mut File::open(vmlinux)?, &mut head)?;
-    if head != *b"\x7fELF" {
-        bail!("`{}` made no ELF kernel of {} ({status})", process::line(&command), bzimage.display());
+    if head != *b"\x7fELF" || size != Some(written) {
+        bail!(
+            "`{}` made no whole ELF kernel of {} ({status}, {written} bytes of {size:?})",
+            process::line(&command),
+            bzimage.display()
+        );
     }
     Ok(())
 }

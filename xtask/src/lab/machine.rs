@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::accel::Accel;
-use super::initrd;
 use super::kernel::Unpacked;
+use super::{initrd, leftovers};
 use crate::process;
 
 /// How long a machine may take until its command starts: 3 s fast and 8 s with systemd, more on a busy host.
@@ -70,7 +70,11 @@ pub enum Output {
 impl Machine {
     /// Runs `command` by `sh` and returns its exit code. What it left in `$OOMLET_LAB_OUT` is in `artifacts` afterwards.
     pub fn run(&self, command: &str, output: Output, artifacts: Option<&Path>) -> Result<i32> {
-        let work = tempfile::Builder::new().prefix("oomlet-vm-").tempdir_in("/var/tmp")?;
+        let work = leftovers::folder(Path::new("/var/tmp"), "oomlet-vm")?;
+        if let Some(dir) = artifacts.filter(|dir| dir.exists()) {
+            fs::remove_dir_all(dir)
+                .with_context(|| format!("removing what an earlier guest left in {}", dir.display()))?;
+        }
         let files = Files::new(work.path());
         initrd::write(&self.kernel, &files.initrd)?;
         let interactive = matches!(output, Output::Shell);
@@ -105,7 +109,6 @@ impl Machine {
         if let Some(dir) = artifacts
             && fs::metadata(&files.artifacts).is_ok_and(|meta| meta.len() > 0)
         {
-            let _ = fs::remove_dir_all(dir);
             fs::create_dir_all(dir)?;
             let mut tar = tar::Archive::new(File::open(&files.artifacts)?);
             tar.unpack(dir)

@@ -4,12 +4,12 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use super::disk;
+use super::{disk, leftovers};
 use crate::setup::apt::Mirror;
 use crate::{paths, process};
 
@@ -28,6 +28,9 @@ pub fn image() -> Result<PathBuf> {
     let dir = paths::cache()?.join("lab");
     let path = dir.join(format!("root-{key}.ext4"));
     if path.is_file() {
+        fs::File::open(&path)?
+            .set_modified(SystemTime::now())
+            .with_context(|| format!("touching {}", path.display()))?;
         return Ok(path);
     }
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
@@ -35,7 +38,7 @@ pub fn image() -> Result<PathBuf> {
         "-> root file system: Debian {SUITE} with containerd, runc, CNI plugins and systemd, by mmdebstrap"
     );
     let begun = Instant::now();
-    let work = tempfile::tempdir_in(&dir)?;
+    let work = leftovers::folder(&dir, "making")?;
     let root = work.path().join("root");
     make(&root).context("making the root file system")?;
     let image = work.path().join("image");
@@ -72,12 +75,17 @@ fn make(root: &std::path::Path) -> Result<()> {
     process::output(&mut command).map(drop)
 }
 
-/// Images of former recipes; nothing else will ever ask for them.
+/// Another checkout may have another recipe and use its image now: what nobody has asked for this long goes.
+const KEPT_UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
+
 fn remove_older(dir: &std::path::Path) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("root-") && name.ends_with(".ext4") {
+        let is_unused = || -> Result<bool> {
+            Ok(path.metadata()?.modified()?.elapsed().is_ok_and(|unused| unused > KEPT_UNUSED))
+        };
+        if name.starts_with("root-") && name.ends_with(".ext4") && is_unused()? {
             fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
         }
     }

@@ -21,8 +21,8 @@ use crate::{paths, process};
 use jobs::{BINARIES, Job};
 use report::{Outcome, Ran};
 
-/// Runs it on each of these kernels, in the profiles given, without the machines that are about what is `left_out`.
-pub fn run(kernels: &[Kernel], profiles: &[Profile], left_out: &[&str]) -> Result<()> {
+/// Runs it on each of these kernels, in the profiles given.
+pub fn run(kernels: &[Kernel], profiles: &[Profile]) -> Result<()> {
     let begun = Instant::now();
     let tests = build::tests(&BINARIES)?;
     let lab = Lab::new(BuildProfile::Dev, &tests)?;
@@ -32,7 +32,6 @@ pub fn run(kernels: &[Kernel], profiles: &[Profile], left_out: &[&str]) -> Resul
         kernel.fetch()?;
         jobs.extend(jobs::of(*kernel, profiles, &names)?);
     }
-    jobs.retain(|job| !left_out.contains(&job.about.as_str()));
     let count = jobs.len();
     println!("lab: {count} machines to run, two at a time, by {}", lab.accel().name());
     let (jobs, outcomes) = (Mutex::new(jobs), Mutex::new(Vec::new()));
@@ -62,16 +61,18 @@ pub fn run(kernels: &[Kernel], profiles: &[Profile], left_out: &[&str]) -> Resul
 /// more, alone, and the report names those that passed then only.
 fn run_job(lab: &Lab, job: Job, logs: &std::path::Path) -> Outcome {
     let begun = Instant::now();
-    let (mut ran, log) = attempt(lab, &job, logs);
+    let (mut ran, mut log) = attempt(lab, &job, logs);
     let mut second_try = Vec::new();
     if let Ok(first) = &mut ran
         && lab.accel() == Accel::Tcg
-        && !first.failed.is_empty()
+        && first.failed_by_name_only()
         && let Some(again) = job.of_tests(&first.failed)
     {
         let failed = std::mem::take(&mut first.failed);
         println!("lab: {} once more: {}", job.name(), failed.join(", "));
-        match attempt(lab, &again, logs).0 {
+        let (second, its_log) = attempt(lab, &again, logs);
+        log = its_log;
+        match second {
             Ok(second) => {
                 second_try = failed.into_iter().filter(|name| !second.failed.contains(name)).collect();
                 *first = first.with_second_try(&second);

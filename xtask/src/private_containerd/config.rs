@@ -60,6 +60,9 @@ fn conflist(dir: &Path, network: &str) -> String {
 
 /// Own root, state, sockets. What a container host without special hardware does not have is off: its probing
 /// costs time at start and lines in the log.
+///
+/// A containerd that starts again and does not hear of a running pod's shim within these limits (5 s and 2 s unless set)
+/// takes the pod for dead and kills it. On an emulated CPU, with a dozen shims to ask at once, that is soon over.
 fn common(format_version: u32, dir: &Path) -> String {
     let dir = dir.display();
     format!(
@@ -82,6 +85,10 @@ address = "{dir}/containerd.sock"
 
 [ttrpc]
 address = "{dir}/containerd.sock.ttrpc"
+
+[timeouts]
+"io.containerd.timeout.shim.load" = "1m"
+"io.containerd.timeout.task.state" = "1m"
 
 [plugins."io.containerd.internal.v1.opt"]
 path = "{dir}/opt"

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use super::*;
 use crate::cgroup::test_tree::TestTree;
 
+mod killing;
+
 const BIG: u64 = 4 << 30;
 
 fn limited(bytes: u64) -> CgroupResources {
@@ -24,14 +26,15 @@ impl Sleeper {
         // The child moves itself, then says so.
         let moves: String =
             dirs.iter().map(|d| format!("echo $$ > {}/cgroup.procs && ", d.display())).collect();
-        let mut child = Command::new("sh")
-            .args(["-c", &format!("{moves} echo ready && exec sleep 1000")])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Sleeper::of_script(&format!("{moves} echo ready && exec sleep 1000"))
+    }
+
+    /// The script says `ready` when it is.
+    fn of_script(script: &str) -> Self {
+        let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = [0; 6];
         let out = child.stdout.as_mut().unwrap();
-        assert!(out.read_exact(&mut ready).is_ok(), "the child could not move itself into {dirs:?}");
+        assert!(out.read_exact(&mut ready).is_ok(), "the child ended in: {script}");
         Sleeper(child)
     }
 
@@ -44,23 +47,6 @@ impl Drop for Sleeper {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// Thaws at the end, also by a panic: a frozen child cannot be waited for.
-struct Frozen(PathBuf);
-
-impl Frozen {
-    fn freeze(dir: &Path) -> Self {
-        fs::write(dir.join("freezer.state"), "FROZEN").unwrap();
-        Frozen(dir.to_owned())
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        // The directory is gone when the test went well.
-        let _ = fs::write(self.0.join("freezer.state"), "THAWED");
     }
 }
 
@@ -174,40 +160,6 @@ fn ids_are_those_of_the_directories() {
     }
     assert_eq!(ids.len(), if dirs.memory == unified { 3 } else { 6 });
     assert_eq!(d.cgroup_ids(&uid("gone"), QosClass::Guaranteed), []);
-}
-
-#[test]
-fn kill_takes_every_process_even_frozen_ones() {
-    let tree = TestTree::new(&CgroupResources::default());
-    let d = &tree.driver;
-    let pod = uid("kill");
-    let path = d.ensure_pod(&pod, QosClass::BestEffort, &CgroupResources::default()).unwrap();
-    let dirs = d.pod_dir(&pod, QosClass::BestEffort);
-    let mount_of = |c| d.hierarchies().with_controller(c).map(|(m, _)| below(m, &path));
-    let container = |dir: PathBuf| {
-        let dir = dir.join(tree.container("c1"));
-        fs::create_dir_all(&dir).unwrap();
-        dir
-    };
-    let memory = container(dirs.memory.clone());
-    let unified = container(dirs.unified.clone().unwrap_or_else(|| dirs.memory.clone()));
-    let freezer = mount_of("freezer").map(container);
-    let mut everywhere = vec![memory.as_path(), unified.as_path()];
-    everywhere.extend(freezer.as_deref());
-    // As a container is; as one that only memory knows; and a frozen one.
-    let mut a = Sleeper::start(&everywhere);
-    let mut b = Sleeper::start(&[&memory]);
-    let _frozen = freezer.as_deref().map(Frozen::freeze);
-    let mut bystander = Sleeper::start(&[]);
-
-    let error = d.remove_kubepods().unwrap_err();
-    assert!(matches!(error, CgroupError::InUse { processes: 1.., .. }), "{error}");
-    assert!(a.is_alive() && b.is_alive());
-    assert_eq!(d.kill_pod(&pod, QosClass::BestEffort).unwrap(), 2);
-    assert!(!a.is_alive() && !b.is_alive() && bystander.is_alive());
-    assert_eq!(d.kill_pod(&pod, QosClass::BestEffort).unwrap(), 0);
-    d.remove_pod(&pod, QosClass::BestEffort).unwrap();
-    assert!(!memory.exists() && !unified.exists() && freezer.is_none_or(|f| !f.exists()));
 }
 
 #[test]

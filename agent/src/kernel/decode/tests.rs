@@ -81,8 +81,12 @@ fn records_about_lifecycle() {
 }
 
 fn oom_kill(fields: u32, memcg_hierarchy: u32, levels: &[Level]) -> OomKill {
-    let mut record = OomKill {
-        header: header::<OomKill>(kind::OOM_KILL),
+    let victim = raw_victim(fields, memcg_hierarchy, levels);
+    OomKill { header: header::<OomKill>(kind::OOM_KILL), victim }
+}
+
+fn raw_victim(fields: u32, memcg_hierarchy: u32, levels: &[Level]) -> Victim {
+    let mut victim = Victim {
         pid: 42,
         uid: 1000,
         fields,
@@ -98,9 +102,9 @@ fn oom_kill(fields: u32, memcg_hierarchy: u32, levels: &[Level]) -> OomKill {
         level_count: levels.len() as u32,
         levels: [Level { id: 0, usage_bytes: 0, limit_pages: 0 }; MAX_LEVELS],
     };
-    record.comm[..4].copy_from_slice(b"tail");
-    record.levels[..levels.len()].copy_from_slice(levels);
-    record
+    victim.comm[..4].copy_from_slice(b"tail");
+    victim.levels[..levels.len()].copy_from_slice(levels);
+    victim
 }
 
 fn decoded(record: &OomKill) -> OomVictim {
@@ -150,20 +154,16 @@ fn a_victim_of_which_only_the_pid_is_known() {
 }
 
 fn oom_begin(scope: u32, constraint: u32) -> OomBegin {
-    let mut levels = [Level { id: 0, usage_bytes: 0, limit_pages: 0 }; MAX_LEVELS];
-    levels[0] = Level { id: 11, usage_bytes: 4096, limit_pages: 7 };
+    let level = Level { id: 11, usage_bytes: 4096, limit_pages: 7 };
     OomBegin {
         header: header::<OomBegin>(kind::OOM_BEGIN),
         memcg: Level { id: 9, usage_bytes: 8192, limit_pages: 2 },
         total_pages: 2,
-        chosen_cgroup: 11,
-        chosen_pid: 42,
         scope,
         memcg_hierarchy: 4,
         order: -1,
         constraint,
-        level_count: 1,
-        levels,
+        chosen: raw_victim(u32::MAX, 4, &[level]),
     }
 }
 
@@ -183,18 +183,19 @@ fn the_beginning_of_a_kill() {
             panic!("not an OomBegin");
         };
         assert_eq!((begin.scope, begin.constraint), expected);
-        assert_eq!((begin.chosen_pid, begin.chosen_cgroup), (42, Some(unified_id(11))));
+        assert_eq!((begin.chosen.pid, begin.chosen.cgroup), (42, Some(unified_id(11))));
         assert_eq!((begin.total_bytes, begin.order), (8192, -1));
         let chosen = MemcgLevel { cgroup: memcg(11), usage_bytes: 4096, limit_bytes: Some(7 * PAGE) };
-        assert_eq!(begin.chosen_levels, [chosen]);
+        assert_eq!(begin.chosen.levels, [chosen]);
+        assert_eq!((begin.chosen.comm.as_deref(), begin.chosen.anon_rss_bytes), (Some("tail"), Some(4)));
     }
     let mut unreadable = oom_begin(oom_scope::GLOBAL, 0);
-    unreadable.chosen_cgroup = 0;
-    unreadable.level_count = 0;
+    unreadable.chosen = raw_victim(0, 0, &[]);
     let KernelEventKind::OomBegin(begin) = kind_of(unreadable.as_bytes()) else {
         panic!("not an OomBegin");
     };
-    assert_eq!((begin.chosen_cgroup, begin.chosen_levels.len()), (None, 0));
+    assert_eq!((begin.chosen.cgroup, begin.chosen.levels.len()), (None, 0));
+    assert_eq!(begin.chosen.anon_rss_bytes, None);
 }
 
 #[test]
@@ -235,7 +236,7 @@ fn memcgs_at_their_limits() {
 #[test]
 fn more_levels_than_there_is_room_for() {
     let mut record = oom_kill(0, 0, &[]);
-    record.level_count = u32::MAX;
+    record.victim.level_count = u32::MAX;
     assert_eq!(decoded(&record).levels.len(), MAX_LEVELS);
 }
 

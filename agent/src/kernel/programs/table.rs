@@ -116,10 +116,11 @@ pub(super) const PROGRAMS: &[Spec] = &[
                 hook: Hook::Tracepoint("oom", "mark_victim"),
                 usable: |facts| facts.formats.mark_victim.clone(),
             },
-            // The pid alone: the plain tracepoint never says less, so this is for a node without tracefs.
+            // The pid alone: the plain tracepoint never says less, so this is for a node without tracefs. Though BTF is
+            // what it needs, it gives no more than tier 1.
             Variant {
                 function: "mark_victim_pid",
-                tier: 2,
+                tier: 1,
                 hook: Hook::BtfTracepoint("mark_victim"),
                 usable: |facts| match facts.mark_victim {
                     Ok(MarkVictim::Pid) => Ok(()),

@@ -3,14 +3,36 @@
 //! while the container grows. The runtime is told afterwards.
 //!
 //! Only where nothing is guessed: the agent made the container and knows its stop signal, and the process that the
-//! runtime named is in that container's cgroup. A second signal is never sent: many programs give up at once on one.
+//! runtime named is in that container's cgroup. A second signal is not sent, by an agent that was restarted meanwhile
+//! either: many programs give up at once on one. A file in the pod's directory tells the next agent.
 
+use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::kernel::pidfd::HeldProcess;
 use crate::pod::runtime_status::ContainerStatus;
 use crate::pod::stop_signal::StopSignal;
 use crate::signal::attribution::parse_cgroup_path;
+
+fn marks(pod_dir: &Path) -> PathBuf {
+    pod_dir.join("stop-signals")
+}
+
+/// For [`was_sent`], also of a later agent. Blocking.
+pub(super) fn note_sent(pod_dir: &Path, container_id: &str) -> io::Result<()> {
+    fs::create_dir_all(marks(pod_dir))?;
+    fs::write(marks(pod_dir).join(container_id), "")
+}
+
+pub(super) fn was_sent(pod_dir: &Path, container_id: &str) -> bool {
+    marks(pod_dir).join(container_id).exists()
+}
+
+/// Whether one of the pod's containers has been sent its signal.
+pub(super) fn any_was_sent(pod_dir: &Path) -> bool {
+    marks(pod_dir).exists()
+}
 
 /// A container's first process.
 #[derive(Debug)]
@@ -25,7 +47,7 @@ impl Init {
         let (signal, pid) = (container.stop_signal?, container.pid?);
         let process = HeldProcess::open(pid).ok()?;
         // Read after the process is held: the number cannot have gone to another one in between.
-        let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         is_in(&cgroups, &container.id).then_some(Init { process, signal })
     }
 
@@ -65,6 +87,16 @@ mod tests {
         assert!(!of(&format!("/kubepods/burstable/pod{uid}")));
         assert!(!of("/user.slice"));
         assert!(!is_in("", ID));
+    }
+
+    #[test]
+    fn a_signal_is_remembered_by_container() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!was_sent(dir.path(), ID) && !any_was_sent(dir.path()));
+        note_sent(dir.path(), ID).unwrap();
+        note_sent(dir.path(), ID).unwrap();
+        assert!(was_sent(dir.path(), ID) && any_was_sent(dir.path()));
+        assert!(!was_sent(dir.path(), "another"));
     }
 
     #[test]

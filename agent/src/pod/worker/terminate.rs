@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::mailbox::{Standing, Termination};
-use super::stop_by_hand::Init;
+use super::stop_by_hand::{self, Init};
 use super::stop_order::stop_order;
 use super::sync::alive;
 use super::{Gone, Worker, WorkerError, files};
@@ -22,7 +22,8 @@ use crate::pod::order::{WorkOrder, WorkerOutcome};
 use crate::pod::qos::QosClass;
 use crate::pod::runtime_status::PodRuntimeStatus;
 
-/// The worker kills when the grace ends; the runtime does if the agent cannot.
+/// The worker kills when the grace ends. Where the runtime has sent the stop signal it does so itself if the agent cannot;
+/// what the agent has signalled by hand is killed by the next agent.
 const RUNTIME_KILLS_LATER: Duration = Duration::from_secs(2);
 /// How often a round of stopping is repeated for what still runs afterwards.
 const MAX_ROUNDS: usize = 5;
@@ -110,6 +111,13 @@ impl Worker {
 
     /// Rounds of stopping until the runtime says that nothing runs. When the last container had ended.
     async fn stop_containers(&mut self, pod: &Pod) -> Result<Result<Mono, WorkerError>, Gone> {
+        if self.known.containers.is_empty()
+            && stop_by_hand::any_was_sent(&self.context.volumes.pod_dir(&self.uid))
+            && let Err(error) = self.read().await
+        {
+            // The list of the first round asks again.
+            warn!(pod = %self.who, %error, "what an earlier agent has signalled is not known");
+        }
         for _ in 0..MAX_ROUNDS {
             let running = self.known.containers.iter().filter(|c| alive(c.state));
             let groups = stop_order(pod, running.map(|c| (c.id.as_str(), c.name.as_str())));
@@ -218,18 +226,27 @@ impl Worker {
 
     /// `None`: the runtime has to send the signal.
     fn signal_by_hand(&mut self, id: &str) -> Option<Init> {
-        if !self.standing().is_some_and(|s| s.is_eviction()) {
+        let pod_dir = self.context.volumes.pod_dir(&self.uid);
+        let sent = self.signalled.contains(id) || stop_by_hand::was_sent(&pod_dir, id);
+        if !sent && !self.standing().is_some_and(|s| s.is_eviction()) {
             return None;
         }
         let container = self.known.containers.iter().find(|c| c.id == id)?;
         let init = Init::of(container)?;
-        if !self.signalled.contains(id) {
+        if !sent {
             if let Err(error) = init.signal() {
                 warn!(pod = %self.who, container = container.name, %error, "the runtime has to send the stop signal");
                 return None;
             }
             info!(pod = %self.who, container = container.name, "stop signal sent");
             self.signalled.insert(id.to_owned());
+            let (who, id) = (self.who.clone(), id.to_owned());
+            // Not waited for: a disk may be slow just now.
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = stop_by_hand::note_sent(&pod_dir, &id) {
+                    warn!(pod = %who, %error, "an agent that is restarted now would send the stop signal again");
+                }
+            });
         }
         Some(init)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::pod::PodUid;
-use crate::signal::Domain;
+use crate::signal::{CgroupId, Domain};
 
 /// How long a risen counter waits for the kernel's own record, which says more. Both come within microseconds of each
 /// other; a busy loop takes them out late.
@@ -17,6 +17,8 @@ const SAME_KILL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct KillAccount {
+    /// The OOM killer takes all processes of a container (`memory.oom.group`).
+    whole: bool,
     /// Cumulative, as read last, to tell a new kill from an old one.
     counters: BTreeMap<Domain, u64>,
     /// Kernel records whose counter has not been read yet.
@@ -29,7 +31,15 @@ pub(super) struct KillAccount {
 #[derive(Clone, Copy, Debug)]
 struct LastKill {
     at: Mono,
-    pid: u32,
+    victim: Victim,
+}
+
+/// Of a container's processes, who.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Victim {
+    pub pid: u32,
+    /// Where the kernel told: a container that is started again has another.
+    pub cgroup: Option<CgroupId>,
 }
 
 /// What a kernel record of a kill is.
@@ -43,17 +53,25 @@ pub(super) enum Telling {
 }
 
 impl KillAccount {
-    /// `whole`: the OOM killer takes all processes of a container (`memory.oom.group`).
-    pub fn record(&mut self, container: &Domain, pid: u32, at: Mono, whole: bool) -> Telling {
+    #[must_use]
+    pub fn new(whole: bool) -> KillAccount {
+        KillAccount { whole, ..KillAccount::default() }
+    }
+
+    pub fn record(&mut self, container: &Domain, victim: Victim, at: Mono) -> Telling {
         match self.unexplained.get_mut(container) {
-            Some((count, _)) if *count > 1 => *count -= 1,
+            Some((count, _)) if *count > 1 && !self.whole => *count -= 1,
             Some(_) => drop(self.unexplained.remove(container)),
             None => *self.told.entry(container.clone()).or_default() += 1,
         }
-        let before = self.last.insert(container.clone(), LastKill { at, pid });
-        match before.filter(|last| at.since(last.at) < SAME_KILL) {
-            Some(last) if last.pid == pid => Telling::Again,
-            Some(_) if whole => Telling::WithTheContainer,
+        let before = self.last.insert(container.clone(), LastKill { at, victim });
+        let same_container = |last: &LastKill| match (last.victim.cgroup, victim.cgroup) {
+            (Some(before), Some(now)) => before == now,
+            _ => true,
+        };
+        match before.filter(|last| at.since(last.at) < SAME_KILL).filter(same_container) {
+            Some(last) if last.victim.pid == victim.pid => Telling::Again,
+            Some(_) if self.whole => Telling::WithTheContainer,
             _ => Telling::New,
         }
     }
@@ -62,7 +80,11 @@ impl KillAccount {
     pub fn counter(&mut self, container: &Domain, count: u64, now: Mono) -> bool {
         let Some(before) = self.counters.insert(container.clone(), count) else { return false };
         let told = self.told.remove(container).unwrap_or(0);
-        let new = count.saturating_sub(before).saturating_sub(told);
+        let mut new = count.saturating_sub(before).saturating_sub(told);
+        // The kernel counts every process, and the first one twice; of those that it has marked it writes no record.
+        if self.whole && self.last.get(container).is_some_and(|last| now.since(last.at) < SAME_KILL) {
+            new = 0;
+        }
         if new > 0 {
             self.unexplained.entry(container.clone()).or_insert((0, now)).0 += new;
         }
@@ -98,6 +120,7 @@ impl KillAccount {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signal::Hierarchy;
 
     enum Said {
         Record(u32),
@@ -126,17 +149,31 @@ mod tests {
                 vec![(0, Counter(0)), (9, Record(1)), (9, Record(1)), (9, Counter(2))],
                 (1, 0),
             ),
+            (
+                "as a whole, counted once more",
+                true,
+                vec![(0, Counter(0)), (9, Record(1)), (10, Counter(2))],
+                (1, 0),
+            ),
+            (
+                "as a whole, counted first",
+                true,
+                vec![(0, Counter(0)), (9, Counter(3)), (10, Record(1))],
+                (1, 0),
+            ),
+            ("as a whole, never told", true, vec![(0, Counter(0)), (9, Counter(3))], (0, 3)),
             ("killed again later", true, vec![(0, Counter(0)), (9, Record(1)), (5000, Record(2))], (2, 0)),
             ("from before the agent", false, vec![(0, Counter(7)), (9, Counter(7))], (0, 0)),
             ("a new cgroup", false, vec![(0, Counter(7)), (9, Counter(0)), (10, Counter(1))], (0, 1)),
         ] {
-            let mut account = KillAccount::default();
+            let mut account = KillAccount::new(whole);
             let (mut by_record, mut by_counter) = (0, 0);
             for (ms, said) in said {
                 let at = Mono::from_millis(1000 + ms);
                 match said {
                     Record(pid) => {
-                        by_record += u64::from(account.record(&container(), pid, at, whole) == Telling::New);
+                        let victim = Victim { pid, cgroup: None };
+                        by_record += u64::from(account.record(&container(), victim, at) == Telling::New);
                     }
                     Counter(count) => drop(account.counter(&container(), count, at)),
                 }
@@ -150,6 +187,16 @@ mod tests {
             assert!(account.next_due().is_none(), "{what}");
             assert_eq!((by_record, by_counter), expected, "{what}");
         }
+    }
+
+    /// The same name, another cgroup: the container was started again and has run into its limit at once.
+    #[test]
+    fn a_container_that_was_started_again_is_another() {
+        let victim = |pid, id| Victim { pid, cgroup: Some(CgroupId { hierarchy: Hierarchy::Unified, id }) };
+        let mut account = KillAccount::new(true);
+        assert_eq!(account.record(&container(), victim(1, 7), Mono::ZERO), Telling::New);
+        assert_eq!(account.record(&container(), victim(2, 7), Mono::ZERO), Telling::WithTheContainer);
+        assert_eq!(account.record(&container(), victim(3, 8), Mono::from_millis(300)), Telling::New);
     }
 
     #[test]

@@ -235,7 +235,7 @@ fn signal_record(event: &KernelEvent, target: Option<&Target>) -> Record {
                 }
                 OomScope::Unknown => record(whose, "the OOM killer acts"),
             };
-            with_oom_begin(record, begin).number("chosen_pid", begin.chosen_pid)
+            with_oom_begin(record, begin).number("chosen_pid", begin.chosen.pid)
         }
         _ => record("node", "a kernel event"),
     }

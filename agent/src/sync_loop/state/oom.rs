@@ -7,14 +7,12 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::PodSpec;
 
 use super::State;
-use super::kill_account::Telling;
+use super::kill_account::{Telling, Victim};
 use crate::clock::Mono;
 use crate::pod::{PodRef, PodUid, qos};
 use crate::reason::Reason;
 use crate::signal::attribution::{OomVerdict, Target, nearest_limit, oom_limit, told_limit};
-use crate::signal::{
-    Domain, DomainReading, KernelEvent, MemcgLevel, MemoryReading, OomBegin, OomScope, OomVictim,
-};
+use crate::signal::{Domain, DomainReading, KernelEvent, MemoryReading, OomBegin, OomScope, OomVictim};
 use crate::trace::record::{Kind, Record};
 
 /// The limit that was reached, as far as it is known.
@@ -55,9 +53,11 @@ const BEGIN_TO_VICTIM: Duration = Duration::from_secs(30);
 impl State {
     pub(super) fn apply_oom_kill(&mut self, event: &KernelEvent, victim: &OomVictim) {
         let begun = self.begin_of(event, victim);
-        let target = self.target_of_victim(victim, begun);
-        let limit = self.limit_of(victim, target.as_ref(), begun);
-        let mut message = describe_victim(victim);
+        let chosen = begun.map(|begun| &begun.chosen).filter(|chosen| chosen.pid == victim.pid);
+        let victim = chosen.map_or(victim.clone(), |chosen| victim.clone().or(chosen));
+        let target = self.target_of_victim(&victim);
+        let limit = self.limit_of(&victim, target.as_ref(), begun);
+        let mut message = describe_victim(&victim);
         message.push_str(&describe_limit(limit.as_ref()));
         let mut record = Record::new(event.at, Kind::OomKill, Reason::OomKilled, message)
             .number("victim_pid", victim.pid)
@@ -79,7 +79,7 @@ impl State {
             record = with_limit(record, limit);
         }
         if let Some(target) = target {
-            let telling = self.count_kill(event.at, victim.pid, &target);
+            let telling = self.count_kill(event.at, &victim, &target);
             record = self.with_target(record, &target);
             match telling {
                 Telling::New => {}
@@ -91,12 +91,13 @@ impl State {
     }
 
     /// Notes the kill of a container's process with the pod, and whether it is news.
-    fn count_kill(&mut self, at: Mono, pid: u32, target: &Target) -> Telling {
+    fn count_kill(&mut self, at: Mono, victim: &OomVictim, target: &Target) -> Telling {
         let Target::Container(uid, container) = target else { return Telling::New };
         let Some(pod) = self.pods.get_mut(uid) else { return Telling::New };
         pod.note_oom_kill(container);
         let domain = Domain::Container(uid.clone(), container.clone());
-        self.kills.record(&domain, pid, at, self.config.oom_kill_group)
+        let cgroup = victim.cgroup.or_else(|| victim.levels.first().map(|level| level.cgroup));
+        self.kills.record(&domain, Victim { pid: victim.pid, cgroup }, at)
     }
 
     /// What the kernel said when it began this kill: of its victim, or, where a whole memcg is killed (`oom.group`), of
@@ -107,16 +108,13 @@ impl State {
             OomScope::Memcg(memcg) => victim.levels.iter().any(|level| level.cgroup == memcg.cgroup),
             OomScope::Global | OomScope::Unknown => false,
         };
-        let same = begin.chosen_pid == victim.pid || of_group;
+        let same = begin.chosen.pid == victim.pid || of_group;
         (same && *at <= event.at && event.at.since(*at) < BEGIN_TO_VICTIM).then_some(begin)
     }
 
     /// By its cgroup (tier 2); below that the record has a pid only, and container init processes are known by theirs.
-    fn target_of_victim(&self, victim: &OomVictim, begun: Option<&OomBegin>) -> Option<Target> {
-        let chosen = begun.filter(|begun| begun.chosen_pid == victim.pid);
-        let cgroup = victim.cgroup.or_else(|| chosen?.chosen_cgroup);
-        let levels = branch(victim, begun);
-        let cgroups = cgroup.iter().chain(levels.iter().map(|l| &l.cgroup));
+    fn target_of_victim(&self, victim: &OomVictim) -> Option<Target> {
+        let cgroups = victim.cgroup.iter().chain(victim.levels.iter().map(|l| &l.cgroup));
         let by_cgroup = cgroups.filter_map(|id| self.attribution.lookup(*id)).find(|t| t.pod().is_some());
         by_cgroup.cloned().or_else(|| {
             self.pods.values().find_map(|pod| {
@@ -132,7 +130,7 @@ impl State {
         target: Option<&Target>,
         begun: Option<&OomBegin>,
     ) -> Option<Limit> {
-        let levels = branch(victim, begun);
+        let levels = victim.levels.as_slice();
         match begun.map(|begun| begun.scope) {
             Some(OomScope::Global) => {
                 let domain = Domain::Node.kind();
@@ -255,14 +253,6 @@ fn only_limit(spec: &PodSpec, container: &str, reading: &MemoryReading) -> Optio
     let room = kubepods.limit_bytes.map(|limit| limit.saturating_sub(kubepods.usage_bytes));
     let only = room.is_none_or(|room| Some(room) > limit_bytes) && node_had_memory(reading);
     only.then_some(Limit { domain: "container", usage_bytes: None, limit_bytes, known: Known::Deduced })
-}
-
-/// The victim's branch of the memcg tree: where `mark_victim` does not tell, what the beginning of the kill told.
-fn branch<'a>(victim: &'a OomVictim, begun: Option<&'a OomBegin>) -> &'a [MemcgLevel] {
-    match begun {
-        Some(begun) if victim.levels.is_empty() && begun.chosen_pid == victim.pid => &begun.chosen_levels,
-        _ => &victim.levels,
-    }
 }
 
 /// The numbers that tell a global OOM from that of a memcg.

@@ -29,6 +29,9 @@ pub struct Ran {
     pub exit_code: i32,
     pub passed: usize,
     pub failed: Vec<String>,
+    /// As libtest counts them, over all binaries that came to their end.
+    counted_failed: usize,
+    binaries: usize,
 }
 
 impl Ran {
@@ -44,12 +47,20 @@ impl Ran {
             };
             if let Some(totals) = line.strip_prefix("test result: ") {
                 ran.passed += count(totals, "passed").unwrap_or(0);
+                ran.counted_failed += count(totals, "failed").unwrap_or(0);
+                ran.binaries += 1;
             } else if let Some(name) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED"))
             {
                 ran.failed.push(name.to_owned());
             }
         }
         ran
+    }
+
+    /// One binary ran to its end, and every test that failed is known by name: nothing else is wrong with the machine.
+    #[must_use]
+    pub fn failed_by_name_only(&self) -> bool {
+        self.binaries == 1 && !self.failed.is_empty() && self.failed.len() == self.counted_failed
     }
 
     /// With the verdicts of a second run of what had failed.
@@ -59,11 +70,13 @@ impl Ran {
             exit_code: second.exit_code,
             passed: self.passed + second.passed,
             failed: second.failed.clone(),
+            counted_failed: second.counted_failed,
+            binaries: second.binaries,
         }
     }
 
     fn is_good(&self) -> bool {
-        self.exit_code == 0 && self.failed.is_empty() && self.passed > 0
+        self.exit_code == 0 && self.failed.is_empty() && self.counted_failed == 0 && self.passed > 0
     }
 }
 
@@ -229,14 +242,29 @@ mod tests {
         let output = "running 2 tests\ntest a ... ok\ntest b::c ... FAILED\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out; finished in 1.00s\n\
                       running 1 test\ntest d ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.10s\n";
         let ran = Ran::read(output, 1);
-        assert_eq!(ran, Ran { exit_code: 1, passed: 2, failed: vec!["b::c".to_owned()] });
-        assert!(!ran.is_good());
-        let second = Ran { exit_code: 0, passed: 1, failed: Vec::new() };
-        assert_eq!(ran.with_second_try(&second), Ran { exit_code: 0, passed: 3, failed: Vec::new() });
+        let failed = vec!["b::c".to_owned()];
+        assert_eq!(ran, Ran { exit_code: 1, passed: 2, failed, counted_failed: 1, binaries: 2 });
+        assert!(!ran.is_good() && !ran.failed_by_name_only(), "two binaries");
+        let one = "test b::c ... FAILED\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n";
+        assert!(Ran::read(one, 1).failed_by_name_only());
+        let second = Ran::read("test b::c ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored\n", 0);
+        let both = Ran::read(one, 1).with_second_try(&second);
+        assert!(both.is_good() && both.passed == 2, "{both:?}");
+        for (what, output) in [
+            ("the binary died", "test a ... FAILED\n"),
+            (
+                "a verdict on a line of its own",
+                "test a ... said\nFAILED\ntest b ... FAILED\ntest result: FAILED. 1 passed; 2 failed; 0 ignored\n",
+            ),
+            ("no test is to blame", "test result: ok. 1 passed; 0 failed; 0 ignored\n"),
+        ] {
+            assert!(!Ran::read(output, 1).failed_by_name_only(), "{what}");
+        }
         for (output, code, good) in [
             ("test result: ok. 3 passed; 0 failed; 0 ignored\n", 0, true),
             ("test result: ok. 0 passed; 0 failed; 0 ignored\n", 0, false),
             ("test result: ok. 3 passed; 0 failed; 0 ignored\n", 1, false),
+            ("FAILED\ntest result: FAILED. 3 passed; 1 failed; 0 ignored\n", 0, false),
             ("", 0, false),
         ] {
             assert_eq!(Ran::read(output, code).is_good(), good, "{output:?} {code}");

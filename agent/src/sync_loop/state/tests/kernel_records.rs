@@ -34,26 +34,33 @@ fn node_with_a_hog() -> Node {
 
 fn victim(pid: u32, levels: &[MemcgLevel]) -> KernelEventKind {
     KernelEventKind::OomKill(Box::new(OomVictim {
-        pid,
         comm: Some("leak".into()),
+        anon_rss_bytes: Some(60 * MIB),
+        ..bare(pid, levels)
+    }))
+}
+
+/// Of whom only the pid is known, and where it was.
+fn bare(pid: u32, levels: &[MemcgLevel]) -> OomVictim {
+    OomVictim {
+        pid,
+        comm: None,
         uid: None,
         oom_score_adj: None,
         total_vm_bytes: None,
-        anon_rss_bytes: Some(60 * MIB),
+        anon_rss_bytes: None,
         file_rss_bytes: None,
         shmem_rss_bytes: None,
         pgtables_bytes: None,
         cgroup: None,
         levels: levels.to_vec(),
-    }))
+    }
 }
 
 fn begin(scope: OomScope, chosen_levels: &[MemcgLevel]) -> KernelEventKind {
     KernelEventKind::OomBegin(Box::new(OomBegin {
         scope,
-        chosen_pid: PID,
-        chosen_cgroup: None,
-        chosen_levels: chosen_levels.to_vec(),
+        chosen: OomVictim { anon_rss_bytes: Some(61 * MIB), ..bare(PID, chosen_levels) },
         total_bytes: 64 * MIB,
         order: 0,
         constraint: OomConstraint::None,
@@ -124,9 +131,10 @@ fn an_announcement_names_the_victim_where_mark_victim_does_not() {
     let mut node = node_with_a_hog();
     let levels = [level(7, 64, Some(64)), level(6, 65, None), level(5, 100, Some(300))];
     told(&mut node, begin(OomScope::Memcg(levels[0]), &levels));
-    let kill = kill(&mut node, victim(PID, &[]));
+    let kill = kill(&mut node, KernelEventKind::OomKill(Box::new(bare(PID, &[]))));
     assert_eq!((kill.container.as_deref(), kill.domain.as_deref()), (Some("c"), Some("container")));
     assert_eq!(kill.numbers["limit_bytes"], 64 << 20);
+    assert_eq!(kill.numbers["victim_anon_rss_bytes"], 61 << 20);
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! A pod's processes and what they hold.
+
+use super::*;
+use crate::kernel::pidfd::HeldProcess;
+
+/// Thaws at the end, also by a panic: a frozen child cannot be waited for.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn freeze(dir: &Path) -> Self {
+        fs::write(dir.join("freezer.state"), "FROZEN").unwrap();
+        Frozen(dir.to_owned())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // The directory is gone when the test went well.
+        let _ = fs::write(self.0.join("freezer.state"), "THAWED");
+    }
+}
+
+#[test]
+fn kill_takes_every_process_even_frozen_ones() {
+    let tree = TestTree::new(&CgroupResources::default());
+    let d = &tree.driver;
+    let pod = uid("kill");
+    let path = d.ensure_pod(&pod, QosClass::BestEffort, &CgroupResources::default()).unwrap();
+    let dirs = d.pod_dir(&pod, QosClass::BestEffort);
+    let mount_of = |c| d.hierarchies().with_controller(c).map(|(m, _)| below(m, &path));
+    let container = |dir: PathBuf| {
+        let dir = dir.join(tree.container("c1"));
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    };
+    let memory = container(dirs.memory.clone());
+    let unified = container(dirs.unified.clone().unwrap_or_else(|| dirs.memory.clone()));
+    let freezer = mount_of("freezer").map(container);
+    let mut everywhere = vec![memory.as_path(), unified.as_path()];
+    everywhere.extend(freezer.as_deref());
+    // As a container is; as one that only memory knows; and a frozen one.
+    let mut a = Sleeper::start(&everywhere);
+    let mut b = Sleeper::start(&[&memory]);
+    let _frozen = freezer.as_deref().map(Frozen::freeze);
+    let mut bystander = Sleeper::start(&[]);
+
+    let error = d.remove_kubepods().unwrap_err();
+    assert!(matches!(error, CgroupError::InUse { processes: 1.., .. }), "{error}");
+    assert!(a.is_alive() && b.is_alive());
+    assert_eq!(d.kill_pod(&pod, QosClass::BestEffort).unwrap(), 2);
+    assert!(!a.is_alive() && !b.is_alive() && bystander.is_alive());
+    assert_eq!(d.kill_pod(&pod, QosClass::BestEffort).unwrap(), 0);
+    d.remove_pod(&pod, QosClass::BestEffort).unwrap();
+    assert!(!memory.exists() && !unified.exists() && freezer.is_none_or(|f| !f.exists()));
+}
+
+/// In v1's freezer a process with a SIGKILL does not even die until it is thawed.
+#[test]
+fn memory_comes_back_before_the_process_dies() {
+    const HELD: u64 = 32 << 20;
+    let tree = TestTree::new(&CgroupResources::default());
+    let d = &tree.driver;
+    let Some((mount, false)) = d.hierarchies().with_controller("freezer") else {
+        eprintln!("on v2 a frozen process dies at once");
+        return;
+    };
+    let pod = uid("release");
+    let path = d.ensure_pod(&pod, QosClass::BestEffort, &CgroupResources::default()).unwrap();
+    let freezer = below(mount, &path);
+    let script = format!(
+        "echo $$ > {}/cgroup.procs && x=$(head -c {HELD} /dev/zero | tr '\\0' a) && echo ready && while :; do sleep 100; done",
+        freezer.display()
+    );
+    let mut holder = Sleeper::of_script(&script);
+    let resident = |pid: u32| -> u64 {
+        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let pid = holder.0.id();
+    assert!(resident(pid) > HELD);
+    let frozen = Frozen::freeze(&freezer);
+    let process = HeldProcess::open(pid).unwrap();
+    process.signal(libc::SIGKILL).unwrap();
+    assert!(resident(pid) > HELD, "it stands still");
+    match process.release_memory() {
+        Ok(()) => assert!(resident(pid) < HELD / 2 && holder.is_alive(), "{} bytes", resident(pid)),
+        Err(e) => assert_eq!(e.raw_os_error(), Some(libc::ENOSYS), "only Linux before 5.15 has it not: {e}"),
+    }
+    drop(frozen);
+    d.kill_pod(&pod, QosClass::BestEffort).unwrap();
+    d.remove_pod(&pod, QosClass::BestEffort).unwrap();
+}
