@@ -106,7 +106,7 @@ fn offsets_of_linux_6_18() {
     let mut layout = Layout::ABSENT;
     assert!(from_btf(&btf, &mut layout).is_empty());
     // Seen in the running kernel's full BTF; a mistake in pruning or reading would move them.
-    assert_eq!((layout.task_tgid, layout.task_comm, layout.task_mm), (1264, 1752, 1136));
+    assert_eq!((layout.task_tgid, layout.task_comm, layout.task_mm), (1268, 1752, 1136));
     assert_eq!((layout.mm_rss_file, layout.mm_rss_anon, layout.mm_rss_shmem), (968, 1008, 1088));
     assert_eq!((layout.css_set_dfl_cgrp, layout.css_set_memory), (112, 32));
     assert_eq!((layout.kernfs_node_id, layout.cgroup_root_hierarchy_id), (96, 12));
