@@ -35,7 +35,7 @@ use crate::pod::qos::{CgroupResources, QosClass, class_cgroup_resources};
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
 use crate::signal::attribution::Attribution;
-use crate::signal::{MemoryReading, OomBegin};
+use crate::signal::{Domain, MemoryReading, OomBegin};
 use crate::trace::record::{Kind, Record};
 use kill_account::KillAccount;
 
@@ -94,6 +94,8 @@ pub struct State {
     attribution: Attribution,
     under_pressure: bool,
     kills: KillAccount,
+    /// Of kills that only a counter has told of so far: what was known when it rose.
+    counted_kills: BTreeMap<Domain, Record>,
     /// What the kernel said last of a kill that it was about to do, and when.
     oom_begun: Option<(Mono, OomBegin)>,
     /// Times of kernel events whose fresh numbers have been read and not yet planned on.
@@ -114,6 +116,7 @@ impl State {
         State {
             eviction: EvictionManager::new(config.eviction.clone()),
             kills: KillAccount::new(config.oom_kill_group),
+            counted_kills: BTreeMap::new(),
             candidates: Vec::new(),
             burstable: CgroupResources::default(),
             burstable_applied: None,

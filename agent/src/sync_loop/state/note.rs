@@ -108,6 +108,7 @@ impl State {
         for (domain, kills) in self.kills.forget(uid) {
             self.record_kill_by_counter(&domain, kills, now);
         }
+        self.counted_kills.retain(|domain, _| !domain.is_of(uid));
         self.saved.remove(uid);
         self.found.remove(uid);
         self.forgotten.insert(uid.clone(), now);

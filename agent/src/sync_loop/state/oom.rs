@@ -96,6 +96,7 @@ impl State {
         let Some(pod) = self.pods.get_mut(uid) else { return Telling::New };
         pod.note_oom_kill(container);
         let domain = Domain::Container(uid.clone(), container.clone());
+        self.counted_kills.remove(&domain);
         let cgroup = victim.cgroup.or_else(|| victim.levels.first().map(|level| level.cgroup));
         self.kills.record(&domain, Victim { pid: victim.pid, cgroup }, at)
     }
@@ -196,6 +197,11 @@ impl State {
             && let Some(pod) = self.pods.get_mut(uid)
         {
             pod.note_oom_kill(container);
+            // Made now: in a second nobody knows any more what was at its limit.
+            if !self.counted_kills.contains_key(&reading.domain) {
+                let record = self.counted_kill(uid, container, now);
+                self.counted_kills.insert(reading.domain.clone(), record);
+            }
         }
     }
 
@@ -208,13 +214,18 @@ impl State {
     pub(super) fn record_kill_by_counter(&mut self, domain: &Domain, kills: u64, now: Mono) {
         let Domain::Container(uid, container) = domain else { return };
         let Some(id) = self.pods.get(uid).map(|pod| pod.id.clone()) else { return };
+        let record = self.counted_kills.remove(domain);
+        let record = record.unwrap_or_else(|| self.counted_kill(uid, container, now));
+        self.record(record.number("kills", kills).pod(&id).container(container.clone()));
+    }
+
+    fn counted_kill(&self, uid: &PodUid, container: &str, now: Mono) -> Record {
         let limit = self.limit_without_levels(uid, Some(container));
         let mut message =
             "the container's oom_kill counter rose: the kernel killed a process of it".to_owned();
         message.push_str(&describe_limit(limit.as_ref()));
-        let record = Record::new(now, Kind::OomKill, Reason::OomKilled, message).number("kills", kills);
-        let record = limit.as_ref().map_or(record.clone(), |limit| with_limit(record, limit));
-        self.record(record.pod(&id).container(container.clone()));
+        let record = Record::new(now, Kind::OomKill, Reason::OomKilled, message);
+        limit.as_ref().map_or(record.clone(), |limit| with_limit(record, limit))
     }
 
     pub(super) fn with_target(&self, record: Record, target: &Target) -> Record {

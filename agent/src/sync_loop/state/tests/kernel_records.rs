@@ -198,3 +198,56 @@ fn hints_ask_for_numbers_and_are_told_of_their_domain() {
         assert_eq!(signal.numbers.get("limit_bytes"), (domain != Some("node")).then_some(&(64 << 20)));
     }
 }
+
+/// The container's use in MiB and its `oom_kill` counter, as read now.
+fn count_kills(node: &mut Node, usage: u64, oom_kills: u64) -> Vec<Record> {
+    node.now = node.now + Duration::from_millis(5);
+    let Event::Reading(mut reading) = reading(node.now, Reason::SampleDue, 150 * MIB, &[("1", 0)]) else {
+        panic!("not a reading");
+    };
+    reading.domains.push(DomainReading {
+        domain: Domain::Container("1".into(), "c".into()),
+        usage_bytes: usage * MIB,
+        inactive_file_bytes: 0,
+        active_file_bytes: 0,
+        dirty_bytes: 0,
+        limit_bytes: Some(64 * MIB),
+        oom_kills,
+    });
+    node.step(Event::Reading(reading));
+    kills(node)
+}
+
+fn kills(node: &mut Node) -> Vec<Record> {
+    node.state.take_records().into_iter().filter(|r| r.kind == Kind::OomKill).collect()
+}
+
+#[test]
+fn a_kill_that_only_the_counter_tells_of_is_told_with_what_was_known_then() {
+    let mut node = node_with_a_hog();
+    assert_eq!(count_kills(&mut node, 63, 0), []);
+    assert_eq!(count_kills(&mut node, 40, 1), [], "the kernel's own record may follow");
+    assert_eq!(count_kills(&mut node, 2, 1), []);
+    assert!(node.state.next_wakeup() <= node.now + Duration::from_secs(1));
+    node.now = node.now + Duration::from_secs(1);
+    node.step(Event::Tick);
+    let told = kills(&mut node);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((told[0].domain.as_deref(), told[0].container.as_deref()), (Some("container"), Some("c")));
+    assert!(told[0].message.ends_with("the memory limit of the container, 64 MiB, was reached"), "{told:?}");
+    node.now = node.now + Duration::from_secs(5);
+    node.step(Event::Tick);
+    assert_eq!(kills(&mut node), []);
+}
+
+#[test]
+fn a_counter_that_is_read_before_the_kernels_record_tells_nothing_of_its_own() {
+    let mut node = node_with_a_hog();
+    count_kills(&mut node, 63, 0);
+    assert_eq!(count_kills(&mut node, 40, 1), []);
+    let levels = [level(7, 64, Some(64)), level(6, 65, None), level(5, 100, Some(300))];
+    assert_eq!(kill(&mut node, victim(PID, &levels)).numbers["victim_pid"], i64::from(PID));
+    node.now = node.now + Duration::from_secs(5);
+    node.step(Event::Tick);
+    assert_eq!(kills(&mut node), []);
+}
