@@ -2,6 +2,7 @@
 //! another one on the machine. Several can run side by side, each of another release.
 
 mod config;
+mod prepared;
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -16,6 +17,7 @@ use crate::netns::NetNs;
 use crate::scratch::Scratch;
 use crate::setup::containerd_release::{self, RELEASES};
 use crate::{images, paths, process};
+use prepared::Prepared;
 
 /// How long containerd may take until its socket answers. Usually a fifth of a second; seconds on a loaded machine.
 const READY: Duration = Duration::from_secs(120);
@@ -99,7 +101,7 @@ pub struct PrivateContainerd {
 }
 
 impl PrivateContainerd {
-    /// Starts it in `scratch`/containerd and imports the sample images; returns when its socket answers.
+    /// Starts it in `scratch`/containerd with the sample images; returns when its socket answers.
     pub fn start(version: Version, scratch: &Scratch) -> Result<PrivateContainerd> {
         let bin_dir = version.bin_dir()?.with_context(|| {
             format!("containerd {} is not on this machine; `cargo xtask setup` says why", version.series())
@@ -116,9 +118,25 @@ impl PrivateContainerd {
             netns: NetNs::new()?,
             child: None,
         };
-        containerd.spawn()?;
-        containerd.import_image(&images::samples()?)?;
+        containerd.spawn_with_samples()?;
         Ok(containerd)
+    }
+
+    fn spawn_with_samples(&mut self) -> Result<()> {
+        let (samples, root) = (images::samples()?, self.dir.join(config::ROOT));
+        let prepared = Prepared::of(self.version, &samples)?;
+        if prepared.copy_to(&root)? {
+            return self.spawn();
+        }
+        let lock = prepared.lock()?;
+        if !prepared.copy_to(&root)? {
+            self.spawn()?;
+            self.import_image(&samples)?;
+            self.kill()?;
+            prepared.keep(&root)?;
+        }
+        drop(lock);
+        self.spawn()
     }
 
     #[must_use]

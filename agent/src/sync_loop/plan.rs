@@ -90,6 +90,11 @@ pub struct Failure {
 pub fn plan(state: &State, now: Mono) -> Vec<Action> {
     // Memory first: it is what the loop is woken for in a hurry.
     let mut actions = plan_memory(state, now);
+    let all_pods = |a: &Action| matches!(a.kind, ActionKind::ReadMemory { scope: ReadScope::AllPods, .. });
+    if state.counters_wanted() && !actions.iter().any(all_pods) {
+        let kind = ActionKind::ReadMemory { scope: ReadScope::AllPods, caused_by: None };
+        actions.push(Action { kind, reason: Reason::PodLifecycleEvent });
+    }
     // What else there is to do for a victim is planned once the state knows that it is one: its status as it was
     // before must not go to disk after the decision.
     let victims: Vec<PodUid> = actions.iter().filter_map(|a| a.kind.victim()).cloned().collect();

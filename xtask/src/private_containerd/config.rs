@@ -10,6 +10,9 @@ use super::{Version, runc};
 use crate::cgroup_driver::CgroupDriver;
 use crate::images;
 
+/// The folder of what containerd keeps, in its own.
+pub(super) const ROOT: &str = "root";
+
 pub(super) fn write(version: Version, dir: &Path, network: &str, driver: CgroupDriver) -> Result<()> {
     let cni = dir.join("cni");
     fs::create_dir_all(&cni).with_context(|| format!("creating {}", cni.display()))?;
@@ -67,7 +70,7 @@ fn common(format_version: u32, dir: &Path) -> String {
     let dir = dir.display();
     format!(
         r#"version = {format_version}
-root = "{dir}/root"
+root = "{dir}/{ROOT}"
 state = "{dir}/state"
 disabled_plugins = [
   "io.containerd.nri.v1.nri",

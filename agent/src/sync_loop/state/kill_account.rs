@@ -15,6 +15,9 @@ const RECORD_FOLLOWS: Duration = Duration::from_secs(1);
 /// A whole container dies at once: its processes are marked one after the other, without a report in between.
 const SAME_KILL: Duration = Duration::from_secs(1);
 
+/// How long a risen pod counter waits for a container's exit: three of PLEG's relists, should one be lost.
+const EXIT_FOLLOWS: Duration = Duration::from_secs(3);
+
 #[derive(Debug, Default)]
 pub(super) struct KillAccount {
     /// The OOM killer takes all processes of a container (`memory.oom.group`).
@@ -26,6 +29,18 @@ pub(super) struct KillAccount {
     /// Counted kills of which there is no kernel record, and since when.
     unexplained: BTreeMap<Domain, (u64, Mono)>,
     last: BTreeMap<Domain, LastKill>,
+    pods: BTreeMap<PodUid, PodCounter>,
+}
+
+/// On cgroup v2 a pod's counter has its containers' kills as well, and outlives their cgroups.
+#[derive(Clone, Copy, Debug, Default)]
+struct PodCounter {
+    /// As read last; `None` before the first time.
+    count: Option<u64>,
+    /// A kill in it was told of since.
+    told: bool,
+    /// It rose and nobody has told why, since then.
+    unattributed: Option<Mono>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +79,9 @@ impl KillAccount {
             Some(_) => drop(self.unexplained.remove(container)),
             None => *self.told.entry(container.clone()).or_default() += 1,
         }
+        if let Domain::Container(pod, _) = container {
+            self.told_of_pod(pod);
+        }
         let before = self.last.insert(container.clone(), LastKill { at, victim });
         let same_container = |last: &LastKill| match (last.victim.cgroup, victim.cgroup) {
             (Some(before), Some(now)) => before == now,
@@ -87,8 +105,44 @@ impl KillAccount {
         }
         if new > 0 {
             self.unexplained.entry(container.clone()).or_insert((0, now)).0 += new;
+            if let Domain::Container(pod, _) = container {
+                self.told_of_pod(pod);
+            }
         }
         new > 0
+    }
+
+    /// A pod's counter was read, after those of its containers. Whether it has counted what nobody has told.
+    pub fn pod_counter(&mut self, pod: &PodUid, count: u64, now: Mono) -> bool {
+        let counter = self.pods.entry(pod.clone()).or_default();
+        let rose = counter.count.replace(count).is_some_and(|before| count > before);
+        // The kernel counts before it writes its record: what was told before this reading is in it.
+        let told = std::mem::take(&mut counter.told);
+        if rose && !told {
+            counter.unattributed = Some(now);
+        }
+        rose && !told
+    }
+
+    /// Whether the pod's counter has a kill of which it is not known whom it took.
+    pub fn is_unattributed(&self, pod: &PodUid, now: Mono) -> bool {
+        let since = self.pods.get(pod).and_then(|counter| counter.unattributed);
+        since.is_some_and(|since| now.since(since) < EXIT_FOLLOWS)
+    }
+
+    /// What the pod's counter has counted was this container.
+    pub fn attribute(&mut self, pod: &PodUid, container: &Domain, now: Mono) {
+        if let Some(counter) = self.pods.get_mut(pod) {
+            counter.unattributed = None;
+        }
+        self.unexplained.entry(container.clone()).or_insert((0, now)).0 += 1;
+    }
+
+    /// A kill in the pod was told of, whoever told.
+    pub fn told_of_pod(&mut self, pod: &PodUid) {
+        let counter = self.pods.entry(pod.clone()).or_default();
+        // Read already, or not yet.
+        counter.told |= counter.unattributed.take().is_none();
     }
 
     /// Kills that only the counter will ever tell of, and how many; each is told once.
@@ -113,6 +167,7 @@ impl KillAccount {
         self.told.retain(|domain, _| !domain.is_of(pod));
         self.unexplained.retain(|domain, _| !domain.is_of(pod));
         self.last.retain(|domain, _| !domain.is_of(pod));
+        self.pods.remove(pod);
         left
     }
 }

@@ -112,9 +112,7 @@ impl State {
 
     pub(super) fn apply_reading(&mut self, reading: &MemoryReading, now: Mono) {
         self.eviction.observe_reading(reading);
-        for domain in &reading.domains {
-            self.compare_oom_counter(domain, now);
-        }
+        self.compare_oom_counters(reading, now);
         // Only what was told as a signal gets its answer told: other services of the node ask for readings too.
         let told = self.told_signal_at.take();
         self.undecided.extend(told.and(reading.caused_by));

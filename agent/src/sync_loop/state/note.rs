@@ -10,6 +10,7 @@ use crate::eviction::{Eviction, Numbers};
 use crate::pod::order::WorkOrder;
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
+use crate::signal::ReadScope;
 use crate::sync_loop::plan::{Action, ActionKind, Failure};
 use crate::trace::record::{Kind, Record};
 
@@ -40,7 +41,10 @@ impl State {
                     pod.unsaved = false;
                 }
             }
-            ActionKind::ReadMemory { scope, .. } => self.eviction.read_ordered(*scope, now),
+            ActionKind::ReadMemory { scope, .. } => {
+                self.counters_wanted &= *scope != ReadScope::AllPods;
+                self.eviction.read_ordered(*scope, now);
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! OOM kills, explained: who was killed, and which limit it was about. The kernel's record comes first; counters and the
 //! runtime's word cover what it cannot tell.
 
+mod counters;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use crate::clock::Mono;
 use crate::pod::{PodRef, PodUid, qos};
 use crate::reason::Reason;
 use crate::signal::attribution::{OomVerdict, Target, nearest_limit, oom_limit, told_limit};
-use crate::signal::{Domain, DomainReading, KernelEvent, MemoryReading, OomBegin, OomScope, OomVictim};
+use crate::signal::{Domain, KernelEvent, MemoryReading, OomBegin, OomScope, OomVictim};
 use crate::trace::record::{Kind, Record};
 
 /// The limit that was reached, as far as it is known.
@@ -182,50 +184,8 @@ impl State {
         message.push_str(&describe_limit(limit.as_ref()));
         let record = Record::new(at, Kind::OomKill, Reason::OomKilled, message);
         let record = limit.as_ref().map_or(record.clone(), |limit| with_limit(record, limit));
+        self.kills.told_of_pod(&pod.uid);
         self.record(record.pod(pod).container(container));
-    }
-
-    /// Tier 0 learns of a kill from the container's `oom_kill` counter; with the kernel's own record this is the
-    /// cross-check, and says nothing new. The pod's status has it at once, the trace when no record follows.
-    pub(super) fn compare_oom_counter(&mut self, reading: &DomainReading, now: Mono) {
-        let Domain::Container(uid, container) = &reading.domain else { return };
-        // A reading may be of a moment before the pod was forgotten.
-        if !self.pods.contains_key(uid) {
-            return;
-        }
-        if self.kills.counter(&reading.domain, reading.oom_kills, now)
-            && let Some(pod) = self.pods.get_mut(uid)
-        {
-            pod.note_oom_kill(container);
-            // Made now: in a second nobody knows any more what was at its limit.
-            if !self.counted_kills.contains_key(&reading.domain) {
-                let record = self.counted_kill(uid, container, now);
-                self.counted_kills.insert(reading.domain.clone(), record);
-            }
-        }
-    }
-
-    pub(super) fn tell_unexplained_kills(&mut self, now: Mono) {
-        for (domain, kills) in self.kills.take_unexplained(now) {
-            self.record_kill_by_counter(&domain, kills, now);
-        }
-    }
-
-    pub(super) fn record_kill_by_counter(&mut self, domain: &Domain, kills: u64, now: Mono) {
-        let Domain::Container(uid, container) = domain else { return };
-        let Some(id) = self.pods.get(uid).map(|pod| pod.id.clone()) else { return };
-        let record = self.counted_kills.remove(domain);
-        let record = record.unwrap_or_else(|| self.counted_kill(uid, container, now));
-        self.record(record.number("kills", kills).pod(&id).container(container.clone()));
-    }
-
-    fn counted_kill(&self, uid: &PodUid, container: &str, now: Mono) -> Record {
-        let limit = self.limit_without_levels(uid, Some(container));
-        let mut message =
-            "the container's oom_kill counter rose: the kernel killed a process of it".to_owned();
-        message.push_str(&describe_limit(limit.as_ref()));
-        let record = Record::new(now, Kind::OomKill, Reason::OomKilled, message);
-        limit.as_ref().map_or(record.clone(), |limit| with_limit(record, limit))
     }
 
     pub(super) fn with_target(&self, record: Record, target: &Target) -> Record {
@@ -323,6 +283,7 @@ fn in_words(domain: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signal::DomainReading;
 
     #[test]
     fn limits_in_words() {

@@ -67,6 +67,8 @@ pub struct PodState {
     /// Found in the runtime or on disk, wanted by nobody: has no manifest of its own.
     pub orphan: bool,
     pub runtime: PodRuntimeStatus,
+    /// `runtime` is the worker's word, and not just nothing known yet.
+    pub(super) reported: bool,
     pub waiting: Vec<ContainerWaiting>,
     /// Its containers' cgroups are to be looked up again.
     pub cgroups_stale: bool,
@@ -107,6 +109,7 @@ impl PodState {
             path,
             orphan: false,
             runtime: PodRuntimeStatus::default(),
+            reported: false,
             waiting: Vec::new(),
             cgroups_stale: false,
             unsaved: true,

@@ -88,6 +88,7 @@ impl State {
         pod.cgroups_stale |= !changes.is_empty();
         pod.unsaved = true;
         pod.runtime = runtime;
+        pod.reported = true;
         let PodState { runtime, oom_killed, .. } = pod;
         oom_killed.retain(|id| runtime.containers.iter().any(|c| c.id == *id));
         let gone: Vec<u32> = pod.watched_pids.difference(&pod.running_pids().collect()).copied().collect();
@@ -141,6 +142,10 @@ impl State {
         }
         for container in untold {
             self.record_kill_by_runtime(&id, container, at);
+        }
+        if !changes.is_empty() {
+            self.find_the_killed(&uid, now);
+            self.ask_for_counters(&uid);
         }
         for (container, message) in changes {
             let record = Record::new(at, Kind::Pod, Reason::PodLifecycleEvent, message);

@@ -18,7 +18,10 @@ impl State {
             Mode::Pending => self.saved.get(&pod.id.uid).and_then(|s| s.failure.clone()),
             Mode::Active | Mode::Completed { .. } | Mode::Removing { .. } | Mode::Removed => None,
         };
-        let status = self.status(pod, failure.as_ref(), now);
+        // After a restart the old status holds until the runtime has been asked: a pod that runs does not become
+        // Pending for a moment.
+        let earlier = pod.status.clone().filter(|_| failure.is_none() && !pod.reported);
+        let status = earlier.unwrap_or_else(|| self.status(pod, failure.as_ref(), now));
         SavedPod {
             pod: Pod { status: Some(status), ..pod.pod.as_ref().clone() },
             manifest_path: pod.path.clone(),

@@ -128,6 +128,11 @@ impl Node {
         done
     }
 
+    /// Whether the kernel is known to have killed a process of the container.
+    fn killed(&self, id: &str) -> bool {
+        self.state.pods().any(|pod| pod.oom_killed.contains(id))
+    }
+
     fn records(&mut self) -> Vec<(Kind, Reason, String)> {
         self.state.take_records().into_iter().map(|r| (r.kind, r.reason, r.message)).collect()
     }

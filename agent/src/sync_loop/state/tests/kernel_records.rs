@@ -251,3 +251,70 @@ fn a_counter_that_is_read_before_the_kernels_record_tells_nothing_of_its_own() {
     node.step(Event::Tick);
     assert_eq!(kills(&mut node), []);
 }
+
+/// The container's cgroup went before its counter was read; the pod's counter has the kill.
+fn read_pod_counter(node: &mut Node, oom_kills: u64) -> Vec<Record> {
+    let Event::Reading(mut reading) = reading(node.now, Reason::SampleDue, 150 * MIB, &[("1", 0)]) else {
+        panic!("not a reading");
+    };
+    reading.domains.last_mut().expect("the pod's").oom_kills = oom_kills;
+    node.step(Event::Reading(reading));
+    kills(node)
+}
+
+fn exited(exit_code: i32, reason: &str) -> Event {
+    let mut runtime = running("1", 42);
+    let container = &mut runtime.containers[0];
+    container.state = ContainerState::Exited;
+    container.exit_code = exit_code;
+    container.reason = reason.into();
+    report("1", WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() }, runtime)
+}
+
+/// What comes one after the other → whether the container is OOMKilled, and how many records tell of it.
+#[test]
+fn the_pods_counter_tells_of_a_container_whose_cgroup_is_gone() {
+    enum Said {
+        Exit(i32, &'static str),
+        PodCounter(u64),
+        Record,
+        LongAfter,
+    }
+    use Said::{Exit, LongAfter, PodCounter};
+    for (what, said, oom_killed, records) in [
+        ("exit, then counter", vec![Exit(137, "Error"), PodCounter(1)], true, 1),
+        ("counter, then exit", vec![PodCounter(1), Exit(137, "Error")], true, 1),
+        ("the counter does not rise", vec![Exit(137, "Error"), PodCounter(0)], false, 0),
+        ("it ended by itself", vec![PodCounter(1), Exit(1, "Error")], false, 0),
+        ("the kernel told", vec![Said::Record, Exit(137, "Error"), PodCounter(1)], true, 1),
+        ("the kernel tells late", vec![Exit(137, "Error"), PodCounter(1), Said::Record], true, 1),
+        ("the runtime tells", vec![Exit(137, "OOMKilled"), PodCounter(1)], false, 1),
+        ("counter, then the runtime", vec![PodCounter(1), Exit(137, "OOMKilled")], false, 1),
+        ("killed otherwise, much later", vec![PodCounter(1), LongAfter, Exit(137, "Error")], false, 0),
+    ] {
+        let mut node = node_with_a_hog();
+        let mut told = read_pod_counter(&mut node, 0).len();
+        for said in said {
+            match said {
+                Exit(code, reason) => {
+                    node.state.apply(exited(code, reason), node.now);
+                    let wanted = code == 137 && reason == "Error" && !node.killed("1-c");
+                    assert_eq!(node.state.counters_wanted(), wanted, "{what}");
+                    node.step(Event::Tick);
+                    assert!(!node.state.counters_wanted(), "{what}: they are being read");
+                }
+                PodCounter(count) => told += read_pod_counter(&mut node, count).len(),
+                Said::Record => {
+                    kill(&mut node, victim(PID, &[level(7, 64, Some(64))]));
+                    told += 1;
+                }
+                LongAfter => node.now = node.now + Duration::from_secs(10),
+            }
+        }
+        told += kills(&mut node).len();
+        node.now = node.now + Duration::from_secs(1);
+        node.step(Event::Tick);
+        told += kills(&mut node).len();
+        assert_eq!((node.killed("1-c"), told), (oom_killed, records), "{what}");
+    }
+}

@@ -171,3 +171,29 @@ fn a_manifest_that_moves_keeps_its_pod_and_the_next_start_knows_where_it_is() {
     assert!(moved.unsaved);
     assert_eq!(node.state.saved(moved, node.now).manifest_path, Some("/m/renamed.yaml".into()));
 }
+
+/// Whoever looks at the node meanwhile would take a running pod for one that is only being made.
+#[test]
+fn a_restarted_agent_keeps_a_pods_status_until_the_runtime_has_been_asked() {
+    let status = |node: &Node| {
+        let pod = node.state.pod(&"1".into()).unwrap();
+        node.state.saved(pod, node.now).pod.status.unwrap()
+    };
+    let mut node = Node::new(config());
+    node.step(relist(&[]));
+    node.step(source(&[("a", "1")]));
+    assert_eq!(status(&node).phase.as_deref(), Some("Pending"), "a pod that is new");
+    node.step(synced("1"));
+    let before = status(&node);
+    assert_eq!(before.phase.as_deref(), Some("Running"));
+
+    let saved = Pod { status: Some(before.clone()), ..(*pod("a", "1")).clone() };
+    let saved = SavedPod { pod: saved, manifest_path: None, failure: None };
+    let mut node = Node::new(StateConfig { saved: vec![saved], ..config() });
+    node.step(relist(&[("a", "1")]));
+    node.step(source(&[("a", "1")]));
+    assert_eq!(status(&node), before);
+    let nothing = WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() };
+    node.step(report("1", nothing, PodRuntimeStatus::default()));
+    assert_eq!(status(&node).phase.as_deref(), Some("Pending"), "it is gone, and the worker says so");
+}
