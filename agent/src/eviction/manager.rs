@@ -58,6 +58,15 @@ struct TopDomain {
     /// Growth at the instants of the pods' readings only, to be compared with theirs.
     beside_pods: Growth,
     last: Option<DomainReading>,
+    /// Of the last reading, against which thresholds are held.
+    available_bytes: Option<u64>,
+}
+
+impl TopDomain {
+    /// Limit and what is available of it.
+    fn available(&self) -> Option<(u64, u64)> {
+        Some((self.last.as_ref()?.limit_bytes?, self.available_bytes?))
+    }
 }
 
 #[derive(Debug)]
@@ -172,7 +181,7 @@ impl EvictionManager {
         for t in &mut self.thresholds {
             let domain =
                 if t.threshold.signal == Signal::MemoryAvailable { &self.node } else { &self.kubepods };
-            t.observe(r.at, domain.last.as_ref());
+            t.observe(r.at, domain.available());
         }
         self.pressure =
             pressure::condition(self.pressure, &self.thresholds, r.at, self.cfg.transition_period);
@@ -193,6 +202,7 @@ impl EvictionManager {
             if all_pods {
                 top.beside_pods.observe(r.at, committed);
             }
+            top.available_bytes = pressure::available_bytes(d, r.mem_available_bytes);
             top.last = Some(d.clone());
         }
     }

@@ -272,7 +272,7 @@ impl EvictionManager {
         let limit_bytes = last.and_then(|d| d.limit_bytes).unwrap_or(0);
         Numbers {
             threshold_bytes,
-            available_bytes: limit_bytes.saturating_sub(last.map_or(0, |d| d.working_set_bytes())),
+            available_bytes: domain.available_bytes.unwrap_or(0),
             usage_bytes: last.map_or(0, |d| d.usage_bytes),
             limit_bytes,
             headroom_bytes: forecast.map_or(0, |f| f.headroom_bytes),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::eviction::threshold::{Signal, Threshold, ThresholdValue};
-use crate::signal::DomainReading;
+use crate::signal::{Domain, DomainReading};
 
 /// Why the MemoryPressure condition is true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,15 +34,13 @@ impl ThresholdState {
         ThresholdState { threshold, met_since: None, newest: None }
     }
 
-    /// `domain` is the one that the signal speaks of. Available is limit − working set (cAdvisor's, as kubelet has
-    /// it). Without a reading or a limit there is no signal, and the threshold is not met.
-    pub fn observe(&mut self, at: Mono, domain: Option<&DomainReading>) {
-        let capacity = domain.and_then(|d| Some((d.limit_bytes?, d.working_set_bytes())));
-        let Some((limit, working_set)) = capacity else {
+    /// `available`: limit and what is left of it, of the domain that the signal speaks of; see [`available_bytes`].
+    /// Without a reading or a limit there is no signal, and the threshold is not met.
+    pub fn observe(&mut self, at: Mono, available: Option<(u64, u64)>) {
+        let Some((limit, available)) = available else {
             (self.met_since, self.newest) = (None, None);
             return;
         };
-        let available = limit.saturating_sub(working_set);
         let value = self.threshold.value.of(limit);
         // Once it counted, it stays met until the minimum reclaim is there too.
         let reclaim =
@@ -61,6 +59,15 @@ impl ThresholdState {
     pub fn counts_from(&self) -> Option<Mono> {
         self.met_since.map(|since| since + self.threshold.grace_period)
     }
+}
+
+/// What kubelet calls available: limit − working set (cAdvisor's). For the node no more than the kernel's own estimate
+/// `MemAvailable`: kubelet takes every inactive file page for free, and with the multi-gen LRU (Linux 6.1 and later, where
+/// it is on) nearly all are called inactive. A node of 1 GiB then reads as having twice of what is left, and thrashes
+/// before its threshold is met.
+pub(super) fn available_bytes(domain: &DomainReading, mem_available_bytes: u64) -> Option<u64> {
+    let available = domain.limit_bytes?.saturating_sub(domain.working_set_bytes());
+    Some(if domain.domain == Domain::Node { available.min(mem_available_bytes) } else { available })
 }
 
 /// The condition after a reading at `at`, from what it was before.
