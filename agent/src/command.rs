@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod pods;
+pub mod release_brakes;
 pub mod run;
 pub mod trace;
 

@@ -12,6 +12,7 @@ pub mod threshold;
 
 use std::time::Duration;
 
+use crate::brake::BrakeStep;
 use crate::clock::Mono;
 use crate::forecast::MAX_RATE_BYTES_PER_S;
 use crate::pod::PodRef;
@@ -34,6 +35,8 @@ pub struct EvictionConfig {
     pub forecast: bool,
     /// Act when the time to OOM is below the time that freeing takes, times this.
     pub safety: f64,
+    /// Hold an evicted pod that would use up the memory before its grace ends.
+    pub brake: bool,
     /// Fastest growth that no event would tell of: [`MAX_RATE_BYTES_PER_S`], or
     /// [`crate::forecast::MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S`] while the growth programs are loaded.
     pub assumed_max_rate_bytes_per_s: u64,
@@ -51,6 +54,7 @@ impl Default for EvictionConfig {
             max_pod_grace: Duration::ZERO,
             forecast: true,
             safety: 2.0,
+            brake: true,
             assumed_max_rate_bytes_per_s: MAX_RATE_BYTES_PER_S,
             max_sample_interval: Duration::from_secs(1),
         }
@@ -88,6 +92,8 @@ pub enum EvictionStep {
     Read { why: Reason, caused_by: Option<Mono>, scope: ReadScope },
     /// Stop the pod with this grace and mark it Failed/Evicted.
     Evict(Box<Eviction>),
+    /// Change how an evicted pod is held.
+    Brake(BrakeStep),
     /// Memory would be gone before the evicted pod's grace ends: kill it now.
     CutGrace { pod: PodRef, why: Reason, numbers: Numbers },
 }
@@ -103,6 +109,8 @@ pub struct Eviction {
     /// kubelet's name of the signal: which domain ran low.
     pub signal: Signal,
     pub domain: Domain,
+    /// The pod makes the danger alone and is to be held until it has ended.
+    pub brake: bool,
     pub numbers: Numbers,
     /// For the pod's status and Event, in kubelet's words.
     pub message: String,

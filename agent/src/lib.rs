@@ -4,6 +4,7 @@
 //! [`pod`], the state and plan of [`sync_loop`]) is synchronous, does no I/O and gets the time as an argument.
 //! The shell does I/O and decides nothing. `ARCHITECTURE.md` is the map.
 
+pub mod brake;
 pub mod cgroup;
 pub mod clock;
 pub mod command;

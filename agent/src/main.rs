@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use oomlet::command::{check, pods, run, trace};
+use oomlet::command::{check, pods, release_brakes, run, trace};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
@@ -23,6 +23,8 @@ enum Command {
     Check(check::Args),
     /// Show the pods of this node and their status, also while the agent is down.
     Pods(pods::Args),
+    /// Let go of pods that an agent has held and is not there to let go of. The unit runs it after the service.
+    ReleaseBrakes(release_brakes::Args),
     /// Show what the agent saw, decided and did, and why.
     Trace(trace::Args),
 }
@@ -49,6 +51,10 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(args) => Ok(if check::check(&args)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Command::Pods(args) => {
             pods::pods(&args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::ReleaseBrakes(args) => {
+            release_brakes::release_brakes(&args)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Trace(args) => {

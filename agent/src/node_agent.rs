@@ -12,10 +12,11 @@
 //!
 //! Stopping leaves every pod running: the loop ends, workers finish the call they are in or drop it, files are written.
 
+mod brakes;
 mod cgroup_driver;
 mod facts;
 mod loop_thread;
-mod protect;
+pub(crate) mod protect;
 mod root_lock;
 mod service_manager;
 
@@ -128,6 +129,7 @@ pub fn run(setup: Setup) -> Result<(), NodeAgentError> {
         return Err(NodeAgentError::NotRoot);
     }
     let _lock = root_lock::take(&setup.root_dir)?;
+    brakes::release_leftovers(&setup.config.cgroup_root);
     protect::lower_oom_score(setup.config.oom_score_adj);
     // Two workers are enough: what they do is wait for the runtime.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -157,6 +159,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let cgroups = Arc::new(CgroupDriver::open(options)?);
     let oom_kill_group = facts::oom_kill_group(config.single_process_oom_kill, cgroups.memory_hierarchy())?;
     cgroups.ensure_kubepods(&node.kubepods)?;
+    let guard = brakes::guard(config);
     let memory = MemoryFiles::open(&cgroups)?;
     let volumes = Arc::new(VolumeManager::new(&setup.root_dir));
     let (store, store_handle) = PodStore::open(&setup.root_dir)?;
@@ -196,7 +199,8 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     drop(events);
     let (classes, class_updates) = ClassUpdates::new(Arc::clone(&cgroups), cancel.clone());
     tracker.spawn(class_updates);
-    let executor = Executor::new(workers, memory, cgroups, classes, kernel, pleg, store_handle);
+    let mut executor = Executor::new(workers, memory, cgroups, classes, kernel, pleg, store_handle);
+    executor.guard = guard;
     let watchdog = Watchdog::of_environment();
     let heartbeat = Arc::new(Heartbeat::new(Mono::now()));
     let parts = LoopParts {
@@ -319,6 +323,7 @@ fn state_config(
             max_pod_grace: config.eviction_max_pod_grace_period,
             forecast: config.oomlet.eviction.forecast,
             safety: config.oomlet.eviction.safety,
+            brake: config.oomlet.eviction.brake,
             assumed_max_rate_bytes_per_s: if kernel.tells_growth() {
                 MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S
             } else {

@@ -54,6 +54,14 @@ reasons! {
     ForecastOutOfMemory,
     /// An evicted pod still grows and the memory would be gone before its grace ends.
     GraceCutShort,
+    /// An evicted pod grows so fast that the memory would be gone before its grace ends: it is held.
+    GrowthOutrunsGrace,
+    /// A pod that is held has its stop signal: it runs, on a budget.
+    StopSignalSent,
+    /// A pod that is held has no stop signal yet and has stood still for as long as it may: it runs, on a budget.
+    StopSignalAwaited,
+    /// A pod could not be held.
+    BrakeFailed,
     /// The node is, or was within the transition period, under memory pressure.
     MemoryPressure,
     /// The pressure has been gone for the whole transition period.

@@ -51,9 +51,18 @@ impl CappedNode {
 
     /// Starts it at this rate on a real CPU, with more options; its SIGTERM handler works for half a second.
     pub fn hog(&self, mib_s: u32, more: &[&str]) {
+        self.put_hog(mib_s, more, |hog| with_memory(hog, "16Mi", ""));
+    }
+
+    /// The same without a request.
+    pub fn besteffort_hog(&self, mib_s: u32, more: &[&str]) {
+        self.put_hog(mib_s, more, |hog| hog);
+    }
+
+    fn put_hog(&self, mib_s: u32, more: &[&str], class: impl FnOnce(Value) -> Value) {
         let rate = rate_mib_s(mib_s);
         let args = [&["--rate-mib-s", &rate, "--sigterm-ms", "500", "--mark", "/marks/mark"], more].concat();
-        let mut hog = with_memory(workload("hog", "hog", &args), "16Mi", "");
+        let mut hog = class(workload("hog", "hog", &args));
         hog["spec"]["restartPolicy"] = json!("Never");
         hog["spec"]["terminationGracePeriodSeconds"] = json!(30);
         self.node.put(&with_host_path(hog, &self.marks, "/marks"));
@@ -112,7 +121,7 @@ impl CappedNode {
 
     /// For a failure's message: what was decided and done, and what the hog noted of it.
     fn story(&self) -> String {
-        let told = ["Decision", "Eviction", "OomKill"];
+        let told = ["Decision", "Brake", "Eviction", "OomKill"];
         let records = self.node.trace().unwrap().into_iter().filter(|r| told.contains(&r.kind.as_str()));
         let lines: Vec<String> = records
             .map(|r| {

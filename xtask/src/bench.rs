@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME`: each prints a short table and writes `target/bench/NAME.json`, with the machine and its
 //! load beside the figures.
 
+mod brake;
 mod machine;
 mod signal;
 
@@ -16,11 +17,14 @@ use crate::paths;
 pub enum Bench {
     /// From kernel event to record and to decision; the cost of page-fault sampling; the agent's memory and CPU.
     Signal(signal::Options),
+    /// How fast a leak is frozen, and what holds it while its SIGTERM handler runs.
+    Brake(brake::Options),
 }
 
 pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Signal(options) => write("signal", signal::run(options)?),
+        Bench::Brake(options) => write("brake", brake::run(options)?),
     }
 }
 
@@ -41,4 +45,27 @@ fn shown(path: &Path) -> String {
     let relative =
         std::env::current_dir().ok().and_then(|dir| path.strip_prefix(dir).ok().map(Path::to_owned));
     relative.as_deref().unwrap_or(path).display().to_string()
+}
+
+/// Nearest rank.
+fn quantile(samples: &[i64], per_cent: usize) -> i64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    let rank = (sorted.len() * per_cent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_samples() {
+        let hundred: Vec<i64> = (1..=100).rev().collect();
+        for (samples, per_cent, expected) in
+            [(&hundred[..], 50, 50), (&hundred[..], 99, 99), (&[7], 99, 7), (&[1, 2], 50, 1)]
+        {
+            assert_eq!(quantile(samples, per_cent), expected);
+        }
+    }
 }

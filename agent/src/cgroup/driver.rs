@@ -127,6 +127,12 @@ impl CgroupDriver {
         self.layout
     }
 
+    /// kubelet's `cgroupRoot`.
+    #[must_use]
+    pub fn cgroup_root(&self) -> &str {
+        &self.cgroup_root
+    }
+
     /// Root of the memory controller's hierarchy: the whole machine.
     #[must_use]
     pub fn memory_root(&self) -> &Path {

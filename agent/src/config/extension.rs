@@ -22,13 +22,15 @@ pub struct Eviction {
     pub enabled: bool,
     /// Act on the forecast too, not on thresholds alone. True.
     pub forecast: bool,
+    /// Hold a pod that grows faster than its end takes: frozen for a moment, then on a budget. True.
+    pub brake: bool,
     /// How many times the time that freeing memory takes must be left; 1.0 to 100.0. 2.0.
     pub safety: f64,
 }
 
 impl Default for Eviction {
     fn default() -> Self {
-        Eviction { enabled: true, forecast: true, safety: 2.0 }
+        Eviction { enabled: true, forecast: true, brake: true, safety: 2.0 }
     }
 }
 

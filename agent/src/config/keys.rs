@@ -129,6 +129,7 @@ pub(super) const HONOURED: &[&str] = &[
     "oomlet",
     "oomlet.eviction",
     "oomlet.eviction.enabled",
+    "oomlet.eviction.brake",
     "oomlet.eviction.forecast",
     "oomlet.eviction.safety",
     "oomlet.kernel",

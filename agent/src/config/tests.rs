@@ -86,7 +86,10 @@ oomlet:
     assert_eq!(config.pod_pids_limit, Some(1024));
     assert_eq!(config.max_container_restart_period.as_secs(), 60);
     assert_eq!(config.single_process_oom_kill, Some(true));
-    assert_eq!(config.oomlet.eviction, extension::Eviction { enabled: false, forecast: true, safety: 3.0 });
+    assert_eq!(
+        config.oomlet.eviction,
+        extension::Eviction { enabled: false, forecast: true, brake: true, safety: 3.0 }
+    );
     assert_eq!((config.oomlet.kernel.max_tier, config.oomlet.kernel.ring_bytes), (1, 1 << 20));
     assert_eq!(config.oomlet.kernel.fault_sample_period, 64);
     assert_eq!(config.oomlet.trace.file.as_deref(), Some(Path::new("/trace.jsonl")));

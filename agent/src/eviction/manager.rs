@@ -18,6 +18,7 @@ pub use pressure::PressureInfo;
 
 use super::threshold::Signal;
 use super::{EvictionConfig, EvictionStep, ReadScope};
+use crate::brake::{BrakeStep, Brakes};
 use crate::clock::Mono;
 use crate::forecast::time_to_free::TimeToFree;
 use crate::forecast::{DomainForecast, Forecast, Level, committed_bytes};
@@ -49,6 +50,7 @@ pub struct EvictionManager {
     /// When the last evicted pod had stopped: numbers from before that say nothing about what is still to be done.
     last_stopped: Option<Mono>,
     time_to_free: TimeToFree,
+    brakes: Brakes,
 }
 
 /// The node or `kubepods`.
@@ -99,6 +101,8 @@ struct Evicting {
     ordered_at: Mono,
     grace: Duration,
     cut_at: Option<Mono>,
+    /// It cannot be held: its grace is cut instead.
+    no_brake: bool,
 }
 
 impl EvictionManager {
@@ -121,6 +125,7 @@ impl EvictionManager {
             evicting: BTreeMap::new(),
             last_stopped: None,
             time_to_free: TimeToFree::default(),
+            brakes: Brakes::default(),
         }
     }
 
@@ -202,6 +207,9 @@ impl EvictionManager {
             if all_pods {
                 top.beside_pods.observe(r.at, committed);
             }
+            if let Some(level) = level {
+                self.brakes.observe(&name, level.headroom_bytes, r.at);
+            }
             top.available_bytes = pressure::available_bytes(d, r.mem_available_bytes);
             top.last = Some(d.clone());
         }
@@ -237,8 +245,55 @@ impl EvictionManager {
     /// agent had begun.
     pub fn eviction_ordered(&mut self, pod: &PodRef, grace: Duration, now: Mono) {
         self.pods_for_decision = false;
-        let evicting = Evicting { pod: pod.clone(), ordered_at: now, grace, cut_at: None };
+        let evicting =
+            Evicting { pod: pod.clone(), ordered_at: now, grace, cut_at: None, no_brake: !self.cfg.brake };
         self.evicting.insert(pod.uid.clone(), evicting);
+    }
+
+    /// The SyncLoop has ordered a pod to stop that is to be held meanwhile: after [`EvictionManager::eviction_ordered`].
+    pub fn hold(&mut self, pod: &PodUid, domain: &Domain, signalled: bool, now: Mono) {
+        let Some(evicting) = self.evicting.get(pod) else { return };
+        let top = if *domain == Domain::Node { &self.node } else { &self.kubepods };
+        let Some(level) = top.forecast.level() else { return };
+        let of = (domain.clone(), level.headroom_bytes);
+        self.brakes.hold(pod, of, evicting.grace_ends(), signalled, now);
+    }
+
+    /// The containers that are stopped first have their stop signal.
+    pub fn signalled(&mut self, pod: &PodUid, now: Mono) {
+        self.brakes.signalled(pod, now);
+    }
+
+    /// The SyncLoop has had the gear changed. A pod that is not held yet has its stop signal for long.
+    pub fn brake_ordered(&mut self, step: &BrakeStep, now: Mono) {
+        if !self.brakes.holds(&step.pod) {
+            self.hold(&step.pod, &step.domain, true, now);
+        }
+        self.brakes.ordered(step, now);
+    }
+
+    /// The pod's gear could not be set: it is let go. `true`: for the first time.
+    pub fn brake_failed(&mut self, pod: &PodUid, now: Mono) -> bool {
+        self.brakes.failed(pod, now);
+        let evicting = self.evicting.get_mut(pod);
+        evicting.is_some_and(|evicting| !std::mem::replace(&mut evicting.no_brake, true))
+    }
+
+    /// The guard took the agent for stuck and has let go of all pods.
+    pub fn all_were_let_go(&mut self) {
+        self.brakes.all_were_let_go();
+    }
+
+    /// The pod is held and has run since.
+    #[must_use]
+    pub fn has_run_held(&self, pod: &PodUid) -> bool {
+        self.brakes.has_run(pod)
+    }
+
+    /// A pod is held: the agent must not fall silent.
+    #[must_use]
+    pub fn holds_any(&self) -> bool {
+        self.brakes.any()
     }
 
     /// The SyncLoop has ordered the evicted pod killed.
@@ -246,19 +301,24 @@ impl EvictionManager {
         if let Some(evicting) = self.evicting.get_mut(pod) {
             evicting.cut_at.get_or_insert(now);
         }
+        self.brakes.cut(pod, now);
     }
 
     /// All containers of an evicted pod have ended. Of other pods this says nothing.
     pub fn pod_stopped(&mut self, pod: &PodUid, now: Mono) {
         if let Some(evicting) = self.evicting.remove(pod) {
-            self.time_to_free.observe(now.since(evicting.ordered_at));
+            // Standing still was no part of its end.
+            self.time_to_free
+                .observe(now.since(evicting.ordered_at).saturating_sub(self.brakes.frozen(pod, now)));
             self.last_stopped = Some(now);
         }
+        self.brakes.let_go(pod, now);
     }
 
     /// Nothing is left of the pod.
     pub fn pod_gone(&mut self, pod: &PodUid) {
         self.evicting.remove(pod);
+        self.brakes.forget(pod);
         self.pods.remove(pod);
         self.containers.retain(|(uid, _), _| uid != pod);
     }
@@ -293,7 +353,13 @@ impl EvictionManager {
     pub fn applied(&mut self, step: &EvictionStep, now: Mono) {
         match step {
             EvictionStep::Read { scope, .. } => self.read_ordered(*scope, now),
-            EvictionStep::Evict(eviction) => self.eviction_ordered(&eviction.pod, eviction.grace, now),
+            EvictionStep::Evict(eviction) => {
+                self.eviction_ordered(&eviction.pod, eviction.grace, now);
+                if eviction.brake {
+                    self.hold(&eviction.pod.uid, &eviction.domain, false, now);
+                }
+            }
+            EvictionStep::Brake(step) => self.brake_ordered(step, now),
             EvictionStep::CutGrace { pod, .. } => self.grace_cut(&pod.uid, now),
         }
     }

@@ -37,6 +37,8 @@ pub enum WorkerOutcome {
     Completed { succeeded: bool },
     /// The work failed; kubelet's back-off applies. `error` names the thing and the remedy.
     Failed { error: String, retry_in: Duration, waiting: Vec<ContainerWaiting> },
+    /// Under `Terminate`: the containers that are stopped first have been sent their stop signal by the agent itself.
+    Signalled,
     /// Under `Terminate`: all containers have ended, `took` after the order. `killed` when SIGKILL was needed.
     Stopped { took: Duration, killed: bool },
     /// Under `Terminate { remove: true }`: nothing of the pod is left on the node.

@@ -28,6 +28,8 @@ pub enum Event {
     Leftovers(Vec<PodUid>),
     /// What these cgroups are in Kubernetes' terms.
     Cgroups(Vec<(CgroupId, Target)>),
+    /// A pod that is to be held cannot be, and why.
+    BrakeFailed { pod: PodUid, error: String },
     /// A pod worker finished a piece of work.
     Worker(WorkerReport),
     /// The runtime stopped answering (`Err`: why) or answers again.

@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use super::event::Event;
 use super::plan::{Action, ActionKind};
+use crate::brake::guard::{self, Beat};
+use crate::brake::{BrakeFiles, Gear, Guard};
 use crate::cgroup::class_updates::ClassUpdates;
 use crate::cgroup::driver::CgroupDriver;
 use crate::cgroup::stats::MemoryFiles;
+use crate::clock::Mono;
 use crate::kernel::Kernel;
 use crate::pleg::PlegHandle;
 use crate::pod::PodUid;
@@ -31,6 +34,9 @@ pub struct Executor {
     charged: BTreeMap<PodUid, Vec<CgroupId>>,
     pleg: PlegHandle,
     store: PodStoreHandle,
+    brakes: BrakeFiles,
+    /// Without it a pod that is held when the agent is killed is let go at the next start.
+    pub guard: Option<Guard>,
 }
 
 impl Executor {
@@ -44,8 +50,9 @@ impl Executor {
         pleg: PlegHandle,
         store: PodStoreHandle,
     ) -> Executor {
+        let (charged, brakes) = (BTreeMap::new(), BrakeFiles::of(&cgroups));
         let mut executor =
-            Executor { workers, memory, cgroups, classes, kernel, charged: BTreeMap::new(), pleg, store };
+            Executor { workers, memory, cgroups, classes, kernel, charged, pleg, store, brakes, guard: None };
         for (id, class) in executor.cgroups.top_cgroup_ids() {
             // The classes have no limits of their own.
             if class.is_none() {
@@ -63,12 +70,15 @@ impl Executor {
                 self.workers.dispatch(pod, order);
                 None
             }
-            ActionKind::Evict { eviction, pod } => {
+            ActionKind::Evict { eviction, qos, pod } => {
                 let uid = eviction.pod.uid.clone();
+                // Before anything else: what it grows by meanwhile is lost.
+                let failed = if eviction.brake { self.brake(&uid, qos, Gear::Frozen) } else { None };
                 let order = WorkOrder::Terminate { pod, grace: eviction.grace, reason, remove: false };
                 self.workers.dispatch(uid, order);
-                None
+                failed
             }
+            ActionKind::Brake { qos, step } => self.brake(&step.pod, qos, step.gear),
             ActionKind::Forget(uid) => {
                 self.workers.forget(&uid);
                 self.memory.unwatch_pod(&uid);
@@ -106,6 +116,33 @@ impl Executor {
                 None
             }
         }
+    }
+
+    fn brake(&mut self, pod: &PodUid, qos: QosClass, gear: Gear) -> Option<Event> {
+        // The guard first: should this thread not come back, it is the one that lets go.
+        if gear != Gear::Free {
+            let _ = self.beat(true, Mono::now());
+        }
+        let result = self.brakes.set(pod, qos, gear);
+        result.err().map(|error| Event::BrakeFailed { pod: pod.clone(), error: error.to_string() })
+    }
+
+    /// Tells the guard whether a pod is held. One that has gone is replaced.
+    pub fn beat(&mut self, holds: bool, now: Mono) -> Beat {
+        let Some(guard) = &mut self.guard else { return Beat::Heard };
+        guard.beat(holds, now).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the guard of the brakes has gone; starting another");
+            let again = Guard::start(self.cgroups.cgroup_root());
+            self.guard = again
+                .inspect_err(|error| tracing::warn!(%error, "there is no guard of the brakes any more"))
+                .ok();
+            Beat::Heard
+        })
+    }
+
+    /// Lets go of every pod: the loop ends.
+    pub fn release_brakes(&self) {
+        guard::release(std::slice::from_ref(&self.brakes));
     }
 
     fn map_cgroups(&mut self, pod: &PodUid, qos: QosClass, containers: &[(String, String)]) -> Event {

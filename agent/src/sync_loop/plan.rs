@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::state::{Mode, PodState, State};
+use crate::brake::BrakeStep;
 use crate::clock::Mono;
 use crate::eviction::{Eviction, EvictionStep, Numbers};
 use crate::pod::order::WorkOrder;
@@ -27,7 +28,9 @@ pub enum ActionKind {
     /// Give the pod's worker an order.
     Dispatch { pod: PodUid, order: WorkOrder },
     /// Order the termination of a pod because of memory pressure.
-    Evict { eviction: Box<Eviction>, pod: Arc<Pod> },
+    Evict { eviction: Box<Eviction>, qos: QosClass, pod: Arc<Pod> },
+    /// Change how an evicted pod is held.
+    Brake { qos: QosClass, step: BrakeStep },
     /// An evicted pod's grace is over before its time.
     CutGrace { pod: PodUid, order: WorkOrder, numbers: Box<Numbers> },
     /// Nothing of the pod is left: end its worker, drop its files.
@@ -121,8 +124,15 @@ fn plan_memory(state: &State, now: Mono) -> Vec<Action> {
             EvictionStep::Evict(eviction) => {
                 if let Some(victim) = state.pod(&eviction.pod.uid) {
                     let reason = eviction.reason;
-                    let pod = Arc::clone(&victim.pod);
-                    actions.push(Action { kind: ActionKind::Evict { eviction, pod }, reason });
+                    let (qos, pod) = (victim.candidate.qos, Arc::clone(&victim.pod));
+                    actions.push(Action { kind: ActionKind::Evict { eviction, qos, pod }, reason });
+                }
+            }
+            EvictionStep::Brake(step) => {
+                if let Some(victim) = state.pod(&step.pod) {
+                    let reason = step.reason;
+                    let qos = victim.candidate.qos;
+                    actions.push(Action { kind: ActionKind::Brake { qos, step }, reason });
                 }
             }
             EvictionStep::CutGrace { pod, why, numbers } => {

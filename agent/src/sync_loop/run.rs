@@ -12,6 +12,7 @@ use super::execute::Executor;
 use super::heartbeat::Heartbeat;
 use super::plan::plan;
 use super::state::State;
+use crate::brake::guard::Beat;
 use crate::clock::Mono;
 use crate::kernel::RingReader;
 use crate::kernel::alarm::Alarm;
@@ -40,6 +41,11 @@ pub struct SyncLoop {
 impl SyncLoop {
     /// Runs until `cancel` or until nobody can send events any more.
     pub async fn run(mut self, cancel: CancellationToken) {
+        self.turn_until(cancel).await;
+        self.executor.release_brakes();
+    }
+
+    async fn turn_until(&mut self, cancel: CancellationToken) {
         let mut events = Vec::with_capacity(BATCH);
         let mut records = Vec::with_capacity(BATCH);
         loop {
@@ -95,6 +101,9 @@ impl SyncLoop {
             for answer in answers {
                 self.state.apply(answer, Mono::now());
             }
+        }
+        if self.executor.beat(self.state.eviction().holds_any(), Mono::now()) == Beat::LetGo {
+            self.state.all_were_let_go();
         }
         for record in self.state.take_records() {
             tracing::debug!(kind = record.kind.as_str(), reason = %record.reason, message = record.message);

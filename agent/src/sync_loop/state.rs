@@ -164,6 +164,7 @@ impl State {
             Event::Runtime(result) => self.apply_runtime(result, now),
             Event::Kernel(event) => self.apply_kernel_event(&event, now),
             Event::KernelSilent(why) => self.apply_kernel_silent(&why, now),
+            Event::BrakeFailed { pod, error } => self.apply_brake_failed(&pod, error, now),
             Event::Cgroups(cgroups) => self.apply_cgroups(cgroups),
             Event::Reading(reading) => self.apply_reading(&reading, now),
             Event::Tick => {}

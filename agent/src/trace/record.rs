@@ -21,6 +21,8 @@ pub enum Kind {
     Decision,
     /// A step of an eviction: order given, SIGTERM, exit, memory back.
     Eviction,
+    /// A pod's growth is held while it ends.
+    Brake,
     /// The kernel's OOM killer acted.
     OomKill,
     /// A pod was added, started, restarted, ended.
@@ -38,6 +40,7 @@ impl Kind {
         Kind::Forecast,
         Kind::Decision,
         Kind::Eviction,
+        Kind::Brake,
         Kind::OomKill,
         Kind::Pod,
         Kind::Warning,
@@ -52,6 +55,7 @@ impl Kind {
             Kind::Forecast => "Forecast",
             Kind::Decision => "Decision",
             Kind::Eviction => "Eviction",
+            Kind::Brake => "Brake",
             Kind::OomKill => "OomKill",
             Kind::Pod => "Pod",
             Kind::Warning => "Warning",

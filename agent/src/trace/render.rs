@@ -52,7 +52,7 @@ pub fn line(record: &Record, colour: bool) -> String {
 const fn colour_of(kind: Kind) -> AnsiColors {
     match kind {
         Kind::OomKill => AnsiColors::Red,
-        Kind::Eviction | Kind::Decision => AnsiColors::Yellow,
+        Kind::Eviction | Kind::Decision | Kind::Brake => AnsiColors::Yellow,
         Kind::Warning => AnsiColors::Magenta,
         Kind::Pod => AnsiColors::Green,
         Kind::Signal | Kind::Forecast => AnsiColors::Cyan,

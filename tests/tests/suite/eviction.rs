@@ -46,6 +46,23 @@ fn before_the_kernel_kills_without_ebpf() {
     ramp("ramp-tier-0", oldest(), 100, 0);
 }
 
+/// All of one class and priority, none with a request: the numbers of that very moment tell them apart. kubelet's are up to
+/// fifteen seconds old, and it was seen to take the idle ones first.
+#[test]
+fn a_hog_goes_before_idle_pods_of_its_own_kind() {
+    let capped = CappedNode::start("own-kind", newest(), "100Mi", |_| {});
+    let idle = ["idle-a", "idle-b", "idle-c"];
+    for name in idle {
+        capped.node.put(&workload(name, "idle", &["--mib", "10"]));
+    }
+    capped.node.wait_up(&idle);
+    let before: Vec<_> = idle.iter().map(|name| capped.node.the_container_of(name)).collect();
+    capped.besteffort_hog(200, &["--max-mib", "1000"]);
+    capped.expect_eviction();
+    let after: Vec<_> = idle.iter().map(|name| capped.node.the_container_of(name)).collect();
+    assert_eq!(after, before);
+}
+
 #[test]
 fn with_eviction_off_the_kernel_kills() {
     let capped = CappedNode::start("eviction-off", newest(), "100Mi", |config| {

@@ -5,6 +5,7 @@
 
 mod adoption;
 mod bad_input;
+mod brake;
 mod degraded;
 mod eviction;
 mod lifecycle;

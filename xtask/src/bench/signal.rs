@@ -15,6 +15,7 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
+use super::quantile;
 use crate::build::{self, Profile};
 use crate::demo::Interrupted;
 use crate::node::TestNode;
@@ -216,14 +217,6 @@ fn rss_mib(pid: u32) -> Result<f64> {
     kib.map(|kib| kib / 1024.0).context("/proc/PID/status has no VmRSS")
 }
 
-/// Nearest rank.
-fn quantile(samples: &[i64], per_cent: usize) -> i64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_unstable();
-    let rank = (sorted.len() * per_cent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().unwrap_or_default()
-}
-
 fn fastest(per_s: &[f64]) -> f64 {
     per_s.iter().copied().fold(0.0, f64::max)
 }
@@ -231,16 +224,6 @@ fn fastest(per_s: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_are_samples() {
-        let hundred: Vec<i64> = (1..=100).rev().collect();
-        for (samples, per_cent, expected) in
-            [(&hundred[..], 50, 50), (&hundred[..], 99, 99), (&[7], 99, 7), (&[1, 2], 50, 1)]
-        {
-            assert_eq!(quantile(samples, per_cent), expected);
-        }
-    }
 
     #[test]
     fn this_process_has_a_footprint() {

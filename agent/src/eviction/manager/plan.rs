@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::{Evicting, EvictionManager, TopDomain};
+use crate::brake::plan::room_bytes;
+use crate::brake::{BrakeStep, Gear};
 use crate::clock::Mono;
 use crate::eviction::message::eviction_message;
 use crate::eviction::ranking::{Ranked, rank, runaway};
@@ -43,6 +45,18 @@ const NO_HEADROOM_SHARE: u64 = 256;
 /// priority would buy less, so the runaway goes first, as with a forecast.
 const RUNAWAY_HORIZON: Duration = Duration::from_secs(10);
 
+/// There is a headroom worth speaking of.
+fn has_room(domain: &TopDomain) -> bool {
+    domain.forecast.level().is_none_or(|l| l.headroom_bytes >= l.limit_bytes / NO_HEADROOM_SHARE)
+}
+
+const fn domain_of(signal: Signal) -> Domain {
+    match signal {
+        Signal::MemoryAvailable => Domain::Node,
+        Signal::AllocatableMemoryAvailable => Domain::Kubepods,
+    }
+}
+
 /// A domain that something has to be done about.
 struct Danger<'a> {
     reason: Reason,
@@ -53,7 +67,7 @@ struct Danger<'a> {
 }
 
 impl Evicting {
-    fn grace_ends(&self) -> Mono {
+    pub(super) fn grace_ends(&self) -> Mono {
         self.ordered_at + self.grace
     }
 
@@ -68,22 +82,27 @@ impl EvictionManager {
     /// What to do now. `candidates` are the pods that run and that an eviction would stop.
     #[must_use]
     pub fn plan(&self, candidates: &[Candidate], now: Mono) -> Vec<EvictionStep> {
+        let mut steps: Vec<EvictionStep> =
+            self.brakes.plan(now).into_iter().map(EvictionStep::Brake).collect();
         if self.reading_under_way(now).is_some() {
-            return Vec::new();
+            return steps;
         }
-        let mut steps = Vec::new();
         if self.cfg.enabled {
-            steps = self.grace_cuts(now);
-            if steps.is_empty() {
-                steps.extend(self.decide(candidates, now));
-            }
-            if matches!(steps[..], [EvictionStep::Read { .. }]) {
+            let cuts = self.grace_cuts(now);
+            let decision = if cuts.is_empty() { self.decide(candidates, now) } else { None };
+            let reads = matches!(decision, Some(EvictionStep::Read { .. }));
+            steps.extend(cuts.into_iter().chain(decision));
+            if reads {
                 return steps;
             }
         }
         let (mut due, why, caused_by) = self.read_due();
         if !steps.is_empty() {
-            due = due.min(self.evicting_due());
+            let runs = |step: &EvictionStep| match step {
+                EvictionStep::Brake(step) => matches!(step.gear, Gear::Throttled { .. }),
+                _ => false,
+            };
+            due = due.min(self.evicting_due(steps.iter().any(runs)));
         }
         if now >= due {
             steps.push(EvictionStep::Read { why, caused_by, scope: self.scope_at(now) });
@@ -171,9 +190,9 @@ impl EvictionManager {
         })
     }
 
-    /// Evicted pods that must not have the rest of their grace, because a domain runs out before it ends. The first
-    /// second is the pod's as long as a kill would still be in time; after that the kill comes as early as an
-    /// eviction would.
+    /// Evicted pods that must not have the rest of their grace, because a domain runs out before it ends. They are held
+    /// first, and lose their grace where that does not help. The first second is the pod's as long as a kill would
+    /// still be in time; after that the kill comes as early as an eviction would.
     fn grace_cuts(&self, now: Mono) -> Vec<EvictionStep> {
         if self.top_at.is_none_or(|read| now.since(read) > FRESH_FOR_DECISION) {
             return Vec::new();
@@ -187,8 +206,24 @@ impl EvictionManager {
                 if early { KILL_TIME.mul_f64(self.cfg.safety.clamp(1.0, 100.0)) } else { self.needed() };
             // Past the end of the grace SIGKILL comes anyway.
             let left = e.grace_ends().since(now).min(needed);
-            let (signal, domain) =
-                self.top().into_iter().find(|(_, d)| self.gone_within(d, left, e.ordered_at))?;
+            let held = self.brakes.state(&e.pod.uid);
+            let (signal, domain) = self.top().into_iter().find(|(signal, d)| match held {
+                // It takes no more than it is given, so only others can use this domain up.
+                Some((held_for, fails)) if *held_for == domain_of(*signal) => fails || !has_room(d),
+                _ => self.gone_within(d, left, e.ordered_at),
+            })?;
+            let can_be_held = held.is_none() && !e.no_brake;
+            if can_be_held && self.outruns(domain, &e.pod.uid, left) {
+                return Some(EvictionStep::Brake(BrakeStep {
+                    pod: e.pod.uid.clone(),
+                    gear: Gear::Throttled { room_bytes: room_bytes(domain.forecast.level()?.headroom_bytes) },
+                    reason: Reason::GrowthOutrunsGrace,
+                    domain: domain_of(signal),
+                    headroom_bytes: domain.forecast.level()?.headroom_bytes,
+                    freezes: 0,
+                    frozen: Duration::ZERO,
+                }));
+            }
             let threshold =
                 self.thresholds.iter().find(|t| t.threshold.signal == signal && t.met_since.is_some());
             let threshold_bytes = threshold.and_then(|t| t.newest).map(|(value, ..)| value);
@@ -208,7 +243,7 @@ impl EvictionManager {
         if span.from < ordered_at + SIGTERM_SETTLES {
             return false;
         }
-        level.headroom_bytes < level.limit_bytes / NO_HEADROOM_SHARE
+        !has_room(domain)
             || (span.bytes_per_s > AT_REST_BYTES_PER_S
                 && time_to_use(level.headroom_bytes, span.bytes_per_s) < time)
     }
@@ -221,6 +256,13 @@ impl EvictionManager {
         }
         let growth = self.pods.iter().map(|(uid, p)| (uid, p.forecast.growth().fast()));
         runaway(growth, danger.domain.beside_pods.fast())
+    }
+
+    /// By itself the pod takes what is left of the domain within `grace`, as all pods were read last.
+    fn outruns(&self, domain: &TopDomain, pod: &PodUid, grace: Duration) -> bool {
+        let rate = self.pods.get(pod).map_or(0.0, |p| p.forecast.growth().fast());
+        let left = domain.forecast.level().map_or(0, |l| l.headroom_bytes);
+        has_room(domain) && rate > AT_REST_BYTES_PER_S && time_to_use(left, rate) < grace
     }
 
     fn eviction(&self, danger: &Danger<'_>, victim: &Ranked<'_>, read_at: Mono) -> Eviction {
@@ -243,10 +285,8 @@ impl EvictionManager {
             grace: self.grace(candidate, danger.soft, numbers.time_to_oom),
             reason: danger.reason,
             signal: danger.signal,
-            domain: match danger.signal {
-                Signal::MemoryAvailable => Domain::Node,
-                Signal::AllocatableMemoryAvailable => Domain::Kubepods,
-            },
+            domain: domain_of(danger.signal),
+            brake: self.cfg.brake && self.outruns(danger.domain, uid, self.own_grace(candidate)),
             message: eviction_message(candidate, &numbers, container_usage),
             lead: numbers.time_to_oom,
             caused_by: self.caused_by,
@@ -258,12 +298,16 @@ impl EvictionManager {
     /// The pod's own grace period, at most `evictionMaxPodGracePeriod`; when memory runs out before that, what is
     /// left of it, but at least kubelet's second.
     fn grace(&self, candidate: &Candidate, soft: bool, time_to_oom: Option<Duration>) -> Duration {
-        let most = self.cfg.max_pod_grace;
-        let own = if most.is_zero() { candidate.grace_period } else { candidate.grace_period.min(most) };
+        let own = self.own_grace(candidate);
         match time_to_oom {
             Some(left) if !soft => own.min(left.max(LEAST_GRACE)),
             _ => own,
         }
+    }
+
+    fn own_grace(&self, candidate: &Candidate) -> Duration {
+        let most = self.cfg.max_pod_grace;
+        if most.is_zero() { candidate.grace_period } else { candidate.grace_period.min(most) }
     }
 
     fn numbers(&self, domain: &TopDomain, threshold_bytes: Option<u64>) -> Numbers {

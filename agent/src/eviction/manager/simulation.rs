@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::brake::Gear;
 use crate::eviction::threshold::{Threshold, ThresholdValue};
 use crate::eviction::{Candidate, ContainerUse, Eviction};
 use crate::pod::qos::QosClass;
@@ -32,6 +33,8 @@ struct SimPod {
     cache_mib_s: u64,
     /// How long it takes to exit after SIGTERM; `None`: it ignores SIGTERM and leaks on.
     exits_in: Option<Duration>,
+    /// Its other threads leak on while the handler works.
+    leaks_on: bool,
 }
 
 const IDLE: SimPod = SimPod {
@@ -44,6 +47,7 @@ const IDLE: SimPod = SimPod {
     gains_mib: u64::MAX / MIB,
     cache_mib_s: 0,
     exits_in: Some(Duration::from_millis(60)),
+    leaks_on: false,
 };
 
 fn hog(leak_mib_s: u64) -> SimPod {
@@ -66,6 +70,7 @@ struct Running {
     cache: u64,
     sigterm_at: Option<Mono>,
     sigkill_at: Option<Mono>,
+    gear: Gear,
     stopped: bool,
 }
 
@@ -115,6 +120,7 @@ impl Sim {
             cache: 0,
             sigterm_at: None,
             sigkill_at: None,
+            gear: Gear::Free,
             stopped: false,
             pod,
         });
@@ -167,9 +173,16 @@ impl Sim {
                 self.out.leads.push(crate::forecast::time_to_use(left, rate as f64));
                 let at = self.now;
                 let pod = self.pods.iter_mut().find(|p| p.pod.name == eviction.pod.name).expect("candidate");
+                if eviction.brake {
+                    pod.gear = Gear::Frozen;
+                }
                 pod.sigterm_at = Some(at + DELIVERY);
                 pod.sigkill_at = Some(at + DELIVERY + eviction.grace);
                 self.out.evicted.push((at, (**eviction).clone()));
+            }
+            EvictionStep::Brake(step) => {
+                let pod = self.pods.iter_mut().find(|p| p.pod.name == step.pod.as_str()).expect("evicted");
+                pod.gear = step.gear;
             }
             EvictionStep::CutGrace { pod, .. } => {
                 let kill = self.now + DELIVERY;
@@ -191,22 +204,29 @@ impl Sim {
     fn advance(&mut self) -> bool {
         self.now = self.now + STEP;
         let ms = self.now.0 / 1_000_000 - 1000;
-        let mut stopped = Vec::new();
+        let (mut stopped, mut signalled) = (Vec::new(), Vec::new());
         for p in self.pods.iter_mut().filter(|p| !p.stopped) {
-            let handled = p.sigterm_at.filter(|at| self.now >= *at).zip(p.pod.exits_in);
-            if handled.is_none() && ms >= p.pod.starts_ms && p.gained < p.pod.gains_mib * MIB {
+            let signal = p.sigterm_at.filter(|at| self.now >= *at);
+            signalled.extend(signal.filter(|at| self.now < *at + STEP).map(|_| PodUid::from(p.pod.name)));
+            let handled = signal.zip(p.pod.exits_in);
+            let runs = p.gear != Gear::Frozen;
+            let leaks = handled.is_none() || p.pod.leaks_on;
+            if runs && leaks && ms >= p.pod.starts_ms && p.gained < p.pod.gains_mib * MIB {
                 p.anon += p.pod.leak_mib_s * MIB / 10_000;
                 p.gained += p.pod.leak_mib_s * MIB / 10_000;
             }
             p.cache += p.pod.cache_mib_s * MIB / 10_000;
-            let exited = handled.is_some_and(|(at, takes)| self.now >= at + takes);
+            let exited = runs && handled.is_some_and(|(at, takes)| self.now >= at + takes);
             if exited || p.sigkill_at.is_some_and(|at| self.now >= at) {
                 (p.anon, p.cache, p.stopped) = (0, 0, true);
                 stopped.push(PodUid::from(p.pod.name));
                 self.out.exited_by_itself.extend(exited.then_some(p.pod.name));
             }
         }
-        let told = !stopped.is_empty();
+        let told = !stopped.is_empty() || !signalled.is_empty();
+        for uid in signalled {
+            self.manager.signalled(&uid, self.now);
+        }
         for uid in stopped {
             self.manager.pod_stopped(&uid, self.now);
         }

@@ -42,6 +42,13 @@ struct Round {
     failure: Option<CriError>,
 }
 
+/// Whether the agent itself has sent the stop signals of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ByHand {
+    All,
+    NotAll,
+}
+
 /// A task of a round has ended.
 enum Done {
     Listed(Result<Vec<ListedContainer>, CriError>),
@@ -160,14 +167,17 @@ impl Worker {
         orders.mark_unchanged();
         let (runtime, uid) = (self.context.runtime.clone(), self.uid.clone());
         let mut listing = true;
-        self.next_group(&mut round);
+        let by_hand = self.next_group(&mut round) == Some(ByHand::All);
         round.tasks.spawn(async move { Done::Listed(runtime.list_containers(Some(&uid)).await) });
+        if by_hand {
+            self.report(WorkerOutcome::Signalled).await?;
+        }
         loop {
             let left = self.termination().map_or(Duration::ZERO, |t| t.kill_at.since(Mono::now()));
             if left.is_zero() && !round.killing && !(round.stopping.is_empty() && round.later.is_empty()) {
                 self.kill_all(&mut round);
             }
-            if round.stopping.is_empty() && !self.next_group(&mut round) && !listing {
+            if round.stopping.is_empty() && self.next_group(&mut round).is_none() && !listing {
                 return Ok(round.failure);
             }
             // Cancel-safe: a task that is not joined now is joined in the next turn.
@@ -193,19 +203,23 @@ impl Worker {
         }
     }
 
-    /// Starts stopping the next group; false: there is none.
-    fn next_group(&mut self, round: &mut Round) -> bool {
-        let Some(group) = round.later.pop() else { return false };
-        for id in group {
-            self.stop(round, id);
+    /// Starts stopping the next group; `None`: there is none.
+    fn next_group(&mut self, round: &mut Round) -> Option<ByHand> {
+        let mut by_hand = ByHand::All;
+        for id in round.later.pop()? {
+            if !self.stop(round, id) {
+                by_hand = ByHand::NotAll;
+            }
         }
-        true
+        Some(by_hand)
     }
 
-    fn stop(&mut self, round: &mut Round, id: String) {
+    /// Whether the agent has sent the stop signal itself.
+    fn stop(&mut self, round: &mut Round, id: String) -> bool {
         let left = self.termination().map_or(Duration::ZERO, |t| t.kill_at.since(Mono::now()));
         let grace = if round.killing || left.is_zero() { Duration::ZERO } else { left + RUNTIME_KILLS_LATER };
         let init = if grace.is_zero() { None } else { self.signal_by_hand(&id) };
+        let by_hand = init.is_some();
         let runtime = self.context.runtime.clone();
         round.stopping.insert(id.clone());
         round.tasks.spawn(async move {
@@ -222,6 +236,7 @@ impl Worker {
             let stopped = runtime.stop_container(&id, grace).await;
             Done::Stopped(id, stopped)
         });
+        by_hand
     }
 
     /// `None`: the runtime has to send the signal.

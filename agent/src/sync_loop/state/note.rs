@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::memory::with_numbers;
 use super::pod::Outstanding;
 use super::{Mode, State};
+use crate::brake::{BrakeStep, Gear};
 use crate::clock::Mono;
 use crate::eviction::{Eviction, Numbers};
 use crate::pod::order::WorkOrder;
@@ -20,6 +21,7 @@ impl State {
         match &action.kind {
             ActionKind::Dispatch { pod, order } => self.note_order(pod, order, action.reason, now),
             ActionKind::Evict { eviction, .. } => self.note_eviction(eviction, now),
+            ActionKind::Brake { step, .. } => self.note_brake(step, now),
             ActionKind::CutGrace { pod, numbers, .. } => self.note_grace_cut(pod, numbers, now),
             ActionKind::Forget(uid) => self.forget(uid, now),
             ActionKind::MapCgroups { pod, .. } => {
@@ -91,6 +93,16 @@ impl State {
         pod.unsaved = true;
         self.eviction.eviction_ordered(&eviction.pod, eviction.grace, now);
         self.record_decision(eviction, now);
+        if eviction.brake {
+            self.eviction.hold(&eviction.pod.uid, &eviction.domain, false, now);
+            let message =
+                "the pod grows faster than its end takes: it stands still until it has its stop signal";
+            let record = Record::new(now, Kind::Brake, Reason::GrowthOutrunsGrace, message);
+            let headroom = eviction.numbers.headroom_bytes;
+            self.record(
+                record.pod(&eviction.pod).domain(eviction.domain.kind()).number("headroom_bytes", headroom),
+            );
+        }
         self.refresh_active();
     }
 
@@ -104,6 +116,41 @@ impl State {
         let message = "the pod still grows and the memory would be gone before its grace ends: SIGKILL now";
         let record = Record::new(now, Kind::Eviction, Reason::GraceCutShort, message).pod(&id);
         self.record(with_numbers(record, numbers));
+    }
+
+    /// Told when it begins to run on its budget and when it is let go; what lies between comes a hundred times a second.
+    fn note_brake(&mut self, step: &BrakeStep, now: Mono) {
+        let first = !self.eviction.has_run_held(&step.pod);
+        self.eviction.brake_ordered(step, now);
+        let Some(id) = self.pods.get(&step.pod).map(|pod| pod.id.clone()) else { return };
+        let message = match step.gear {
+            Gear::Throttled { .. } if first => "the pod runs on a budget of what may still be taken",
+            Gear::Free => "the pod is let go",
+            Gear::Throttled { .. } | Gear::Frozen => return,
+        };
+        let mut record = Record::new(now, Kind::Brake, step.reason, message)
+            .pod(&id)
+            .domain(step.domain.kind())
+            .number("headroom_bytes", step.headroom_bytes)
+            .number("freezes", step.freezes)
+            .number("frozen_us", step.frozen.as_micros());
+        if let Gear::Throttled { room_bytes } = step.gear {
+            record = record.number("room_bytes", room_bytes);
+        }
+        self.record(record);
+    }
+
+    /// The guard took the agent for stuck and has let go of all pods.
+    pub fn all_were_let_go(&mut self) {
+        self.eviction.all_were_let_go();
+    }
+
+    pub(super) fn apply_brake_failed(&mut self, uid: &PodUid, error: String, now: Mono) {
+        if !self.eviction.brake_failed(uid, now) {
+            return;
+        }
+        let Some(id) = self.pods.get(uid).map(|pod| pod.id.clone()) else { return };
+        self.record(Record::new(now, Kind::Warning, Reason::BrakeFailed, error).pod(&id));
     }
 
     fn forget(&mut self, uid: &PodUid, now: Mono) {

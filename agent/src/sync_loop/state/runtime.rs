@@ -71,12 +71,16 @@ impl State {
 
     pub(super) fn apply_worker_report(&mut self, report: WorkerReport, now: Mono) {
         let WorkerReport { pod: uid, outcome, runtime, at } = report;
+        if matches!(outcome, WorkerOutcome::Signalled) {
+            self.eviction.signalled(&uid, now);
+            return;
+        }
         let resync = self.resync_after(&uid);
         let Some(pod) = self.pods.get_mut(&uid) else { return };
         let of_sync = match &outcome {
             WorkerOutcome::Synced { .. } | WorkerOutcome::Completed { .. } => true,
             WorkerOutcome::Failed { .. } => pod.outstanding != Outstanding::Terminate,
-            WorkerOutcome::Stopped { .. } | WorkerOutcome::Removed => false,
+            WorkerOutcome::Signalled | WorkerOutcome::Stopped { .. } | WorkerOutcome::Removed => false,
         };
         if of_sync && pod.mode != Mode::Active {
             // The last words of a sync that a termination overtook, be it ordered yet or only decided.
@@ -132,6 +136,7 @@ impl State {
                 pod.next_sync = None;
                 pod.stopped(now, took, killed)
             }
+            WorkerOutcome::Signalled => None,
             WorkerOutcome::Removed => {
                 pod.mode = Mode::Removed;
                 None

@@ -1,3 +1,4 @@
+mod brake;
 mod kernel_records;
 mod races;
 
@@ -147,6 +148,7 @@ fn short(kind: &ActionKind) -> Option<String> {
             }
         },
         ActionKind::Evict { eviction, .. } => format!("evict {}", eviction.pod.uid),
+        ActionKind::Brake { step, .. } => format!("{} {}", step.gear.as_str(), step.pod),
         ActionKind::Forget(uid) => format!("forget {uid}"),
         ActionKind::KickPleg => "kick".into(),
         ActionKind::WatchInit { pids } => format!("watch {pids:?}"),
@@ -365,6 +367,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             waiting: Vec::new()
         }),
         Just(WorkerOutcome::Stopped { took: Duration::from_millis(5), killed: true }),
+        Just(WorkerOutcome::Signalled),
         Just(WorkerOutcome::Removed),
     ];
     prop_oneof![
@@ -374,6 +377,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             report(uid, outcome, if run { running(uid, 42) } else { PodRuntimeStatus::default() })
         }),
         Just(Event::Tick),
+        Just(Event::BrakeFailed { pod: "1".into(), error: "no freezer".into() }),
         Just(Event::Runtime(Err("down".into()))),
         Just(Event::Runtime(Ok(()))),
         (0u64..60_000, 100u64..300).prop_map(|(ms, usage)| {

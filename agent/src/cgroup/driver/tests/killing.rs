@@ -67,8 +67,9 @@ fn memory_comes_back_before_the_process_dies() {
     let pod = uid("release");
     let path = d.ensure_pod(&pod, QosClass::BestEffort, &CgroupResources::default()).unwrap();
     let freezer = below(mount, &path);
+    // The child is forked, not vforked: as long as another process shares the memory, the kernel does not give it back.
     let script = format!(
-        "echo $$ > {}/cgroup.procs && x=$(head -c {HELD} /dev/zero | tr '\\0' a) && echo ready && while :; do sleep 100; done",
+        "echo $$ > {}/cgroup.procs && x=$(head -c {HELD} /dev/zero | tr '\\0' a) && {{ sleep 1000 & echo ready; wait; }}",
         freezer.display()
     );
     let mut holder = Sleeper::of_script(&script);

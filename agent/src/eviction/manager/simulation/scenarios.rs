@@ -65,9 +65,42 @@ fn a_burst_that_meets_a_threshold_and_ends_costs_its_own_pod_only() {
 fn a_pod_that_ignores_sigterm_is_killed_before_memory_is_gone() {
     for rate in [10, 50, 100] {
         let stubborn = SimPod { exits_in: None, ..hog(rate) };
-        let out = Sim::new(config(60), with_neighbours(stubborn)).run(40_000);
-        assert_eq!((out.names(), out.oom_at), (vec!["hog"], None), "{rate} MiB/s");
-        assert_eq!(out.cuts.len(), 1, "{rate} MiB/s");
+        for brake in [false, true] {
+            let cfg = EvictionConfig { brake, ..config(60) };
+            let out = Sim::new(cfg, with_neighbours(stubborn.clone())).run(40_000);
+            let case = format!("{rate} MiB/s, brake {brake}");
+            assert_eq!((out.names(), out.oom_at), (vec!["hog"], None), "{case}");
+            // Held, it need not be cut short; a slow one is told from its growth only once it has its signal.
+            assert_eq!(out.cuts.len(), usize::from(!brake), "{case}");
+        }
+    }
+}
+
+/// Its handler needs longer than the memory lasts, and the leak does not listen.
+#[test]
+fn a_leak_that_goes_on_is_held_until_its_handler_is_done() {
+    for rate in [200, 1000, 4000] {
+        let leak = SimPod { leaks_on: true, exits_in: Some(Duration::from_millis(600)), ..hog(rate) };
+        for brake in [false, true] {
+            let cfg = EvictionConfig { brake, ..config(100) };
+            let out = Sim::new(cfg, with_neighbours(leak.clone())).with_ebpf().run(10_000);
+            let case = format!("{rate} MiB/s, brake {brake}");
+            assert_eq!(out.names(), ["hog"], "{case}");
+            let done = out.exited_by_itself == ["hog"] && out.oom_at.is_none();
+            assert_eq!(done, brake, "{case}: {:?}", out.oom_at);
+        }
+    }
+}
+
+/// The first stands still and gives nothing back; it is not waited for.
+#[test]
+fn a_second_leak_is_not_hidden_by_a_pod_that_is_held() {
+    let first = SimPod { leaks_on: true, exits_in: Some(Duration::from_secs(20)), ..hog(400) };
+    for rate in [50, 200] {
+        let second = SimPod { name: "second", starts_ms: 1_100, ..hog(rate) };
+        let out = Sim::new(config(100), [first.clone(), second]).with_ebpf().run(10_000);
+        assert_eq!(out.oom_at, None, "{rate} MiB/s");
+        assert_eq!(out.names(), ["hog", "second"], "{rate} MiB/s");
     }
 }
 

@@ -1,0 +1,215 @@
+//! The cgroup files of the brake. A pod is held in its own cgroup, above those of its containers: nobody else freezes there
+//! (`crictl pause` freezes a container's), so that what is found held without an agent can be let go.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Gear;
+use crate::cgroup::create::below;
+use crate::cgroup::driver::CgroupDriver;
+use crate::cgroup::hierarchy::Hierarchies;
+use crate::cgroup::names::{self, Layout};
+use crate::cgroup::{CgroupError, tree};
+use crate::pod::PodUid;
+use crate::pod::qos::QosClass;
+use crate::signal::Hierarchy;
+
+const QOS_CLASSES: [QosClass; 3] = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
+/// `memory.high` without a value.
+const NO_HIGH: &str = "max";
+
+#[derive(Debug, thiserror::Error)]
+pub enum BrakeError {
+    #[error(
+        "this node has no freezer (neither a v1 hierarchy with it nor cgroup v2): a pod that is evicted grows on until it \
+         has ended. Remedy: mount one of them"
+    )]
+    NoFreezer,
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+}
+
+/// A freezer's file and its two words.
+#[derive(Clone, Copy, Debug)]
+struct Freezer {
+    file: &'static str,
+    freeze: &'static str,
+    thaw: &'static str,
+    /// What says of this cgroup, and not of one above, that it is frozen.
+    own: &'static str,
+}
+
+const V1: Freezer =
+    Freezer { file: "freezer.state", freeze: "FROZEN", thaw: "THAWED", own: "freezer.self_freezing" };
+const V2: Freezer = Freezer { file: "cgroup.freeze", freeze: "1", thaw: "0", own: "cgroup.freeze" };
+
+/// Where the node's brakes are.
+#[derive(Clone, Debug)]
+pub struct BrakeFiles {
+    /// Mount point of the hierarchy that freezes.
+    freezer: Option<(PathBuf, Freezer)>,
+    /// Mount point of the hierarchy that has `memory.high`.
+    throttle: Option<PathBuf>,
+    layout: Layout,
+    cgroup_root: String,
+}
+
+impl BrakeFiles {
+    #[must_use]
+    pub fn new(hierarchies: &Hierarchies, layout: Layout, cgroup_root: &str) -> BrakeFiles {
+        let v1 = hierarchies.with_controller("freezer").filter(|(_, v2)| !v2);
+        let v1 = v1.map(|(mount, _)| (mount.to_owned(), V1));
+        let v2 = || hierarchies.unified.as_ref().map(|unified| (unified.mount_point.clone(), V2));
+        let memory = hierarchies.memory_mount().filter(|(_, hierarchy)| *hierarchy == Hierarchy::Unified);
+        BrakeFiles {
+            freezer: v1.or_else(v2),
+            throttle: memory.map(|(mount, _)| mount.to_owned()),
+            layout,
+            cgroup_root: cgroup_root.to_owned(),
+        }
+    }
+
+    /// Of whichever driver the agent had: both layouts below this cgroup root.
+    ///
+    /// # Errors
+    /// When the node's hierarchies cannot be found.
+    pub fn of_node(cgroup_root: &str) -> Result<[BrakeFiles; 2], CgroupError> {
+        let hierarchies = Hierarchies::detect()?;
+        Ok([Layout::Cgroupfs, Layout::Systemd]
+            .map(|layout| BrakeFiles::new(&hierarchies, layout, cgroup_root)))
+    }
+
+    #[must_use]
+    pub fn of(driver: &CgroupDriver) -> BrakeFiles {
+        BrakeFiles::new(driver.hierarchies(), driver.layout(), driver.cgroup_root())
+    }
+
+    /// Puts the pod into this gear. Freezing is begun, not waited for: the kernel stops a thread when it next returns to
+    /// user space. A pod whose cgroup is gone is held by nobody, and needs not to be.
+    ///
+    /// # Errors
+    /// [`BrakeError::NoFreezer`]; [`BrakeError::Cgroup`] with the file that cannot be written.
+    pub fn set(&self, pod: &PodUid, qos: QosClass, gear: Gear) -> Result<(), BrakeError> {
+        let Some((mount, freezer)) = &self.freezer else {
+            return if gear == Gear::Free { Ok(()) } else { Err(BrakeError::NoFreezer) };
+        };
+        let path = names::pod(self.layout, &self.cgroup_root, pod, qos);
+        let throttled = self.throttle.as_ref().map_or(Ok(()), |mount| {
+            let dir = below(mount, &path);
+            match gear {
+                Gear::Frozen => Ok(()),
+                Gear::Throttled { room_bytes } => throttle(&dir, room_bytes),
+                Gear::Free => write(&dir.join("memory.high"), NO_HIGH),
+            }
+        });
+        // Also after a failure: a pod that is to run must not stay frozen for it.
+        let word = if gear == Gear::Frozen { freezer.freeze } else { freezer.thaw };
+        write(&below(mount, &path).join(freezer.file), word)?;
+        Ok(throttled?)
+    }
+
+    /// Lets go of every pod that is held; returns how many there were.
+    ///
+    /// # Errors
+    /// The first that could not be let go; the others have been.
+    pub fn release_all(&self) -> Result<usize, CgroupError> {
+        let mut released = 0;
+        let mut failed = None;
+        for dirs in self.pods()? {
+            match self.release(&dirs) {
+                Ok(held) => released += usize::from(held),
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
+        failed.map_or(Ok(released), Err)
+    }
+
+    /// Paths of the pods that have a cgroup where it can be held.
+    fn pods(&self) -> Result<Vec<String>, CgroupError> {
+        let mounts = self.freezer.iter().map(|(mount, _)| mount).chain(&self.throttle);
+        let mut paths = Vec::new();
+        for mount in mounts {
+            for qos in QOS_CLASSES {
+                let class = names::qos_class(self.layout, &self.cgroup_root, qos);
+                for dir in tree::child_dirs(&below(mount, &class))? {
+                    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                    if names::pod_uid(self.layout, name).is_some() {
+                        paths.push(format!("{class}/{name}"));
+                    }
+                }
+            }
+        }
+        paths.sort();
+        paths.dedup();
+        Ok(paths)
+    }
+
+    fn release(&self, path: &str) -> Result<bool, CgroupError> {
+        let mut held = false;
+        if let Some(mount) = &self.throttle {
+            held |= reset(&below(mount, path).join("memory.high"), |text| text != NO_HIGH, NO_HIGH)?;
+        }
+        if let Some((mount, freezer)) = &self.freezer {
+            let dir = below(mount, path);
+            if is_one(&dir.join(freezer.own))? {
+                write(&dir.join(freezer.file), freezer.thaw)?;
+                held = true;
+            }
+        }
+        Ok(held)
+    }
+}
+
+/// Below this the kernel would be reclaiming from the start, at the expense of whoever writes the file.
+const LEAST_ROOM: u64 = 4 << 20;
+
+/// Once for each hold: a second one would give the pod the same room again. `memory.high` stays above what is used, for
+/// the kernel would reclaim down to it before the write comes back.
+fn throttle(dir: &Path, room_bytes: u64) -> Result<(), CgroupError> {
+    let high = dir.join("memory.high");
+    if room_bytes < LEAST_ROOM {
+        return Ok(());
+    }
+    if read(&high)?.is_none_or(|text| text != NO_HIGH) {
+        return Ok(());
+    }
+    let Some(usage) = read(&dir.join("memory.current"))? else { return Ok(()) };
+    let usage: u64 = usage.parse().unwrap_or(u64::MAX);
+    write(&high, &usage.saturating_add(room_bytes).to_string())
+}
+
+fn is_one(file: &Path) -> Result<bool, CgroupError> {
+    Ok(read(file)?.is_some_and(|text| text == "1"))
+}
+
+fn reset(file: &Path, is_set: impl Fn(&str) -> bool, to: &str) -> Result<bool, CgroupError> {
+    let set = read(file)?.is_some_and(|text| is_set(&text));
+    if set {
+        write(file, to)?;
+    }
+    Ok(set)
+}
+
+/// `None`: the cgroup is gone.
+fn read(file: &Path) -> Result<Option<String>, CgroupError> {
+    match fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(e) if tree::is_gone(&e) => Ok(None),
+        Err(e) => Err(CgroupError::io("read", file, e)),
+    }
+}
+
+fn write(file: &Path, text: &str) -> Result<(), CgroupError> {
+    match fs::OpenOptions::new()
+        .write(true)
+        .open(file)
+        .and_then(|mut f| io::Write::write_all(&mut f, text.as_bytes()))
+    {
+        Err(e) if !tree::is_gone(&e) => Err(CgroupError::io("write", file, e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! What a held pod may take of its domain's headroom as its grace goes by.
+
+use std::time::Duration;
+
+use crate::clock::Mono;
+
+/// Of the headroom, what a held pod may take in all its grace; the rest is its neighbours'.
+const BUDGET_SHARE: u64 = 2;
+
+/// Of the budget, what is there at once: for the SIGTERM handler to begin with.
+const FIRST_SHARE: u64 = 4;
+
+/// Of the budget, what must have been earned before a frozen pod runs again: a shorter run is over before all its threads
+/// had their turn.
+const RUN_SHARE: u64 = 16;
+
+/// A budget is spread over no less than this.
+const SHORTEST_GRACE: Duration = Duration::from_millis(100);
+
+/// What a pod that is held may take at once of what its domain has left, in bytes. Above that `memory.high` slows the
+/// threads that allocate, so that the handler seldom has to stand still with them.
+#[must_use]
+pub fn room_bytes(headroom_bytes: u64) -> u64 {
+    headroom_bytes / BUDGET_SHARE / FIRST_SHARE
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    from: Mono,
+    over: Duration,
+    /// At the beginning.
+    headroom_bytes: u64,
+}
+
+impl Budget {
+    pub fn new(from: Mono, until: Mono, headroom_bytes: u64) -> Budget {
+        Budget { from, over: until.since(from).max(SHORTEST_GRACE), headroom_bytes }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.headroom_bytes / BUDGET_SHARE
+    }
+
+    pub fn first(&self) -> u64 {
+        room_bytes(self.headroom_bytes)
+    }
+
+    /// The headroom that must be left at `now`.
+    fn floor(&self, now: Mono) -> u64 {
+        let passed = now.since(self.from).as_secs_f64() / self.over.as_secs_f64();
+        let earned = ((self.bytes() - self.first()) as f64 * passed.min(1.0)) as u64;
+        self.headroom_bytes - self.first() - earned
+    }
+
+    /// The floor at the end.
+    fn last_floor(&self) -> u64 {
+        self.headroom_bytes - self.bytes()
+    }
+
+    /// More is gone than the pod could ever be given.
+    pub fn is_overdrawn(&self, headroom_bytes: u64) -> bool {
+        headroom_bytes < self.last_floor()
+    }
+
+    /// What the floor must come down to for a frozen pod to run.
+    fn runs_below(&self, headroom_bytes: u64) -> u64 {
+        let run = self.bytes() / RUN_SHARE;
+        headroom_bytes.saturating_sub(run).max(self.last_floor())
+    }
+
+    /// With this headroom the pod may run.
+    pub fn allows(&self, headroom_bytes: u64, frozen: bool, now: Mono) -> bool {
+        if self.is_overdrawn(headroom_bytes) {
+            return false;
+        }
+        let floor = self.floor(now);
+        if frozen { floor <= self.runs_below(headroom_bytes) } else { floor <= headroom_bytes }
+    }
+
+    /// From when on [`Budget::allows`] lets a frozen pod run, should the headroom stay as it is; `None`: never.
+    pub fn allows_from(&self, headroom_bytes: u64) -> Option<Mono> {
+        let most = self.bytes() - self.first();
+        let taken = (self.headroom_bytes - self.first()).saturating_sub(self.runs_below(headroom_bytes));
+        if self.is_overdrawn(headroom_bytes) {
+            return None;
+        }
+        let share = if most == 0 { 0.0 } else { (taken as f64 / most as f64).min(1.0) };
+        // A little more: the floor is rounded.
+        Some(self.from + self.over.mul_f64(share) + Duration::from_micros(10))
+    }
+}

@@ -1,0 +1,171 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+const GRACE: Duration = Duration::from_secs(1);
+
+fn at(ms: u64) -> Mono {
+    Mono::from_millis(1000 + ms)
+}
+
+fn pod() -> PodUid {
+    "p".into()
+}
+
+/// Held at 0 ms with 100 MiB left and a second of grace.
+fn held(signalled: bool) -> Brakes {
+    let mut brakes = Brakes::default();
+    brakes.hold(&pod(), (Domain::Kubepods, 100 * MIB), at(0) + GRACE, signalled, at(0));
+    brakes
+}
+
+/// Plans, notes, and plans nothing more, and then not before the time it names.
+fn gear(brakes: &mut Brakes, now: Mono) -> Option<Gear> {
+    let steps = brakes.plan(now);
+    for step in &steps {
+        brakes.ordered(step, now);
+    }
+    assert_eq!(brakes.plan(now), [], "after {steps:?}");
+    assert!(brakes.next_wakeup().is_none_or(|at| at > now), "spins after {steps:?}");
+    steps.first().map(|step| step.gear)
+}
+
+const THROTTLED: Gear = Gear::Throttled { room_bytes: 50 * MIB / 4 };
+
+#[test]
+fn frozen_until_it_has_its_stop_signal_then_on_a_budget() {
+    let mut brakes = held(false);
+    assert_eq!((gear(&mut brakes, at(0)), brakes.any_running()), (None, false));
+    brakes.signalled(&pod(), at(1));
+    assert_eq!(gear(&mut brakes, at(1)), Some(THROTTLED));
+    assert!(brakes.any_running());
+    // A quarter of the budget at once, the rest as the grace goes by; frozen, it runs again once a run is earned.
+    for (ms, headroom, expected) in [
+        (2, 88, None),
+        (3, 87, Some(Gear::Frozen)),
+        (20, 87, None),
+        (110, 87, Some(THROTTLED)),
+        (111, 80, Some(Gear::Frozen)),
+        (500, 80, Some(THROTTLED)),
+        (501, 50, Some(Gear::Frozen)),
+        (999, 50, None),
+        (1000, 50, None),
+        (1100, 50, Some(Gear::Free)),
+    ] {
+        brakes.observe(&Domain::Kubepods, headroom * MIB, at(ms));
+        brakes.observe(&Domain::Node, 0, at(ms));
+        assert_eq!(gear(&mut brakes, at(ms)), expected, "{headroom} MiB at {ms} ms");
+    }
+    assert!(!brakes.any() && !brakes.holds(&pod()));
+    assert!(brakes.frozen(&pod(), at(1200)) > Duration::from_millis(900));
+}
+
+#[test]
+fn it_is_frozen_for_no_longer_than_a_decision_takes() {
+    let mut brakes = held(false);
+    let end = at(0) + LONGEST_FREEZE;
+    assert_eq!(brakes.next_wakeup(), Some(end));
+    assert_eq!(gear(&mut brakes, at(299)), None);
+    assert_eq!(brakes.plan(end)[0].reason, Reason::StopSignalAwaited);
+    assert_eq!(gear(&mut brakes, end), Some(THROTTLED));
+}
+
+#[test]
+fn what_ends_is_let_go() {
+    for signalled in [false, true] {
+        let mut brakes = held(signalled);
+        brakes.let_go(&pod(), at(5));
+        assert!(brakes.next_wakeup() <= Some(at(5)));
+        assert_eq!(gear(&mut brakes, at(5)), Some(Gear::Free));
+        assert!(!brakes.any());
+
+        // What runs when the grace is cut does not grow on until it is killed.
+        let mut brakes = held(signalled);
+        brakes.cut(&pod(), at(10));
+        assert_eq!(gear(&mut brakes, at(10)), signalled.then_some(Gear::Frozen));
+        assert_eq!(gear(&mut brakes, at(110)), Some(Gear::Free), "SIGKILL has had its time");
+
+        let mut brakes = held(signalled);
+        brakes.forget(&pod());
+        assert_eq!((gear(&mut brakes, at(0)), brakes.next_wakeup()), (None, None));
+    }
+}
+
+#[test]
+fn a_gear_that_could_not_be_set_is_taken_out_until_it_is() {
+    let mut brakes = held(false);
+    for n in 0..3 {
+        let now = at(100 * n);
+        brakes.failed(&pod(), now);
+        assert_eq!(gear(&mut brakes, now), None, "not at once");
+        assert!(brakes.holds(&pod()), "for all that is known");
+        assert_eq!(gear(&mut brakes, now + RETRY), Some(Gear::Free));
+    }
+    assert!(!brakes.holds(&pod()));
+    // The guard has let go of all.
+    let mut brakes = held(false);
+    brakes.all_were_let_go();
+    assert_eq!(brakes.plan(at(1)).first().map(|step| step.gear), Some(Gear::Frozen));
+}
+
+/// Headroom in MiB at 10 ms and at 20 ms, once the pod stands still → holding it does not help.
+#[test]
+fn a_hold_that_does_not_help_is_seen() {
+    for (what, signalled, first, then, fails) in [
+        ("nothing goes", false, 100, 100, false),
+        ("it had some more while it was being frozen", false, 80, 79, false),
+        ("others take it", false, 100, 87, true),
+        ("others take it slowly", false, 100, 90, false),
+        ("more is gone than it could be given", true, 49, 49, true),
+        ("its budget is used up", true, 50, 50, false),
+    ] {
+        let mut brakes = held(signalled);
+        for (ms, headroom) in [(10, first), (20, then)] {
+            brakes.observe(&Domain::Kubepods, headroom * MIB, at(ms));
+            if signalled {
+                gear(&mut brakes, at(ms));
+            }
+        }
+        assert_eq!(brakes.state(&pod()), Some((&Domain::Kubepods, fails)), "{what}");
+    }
+}
+
+proptest! {
+    /// Whatever the speed, the pod takes its budget and what one look misses, no more; one that stands still is never
+    /// frozen; and the loop is never kept awake for nothing, whatever else comes and goes.
+    #[test]
+    fn growth_is_bounded_by_the_budget(
+        mib_s in 0u64..8000, headroom_mib in 8u64..4096, grace_ms in 200u64..3_000, cut_ms in 0u64..4_000
+    ) {
+        let look = Duration::from_millis(1);
+        let start = headroom_mib * MIB;
+        let mut brakes = Brakes::default();
+        let end = at(grace_ms);
+        brakes.hold(&pod(), (Domain::Node, start), end, true, at(0));
+        let (mut left, mut now, mut set) = (start, at(0), Gear::Throttled { room_bytes: 0 });
+        let per_look = (mib_s * MIB / 1000).min(start);
+        while now < end + 2 * KILL_TAKES {
+            if now == at(cut_ms) {
+                brakes.cut(&pod(), now);
+            }
+            brakes.observe(&Domain::Node, left, now);
+            for step in brakes.plan(now) {
+                prop_assert!(mib_s > 0 || step.gear != Gear::Frozen || now >= end || now >= at(cut_ms));
+                set = step.gear;
+                brakes.ordered(&step, now);
+            }
+            prop_assert_eq!(brakes.plan(now), []);
+            prop_assert!(brakes.next_wakeup().is_none_or(|wake| wake > now), "spins at {}", now);
+            if now >= end || now >= at(cut_ms) {
+                // Killed: its memory comes back.
+                left = (left + 10 * MIB).min(start);
+            } else if set != Gear::Frozen {
+                left = left.saturating_sub(per_look);
+                prop_assert!(left + start / 2 + per_look + MIB >= start, "{} of {}", left, start);
+            }
+            now = now + look;
+        }
+        prop_assert!(!brakes.any());
+    }
+}

@@ -1,0 +1,97 @@
+//! A pod that would use up the memory before its SIGTERM handler is done is held meanwhile, with any number of threads;
+//! and nothing stays held when the agent goes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oomlet_tests::capped::CappedNode;
+use oomlet_tests::node::{Node, pod_name};
+use oomlet_tests::{cgroup, newest, oldest, pod};
+use serde_json::json;
+use xtask::node::manifest::pod as workload;
+
+/// Takes what is left in a tenth of the time that its handler needs, by four threads that do not listen to SIGTERM.
+fn parallel_leak(label: &str, brake: bool) -> CappedNode {
+    let capped = CappedNode::start(label, newest(), "100Mi", |config| {
+        config["oomlet"]["eviction"] = json!({ "brake": brake });
+    });
+    capped.hog(2000, &["--threads", "4", "--max-mib", "2000", "--leak-after-sigterm"]);
+    capped
+}
+
+#[test]
+fn a_parallel_leak_is_held_until_its_handler_is_done() {
+    let capped = parallel_leak("brake", true);
+    capped.expect_eviction();
+    let name = pod_name("hog");
+    let let_go = capped.node.wait_record("it is let go", |r| {
+        r.kind == "Brake" && r.pod_name() == name && r.message.contains("let go")
+    });
+    assert!(let_go.number("freezes") >= Some(1) && let_go.number("frozen_us") > Some(0), "{let_go:?}");
+}
+
+/// What the test above would see if nothing held the pod.
+#[test]
+fn without_the_brake_its_handler_is_not_done() {
+    let capped = parallel_leak("no-brake", false);
+    let node = &capped.node;
+    node.wait_pod("hog", "ended", |pod| pod::phase(pod) == "Failed");
+    node.wait("the hog is gone", |node| node.running_of("hog").is_empty());
+    let mark = fs::read_to_string(capped.marks.join("mark")).unwrap_or_default();
+    assert!(!mark.contains("sigterm handled"), "{mark}");
+    assert!(node.records("Brake").is_empty());
+}
+
+/// By its guard at once, by its next start, and by the command that the unit runs after the service.
+#[test]
+fn nothing_stays_held_when_the_agent_is_gone() {
+    let mut node = Node::new("brake-killed", oldest());
+    node.put(&workload("held", "idle", &[]));
+    node.start();
+    node.wait_up(&["held"]);
+    let before = node.the_container_of("held");
+    let dirs = cgroup::named(node.scratch(), &format!("pod{}", pod::uid(&node.pod("held").unwrap())));
+
+    hold(&dirs);
+    node.kill_agent().unwrap();
+    node.wait("its guard has let go", |_| dirs.iter().all(|dir| is_free(dir)));
+    hold(&dirs);
+    node.start();
+    assert!(dirs.iter().all(|dir| is_free(dir)), "before it says that it has started");
+    node.kill_agent().unwrap();
+    // The guard of that one, too, has come to its end.
+    hold(&dirs);
+    node.wait("let go by hand", |node| {
+        let mut command =
+            node.oomlet(&["release-brakes", "--cgroup-root", node.scratch().cgroup_root()]).unwrap();
+        assert!(command.status().unwrap().success());
+        dirs.iter().all(|dir| is_free(dir))
+    });
+    node.start();
+    node.wait_up(&["held"]);
+    assert_eq!(node.the_container_of("held"), before);
+}
+
+/// What the brake writes, by the files of v1 and v2.
+const FILES: [(&str, &str, &str); 3] =
+    [("freezer.state", "FROZEN", "THAWED"), ("cgroup.freeze", "1", "0"), ("memory.high", "67108864", "max")];
+
+/// As an agent leaves it that is killed while it holds the pod: with v1's freezer where there is one.
+fn hold(dirs: &[PathBuf]) {
+    let has = |name: &str| dirs.iter().any(|dir| dir.join(name).exists());
+    let used = if has("freezer.state") { &FILES[..1] } else { &FILES[1..] };
+    let mut held = 0;
+    for dir in dirs {
+        for (name, on, _) in used.iter().filter(|(name, ..)| dir.join(name).exists()) {
+            fs::write(dir.join(name), on).unwrap();
+            held += 1;
+        }
+    }
+    assert!(held > 0, "this machine has a freezer");
+    assert!(!dirs.iter().all(|dir| is_free(dir)));
+}
+
+fn is_free(dir: &Path) -> bool {
+    let read = |name: &str| fs::read_to_string(dir.join(name)).ok();
+    FILES.iter().all(|(name, _, off)| read(name).is_none_or(|text| text.trim() == *off))
+}
