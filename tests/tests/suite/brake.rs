@@ -10,12 +10,12 @@ use oomlet_tests::{cgroup, newest, oldest, pod};
 use serde_json::json;
 use xtask::node::manifest::pod as workload;
 
-/// Takes what is left in a tenth of the time that its handler needs, by four threads that do not listen to SIGTERM.
+/// Takes what is left in a fifth of the time that its handler needs, by threads that do not listen to SIGTERM.
 fn parallel_leak(label: &str, brake: bool) -> CappedNode {
     let capped = CappedNode::start(label, newest(), "100Mi", |config| {
         config["oomlet"]["eviction"] = json!({ "brake": brake });
     });
-    capped.hog(2000, &["--threads", "4", "--max-mib", "2000", "--leak-after-sigterm"]);
+    capped.hog(1000, &["--threads", "2", "--max-mib", "2000", "--leak-after-sigterm"]);
     capped
 }
 
@@ -55,11 +55,12 @@ fn nothing_stays_held_when_the_agent_is_gone() {
     hold(&dirs);
     node.kill_agent().unwrap();
     node.wait("its guard has let go", |_| dirs.iter().all(|dir| is_free(dir)));
+    wait_guard_gone(&node);
     hold(&dirs);
     node.start();
     assert!(dirs.iter().all(|dir| is_free(dir)), "before it says that it has started");
     node.kill_agent().unwrap();
-    // The guard of that one, too, has come to its end.
+    wait_guard_gone(&node);
     hold(&dirs);
     node.wait("let go by hand", |node| {
         let mut command =
@@ -70,6 +71,16 @@ fn nothing_stays_held_when_the_agent_is_gone() {
     node.start();
     node.wait_up(&["held"]);
     assert_eq!(node.the_container_of("held"), before);
+}
+
+/// It ends with its agent, and lets go once more at its end.
+fn wait_guard_gone(node: &Node) {
+    let root = node.scratch().cgroup_root();
+    let is_guard = |entry: fs::DirEntry| {
+        let line = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        line.split('\0').any(|word| word == "--guard") && line.split('\0').any(|word| word == root)
+    };
+    node.wait("the guard has ended", |_| !fs::read_dir("/proc").unwrap().flatten().any(is_guard));
 }
 
 /// What the brake writes, by the files of v1 and v2.

@@ -12,7 +12,7 @@ const FIRST_SHARE: u64 = 4;
 
 /// Of the budget, what must have been earned before a frozen pod runs again: a shorter run is over before all its threads
 /// had their turn.
-const RUN_SHARE: u64 = 16;
+const RUN_SHARE: u64 = 8;
 
 /// A budget is spread over no less than this.
 const SHORTEST_GRACE: Duration = Duration::from_millis(100);

@@ -28,6 +28,9 @@ const FRESH_FOR_DECISION: Duration = Duration::from_millis(500);
 /// does normally stop growing on SIGTERM; for one that does not, the grace is cut on its actual numbers.
 const LEAST_GRACE: Duration = Duration::from_secs(1);
 
+/// One that is held, and stands still for much of the time, gets more.
+const LEAST_HELD_GRACE: Duration = Duration::from_secs(2);
+
 /// From the order to a stop until the pod has its SIGTERM and has had a moment to act on it: the runtime takes 20
 /// to 50 ms. Growth before that is not held against the pod.
 const SIGTERM_SETTLES: Duration = Duration::from_millis(50);
@@ -280,13 +283,15 @@ impl EvictionManager {
             let read = || self.containers.get(&(uid.clone(), name.to_owned())).copied();
             given.or_else(read).or_else(|| only_one.then_some(victim.working_set_bytes))
         };
+        let brake = self.cfg.brake && self.outruns(danger.domain, uid, self.own_grace(candidate));
+        let least = if brake { LEAST_HELD_GRACE } else { LEAST_GRACE };
         Eviction {
             pod: candidate.pod.clone(),
-            grace: self.grace(candidate, danger.soft, numbers.time_to_oom),
+            grace: self.grace(candidate, danger.soft, numbers.time_to_oom, least),
             reason: danger.reason,
             signal: danger.signal,
             domain: domain_of(danger.signal),
-            brake: self.cfg.brake && self.outruns(danger.domain, uid, self.own_grace(candidate)),
+            brake,
             message: eviction_message(candidate, &numbers, container_usage),
             lead: numbers.time_to_oom,
             caused_by: self.caused_by,
@@ -296,11 +301,17 @@ impl EvictionManager {
     }
 
     /// The pod's own grace period, at most `evictionMaxPodGracePeriod`; when memory runs out before that, what is
-    /// left of it, but at least kubelet's second.
-    fn grace(&self, candidate: &Candidate, soft: bool, time_to_oom: Option<Duration>) -> Duration {
+    /// left of it, but at least `least`.
+    fn grace(
+        &self,
+        candidate: &Candidate,
+        soft: bool,
+        time_to_oom: Option<Duration>,
+        least: Duration,
+    ) -> Duration {
         let own = self.own_grace(candidate);
         match time_to_oom {
-            Some(left) if !soft => own.min(left.max(LEAST_GRACE)),
+            Some(left) if !soft => own.min(left.max(least)),
             _ => own,
         }
     }

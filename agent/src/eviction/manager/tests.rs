@@ -185,15 +185,18 @@ fn a_soft_threshold_counts_after_its_grace_period() {
 
 #[test]
 fn grace_is_what_the_forecast_leaves() {
-    for (most_ms, rate, want_ms) in [
-        (0, 0, 30_000..=30_000),
-        (3_000, 0, 3_000..=3_000),
-        (0, 10, 4_900..=5_200),
-        (3_000, 10, 3_000..=3_000),
-        (0, 400, 1_000..=1_000),
+    for (most_ms, brake, rate, want_ms) in [
+        (0, true, 0, 30_000..=30_000),
+        (3_000, true, 0, 3_000..=3_000),
+        (0, true, 10, 4_900..=5_200),
+        (3_000, true, 10, 3_000..=3_000),
+        (0, false, 400, 1_000..=1_000),
+        // It is held meanwhile.
+        (0, true, 400, 2_000..=2_000),
+        (500, true, 400, 500..=500),
     ] {
         let mut m = manager(vec![threshold(60, 0, None)]);
-        m.cfg.max_pod_grace = ms(most_ms);
+        (m.cfg.max_pod_grace, m.cfg.brake) = (ms(most_ms), brake);
         // Grows at `rate` for half a second and leaves 50 MiB.
         for at in (0..=500).step_by(100) {
             m.observe_reading(&both(t(1_000 + at), 240 - rate * (500 - at) / 1_000, 10));
