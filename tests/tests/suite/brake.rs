@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 
 use oomlet_tests::capped::CappedNode;
 use oomlet_tests::node::{Node, pod_name};
-use oomlet_tests::{cgroup, newest, oldest, pod};
+use oomlet_tests::{cgroup, newest, oldest, pod, speed};
 use serde_json::json;
 use xtask::node::manifest::pod as workload;
 
-/// Takes what is left in a fifth of the time that its handler needs, by threads that do not listen to SIGTERM.
+/// Takes what is left in an eighth of the time that its handler needs, by threads that do not listen to SIGTERM.
 fn parallel_leak(label: &str, brake: bool) -> CappedNode {
     let capped = CappedNode::start(label, newest(), "100Mi", |config| {
         config["oomlet"]["eviction"] = json!({ "brake": brake });
     });
-    capped.hog(1000, &["--threads", "2", "--max-mib", "2000", "--leak-after-sigterm"]);
+    let handler = ["--leak-after-sigterm", "--sigterm-ms", "800"];
+    capped.hog(1000, &[&["--threads", "2", "--max-mib", "2000"][..], &handler].concat());
     capped
 }
 
@@ -30,9 +31,13 @@ fn a_parallel_leak_is_held_until_its_handler_is_done() {
     assert!(let_go.number("freezes") >= Some(1) && let_go.number("frozen_us") > Some(0), "{let_go:?}");
 }
 
-/// What the test above would see if nothing held the pod.
+/// What the test above would see if nothing held the pod: killed by the kernel, or by the agent before that.
 #[test]
 fn without_the_brake_its_handler_is_not_done() {
+    if speed::is_emulated() {
+        eprintln!("an emulated CPU, busy with looking, touches less in a second than there is left");
+        return;
+    }
     let capped = parallel_leak("no-brake", false);
     let node = &capped.node;
     node.wait_pod("hog", "ended", |pod| pod::phase(pod) == "Failed");
