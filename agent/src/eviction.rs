@@ -109,7 +109,7 @@ pub struct Eviction {
     /// kubelet's name of the signal: which domain ran low.
     pub signal: Signal,
     pub domain: Domain,
-    /// The pod makes the danger alone and is to be held until it has ended.
+    /// By itself it would use up what is left before its grace ends: it is to be held until it has ended.
     pub brake: bool,
     pub numbers: Numbers,
     /// For the pod's status and Event, in kubelet's words.
