@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use oomlet::brake::plan::room_bytes;
-use oomlet::brake::{BrakeFiles, Brakes, Gear};
+use oomlet::brake::{BrakeFiles, Brakes, Gear, Held};
 use oomlet::cgroup::{CgroupDriver, DriverKind, Options};
 use oomlet::clock::Mono;
 use oomlet::pod::PodUid;
@@ -90,7 +90,7 @@ fn main() -> Result<()> {
 struct Bench {
     driver: CgroupDriver,
     files: BrakeFiles,
-    pod: PodUid,
+    held: Held,
     /// Of the pod, by controller.
     memory: PathBuf,
     freezer: PathBuf,
@@ -120,7 +120,7 @@ impl Bench {
         let (memory, freezer, cpu) = (dir("memory")?, dir("freezer")?, dir("cpu")?);
         let files = BrakeFiles::of(&driver);
         let (mark, workload) = (tempfile::NamedTempFile::new()?, workload.to_owned());
-        Ok(Bench { files, pod, memory, freezer, cpu, mark, workload, hog: None, driver })
+        Ok(Bench { files, held: Held::pod(&pod), memory, freezer, cpu, mark, workload, hog: None, driver })
     }
 
     fn run(&mut self, candidate: Candidate, threads: u32) -> Result<serde_json::Value> {
@@ -130,25 +130,25 @@ impl Bench {
         self.wait(Duration::from_micros(200), |b| b.usage() >= full)?;
 
         let (at, before) = (Mono::now(), self.usage());
-        self.files.set(&self.pod, QosClass::Guaranteed, Gear::Frozen)?;
+        self.files.set(&self.held, QosClass::Guaranteed, Gear::Frozen)?;
         self.wait(Duration::from_micros(20), Bench::is_frozen)?;
         let (frozen_after, frozen_at) = (Mono::now().since(at), self.usage());
         std::thread::sleep(FROZEN_FOR);
         let start = self.usage();
         let grew_frozen = start.saturating_sub(frozen_at);
 
-        let room = room_bytes(LIMIT.saturating_sub(start));
+        let room = room_bytes(&Domain::Kubepods, LIMIT.saturating_sub(start));
         let mut brakes = Brakes::default();
         let begin = Mono::now();
         match candidate {
             Candidate::Nothing => {}
             Candidate::Budget => {
                 let headroom = LIMIT.saturating_sub(start);
-                brakes.hold(&self.pod, (Domain::Kubepods, headroom), begin + GRACE, true, begin);
-                self.files.set(&self.pod, QosClass::Guaranteed, Gear::Throttled { room_bytes: room })?;
+                brakes.hold(&self.held, (Domain::Kubepods, headroom), begin + GRACE, true, begin);
+                self.files.set(&self.held, QosClass::Guaranteed, Gear::Throttled { room_bytes: room })?;
             }
             Candidate::High => {
-                self.files.set(&self.pod, QosClass::Guaranteed, Gear::Throttled { room_bytes: room })?;
+                self.files.set(&self.held, QosClass::Guaranteed, Gear::Throttled { room_bytes: room })?;
             }
             Candidate::CpuQuota => write(&self.cpu.join("cpu.cfs_quota_us"), "1000")?,
             Candidate::OomControl => {
@@ -158,7 +158,7 @@ impl Bench {
         }
         signal(pid)?;
         if !matches!(candidate, Candidate::Budget | Candidate::High) {
-            self.files.set(&self.pod, QosClass::Guaranteed, Gear::Free)?;
+            self.files.set(&self.held, QosClass::Guaranteed, Gear::Free)?;
         }
         let (mut most, mut handled) = (start, None);
         while Mono::now().since(begin) < GRACE {
@@ -169,7 +169,7 @@ impl Bench {
                 brakes.observe(&Domain::Kubepods, LIMIT.saturating_sub(usage), now);
                 for step in brakes.plan(now) {
                     brakes.ordered(&step, now);
-                    self.files.set(&self.pod, QosClass::Guaranteed, step.gear)?;
+                    self.files.set(&self.held, QosClass::Guaranteed, step.gear)?;
                 }
             }
             if handled.is_none() && self.has_handled() {
@@ -250,11 +250,11 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        let _ = self.driver.kill_pod(&self.pod, QosClass::Guaranteed);
+        let _ = self.driver.kill_pod(&self.held.pod, QosClass::Guaranteed);
         if let Some(hog) = &mut self.hog {
             let _ = hog.wait();
         }
-        let _ = self.driver.remove_pod(&self.pod, QosClass::Guaranteed);
+        let _ = self.driver.remove_pod(&self.held.pod, QosClass::Guaranteed);
         if let Err(error) = self.driver.remove_kubepods() {
             eprintln!("not all is removed: {error}");
         }

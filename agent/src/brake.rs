@@ -1,12 +1,13 @@
-//! Holding a pod that grows, so that its end has time. Two gears:
+//! Holding a pod or a container that grows, so that its end has time. Two gears:
 //!
-//! - **Frozen**: the freezer (v1 `freezer.state`, v2 `cgroup.freeze`) stops all of a pod's threads within a millisecond.
-//! - **Throttled**: the pod runs, so that its SIGTERM handler can. What it may still grow by is a budget that is spread over
+//! - **Frozen**: the freezer (v1 `freezer.state`, v2 `cgroup.freeze`) stops all of its threads within a millisecond.
+//! - **Throttled**: it runs, so that its SIGTERM handler can. What it may still grow by is a budget that is spread over
 //!   its grace; where it runs ahead of that it is frozen again until the budget has caught up. On cgroup v2
 //!   `memory.high` slows the threads that allocate, and leaves the handler alone.
 //!
-//! Only an evicted pod is ever held, and only until it has ended or its grace is over. Nothing stays held when the agent
-//! goes: [`guard`] is a process of its own that lets go, and so does the next start.
+//! Only an evicted pod, or a container that is stopped before it reaches its own limit, is ever held, and only until it has
+//! ended or its grace is over. Nothing stays held when the agent goes: [`guard`] is a process of its own that lets go, and
+//! so does the next start.
 //!
 //! - [`plan`]: which gear, and when. Core.
 //! - [`files`]: the cgroup files. Shell.
@@ -18,4 +19,4 @@ pub mod plan;
 
 pub use files::BrakeFiles;
 pub use guard::Guard;
-pub use plan::{BrakeStep, Brakes, Gear};
+pub use plan::{BrakeStep, Brakes, Gear, Held};

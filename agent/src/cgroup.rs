@@ -10,6 +10,7 @@
 //! - [`resources`]: one cgroup's limits and shares, as files.
 //! - [`tree`]: walking, emptying and removing a subtree of one hierarchy.
 //! - [`stats`]: the memory files of the watched cgroups, kept open: the sampler's hands.
+//! - [`pressure`]: pressure stall information of the node and of pods.
 //! - [`parse`]: what those files say. Pure.
 //!
 //! All calls block; a caller in async code uses `spawn_blocking`.
@@ -22,6 +23,7 @@ pub mod hierarchy;
 pub mod maker;
 pub mod names;
 pub mod parse;
+pub mod pressure;
 pub mod resources;
 pub mod stats;
 pub mod systemd;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::eviction::threshold::Thresholds;
+use crate::image::gc::GcPolicy;
 use crate::pod::qos::Amounts;
 use crate::quantity;
 
@@ -60,6 +61,10 @@ pub struct Config {
     pub eviction_max_pod_grace_period: Duration,
     /// 5 min.
     pub eviction_pressure_transition_period: Duration,
+    /// Pods are held to their own limits of local storage. True.
+    pub local_storage_capacity_isolation: bool,
+    /// `imageGCHighThresholdPercent` and what goes with it.
+    pub image_gc: GcPolicy,
     /// 110.
     pub max_pods: u32,
     /// `None` (kubelet's −1): the node's limit.
@@ -99,6 +104,8 @@ impl Default for Config {
             eviction_thresholds: Thresholds::kubelet_defaults(true),
             eviction_max_pod_grace_period: Duration::ZERO,
             eviction_pressure_transition_period: Duration::from_secs(300),
+            local_storage_capacity_isolation: true,
+            image_gc: GcPolicy::default(),
             max_pods: 110,
             pod_pids_limit: None,
             pod_logs_dir: PathBuf::from("/var/log/pods"),

@@ -1,13 +1,19 @@
 //! Node-pressure eviction: when memory runs out, which pod goes, with how much grace, and why. Core.
 //!
+//! - [`resources`]: the same for disks and process ids, and pods' own limits of local storage.
 //! - [`threshold`]: kubelet's signals and threshold syntax.
 //! - [`ranking`]: which pod goes first.
 //! - [`manager`]: the state machine that the SyncLoop drives.
+//! - [`psi`]: tasks that stand still for memory, as a signal of its own.
+//! - [`container_stop`]: a container is stopped before it reaches its own limit.
 //! - [`message`]: what the user reads.
 
+pub mod container_stop;
 pub mod manager;
 pub mod message;
+pub mod psi;
 pub mod ranking;
+pub mod resources;
 pub mod threshold;
 
 use std::time::Duration;
@@ -15,18 +21,23 @@ use std::time::Duration;
 use crate::brake::BrakeStep;
 use crate::clock::Mono;
 use crate::forecast::MAX_RATE_BYTES_PER_S;
-use crate::pod::PodRef;
+use crate::pod::memory_limit::MemoryLimit;
 use crate::pod::qos::QosClass;
+use crate::pod::{ContainerInstance, PodRef};
 use crate::reason::Reason;
 use crate::signal::Domain;
 pub use crate::signal::ReadScope;
+pub use container_stop::ContainerStop;
+use psi::PsiThresholds;
 use threshold::{Signal, Threshold, Thresholds};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvictionConfig {
-    /// `false`: readings, forecasts and the MemoryPressure condition work, nothing is ever evicted.
+    /// `false`: readings, forecasts and the MemoryPressure condition work, nothing is ever evicted, and no container stopped
+    /// before its limit.
     pub enabled: bool,
     pub thresholds: Vec<Threshold>,
+    pub psi: PsiThresholds,
     /// `evictionPressureTransitionPeriod`.
     pub transition_period: Duration,
     /// `evictionMaxPodGracePeriod`; zero: the pod's own grace period alone counts.
@@ -37,8 +48,10 @@ pub struct EvictionConfig {
     pub safety: f64,
     /// Hold an evicted pod that would use up the memory before its grace ends.
     pub brake: bool,
+    /// What is to happen at a container's own limit, where its pod does not say.
+    pub memory_limit: MemoryLimit,
     /// Fastest growth that no event would tell of: [`MAX_RATE_BYTES_PER_S`], or
-    /// [`crate::forecast::MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S`] while the growth programs are loaded.
+    /// [`crate::forecast::max_rate_with_growth_events_bytes_per_s`] while the growth programs are loaded.
     pub assumed_max_rate_bytes_per_s: u64,
     /// Longest time between two samples.
     pub max_sample_interval: Duration,
@@ -50,11 +63,13 @@ impl Default for EvictionConfig {
         EvictionConfig {
             enabled: true,
             thresholds: Thresholds::kubelet_defaults(true).enforced,
+            psi: PsiThresholds::default(),
             transition_period: Duration::from_secs(300),
             max_pod_grace: Duration::ZERO,
             forecast: true,
             safety: 2.0,
             brake: true,
+            memory_limit: MemoryLimit::default(),
             assumed_max_rate_bytes_per_s: MAX_RATE_BYTES_PER_S,
             max_sample_interval: Duration::from_secs(1),
         }
@@ -92,10 +107,16 @@ pub enum EvictionStep {
     Read { why: Reason, caused_by: Option<Mono>, scope: ReadScope },
     /// Stop the pod with this grace and mark it Failed/Evicted.
     Evict(Box<Eviction>),
-    /// Change how an evicted pod is held.
+    /// Change how an evicted pod, or a container that is being stopped, is held.
     Brake(BrakeStep),
     /// Memory would be gone before the evicted pod's grace ends: kill it now.
     CutGrace { pod: PodRef, why: Reason, numbers: Numbers },
+    /// As `Read`, of these containers and pods alone beside the node and `kubepods`.
+    ReadLimits { why: Reason, caused_by: Option<Mono>, domains: Vec<Domain> },
+    /// Stop a container before it reaches its own memory limit.
+    StopContainer(Box<ContainerStop>),
+    /// It would reach it before its grace ends: kill it now.
+    CutContainerGrace { pod: PodRef, container: ContainerInstance, why: Reason, numbers: Numbers },
 }
 
 /// One decision to evict.
@@ -104,7 +125,7 @@ pub struct Eviction {
     pub pod: PodRef,
     /// Between SIGTERM and SIGKILL.
     pub grace: Duration,
-    /// [`Reason::ThresholdMet`] or [`Reason::ForecastOutOfMemory`].
+    /// [`Reason::ThresholdMet`], [`Reason::ForecastOutOfMemory`], [`Reason::NodeStalled`] or [`Reason::PodStalled`].
     pub reason: Reason,
     /// kubelet's name of the signal: which domain ran low.
     pub signal: Signal,
@@ -139,6 +160,17 @@ pub struct Numbers {
     pub pod_usage_bytes: Option<u64>,
     pub pod_request_bytes: Option<u64>,
     pub pod_rate_bytes_per_s: Option<u64>,
+    /// Where tasks that stood still for memory are the reason.
+    pub stalled: Option<StalledFor>,
+}
+
+/// For how long all tasks of the node, or of the evicted pod itself, stood still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StalledFor {
+    /// Thousandths of the window.
+    pub per_mille: u64,
+    pub window: Duration,
+    pub pod: bool,
 }
 
 impl Numbers {
@@ -159,6 +191,8 @@ impl Numbers {
             ("pod_usage_bytes", self.pod_usage_bytes),
             ("pod_request_bytes", self.pod_request_bytes),
             ("pod_rate_bytes_per_s", self.pod_rate_bytes_per_s),
+            ("stalled_per_mille", self.stalled.map(|s| s.per_mille)),
+            ("stalled_window_ms", self.stalled.map(|s| ms(s.window))),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, i64::try_from(value?).unwrap_or(i64::MAX))))

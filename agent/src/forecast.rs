@@ -5,9 +5,12 @@
 //! bytes (usage without file pages; tmpfs is not file pages and counts), headroom is what committed bytes could
 //! still take.
 
+pub mod refault;
 pub mod time_to_free;
 
 use std::time::Duration;
+
+use refault::Refaults;
 
 use crate::clock::Mono;
 use crate::signal::DomainReading;
@@ -19,9 +22,12 @@ pub const MAX_RATE_BYTES_PER_S: u64 = 6 << 30;
 
 /// Fastest that memory is assumed to be consumed without an event telling of it while the growth programs are loaded.
 /// They count page faults, and not all growth is faults that they see: writes to tmpfs charge pages without a fault,
-/// MAP_POPULATE and mlock fault without the perf event, and a huge page is one fault of 2 MiB. What one thread writes
-/// to tmpfs in a second is about this much.
-pub const MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S: u64 = 1 << 30;
+/// MAP_POPULATE and mlock fault without the perf event, and a huge page is one fault of 2 MiB. What one CPU writes to
+/// tmpfs in a second is about 1 GiB.
+#[must_use]
+pub fn max_rate_with_growth_events_bytes_per_s(cpus: usize) -> u64 {
+    MAX_RATE_BYTES_PER_S.min((cpus as u64) << 30)
+}
 
 /// Closest together that samples are taken unprompted. One sample costs about 0.1 ms, so 5 % of one core at worst.
 pub const MIN_SAMPLE_INTERVAL: Duration = Duration::from_millis(2);
@@ -51,12 +57,15 @@ pub struct Level {
 
 impl Level {
     /// A cgroup's: headroom = limit − usage + reclaimable. Reclaimable is all inactive file pages and half of the
-    /// active ones (the kernel would take them all, but a workload that refaults them thrashes long before), less
-    /// what is dirty, which has to be written first. `None` without a limit.
+    /// active ones (the kernel would take them all, but a workload that refaults them thrashes long before), of those
+    /// no more than what does not come back within a second (`comes_back_bytes`), less half of what is dirty: the kernel writes
+    /// it before it kills, but that takes its time. Inactive pages count whatever is refaulted: one that reads through more than fits refaults all the
+    /// time and loses nothing by it. `None` without a limit.
     #[must_use]
-    pub fn of_cgroup(r: &DomainReading) -> Option<Level> {
+    pub fn of_cgroup(r: &DomainReading, comes_back_bytes: u64) -> Option<Level> {
         let limit_bytes = r.limit_bytes?;
-        let clean = (r.inactive_file_bytes + r.active_file_bytes / 2).saturating_sub(r.dirty_bytes);
+        let active = (r.active_file_bytes / 2).min(r.active_file_bytes.saturating_sub(comes_back_bytes));
+        let clean = (r.inactive_file_bytes + active).saturating_sub(r.dirty_bytes / 2);
         Some(Level {
             limit_bytes,
             headroom_bytes: limit_bytes.saturating_sub(r.usage_bytes.saturating_sub(clean)),
@@ -97,9 +106,30 @@ pub struct Forecast {
 pub struct DomainForecast {
     growth: Growth,
     level: Option<Level>,
+    refaults: Refaults,
 }
 
 impl DomainForecast {
+    /// A cgroup's numbers as read at `at`.
+    pub fn observe_cgroup(&mut self, at: Mono, r: &DomainReading) {
+        self.refaults.observe(at, r.refaults);
+        let level = Level::of_cgroup(r, self.refaults.comes_back_bytes());
+        self.observe(at, committed_bytes(r), level);
+    }
+
+    /// The node's, with `MemAvailable`.
+    pub fn observe_node(&mut self, at: Mono, r: &DomainReading, mem_available_bytes: u64) {
+        self.refaults.observe(at, r.refaults);
+        let level = Level::of_node(r, mem_available_bytes);
+        self.observe(at, level.map_or(r.usage_bytes, |l| l.committed_bytes), level);
+    }
+
+    /// Of the file cache, what comes back within a second.
+    #[must_use]
+    pub fn comes_back_bytes(&self) -> u64 {
+        self.refaults.comes_back_bytes()
+    }
+
     /// `level` as read at `at`; `None` while the domain has no limit.
     pub fn observe(&mut self, at: Mono, committed_bytes: u64, level: Option<Level>) {
         self.growth.observe(at, committed_bytes);
@@ -173,6 +203,7 @@ mod tests {
             inactive_file_bytes: inactive * MIB,
             active_file_bytes: active * MIB,
             dirty_bytes: dirty * MIB,
+            refaults: 0,
             limit_bytes: Some(300 * MIB),
             oom_kills: 0,
         }
@@ -184,11 +215,13 @@ mod tests {
             (reading(100, 0, 0, 0), 200, 100),
             (reading(300, 200, 0, 0), 200, 100),
             (reading(300, 0, 200, 0), 100, 100),
-            (reading(300, 200, 0, 150), 50, 100),
+            (reading(300, 200, 0, 150), 125, 100),
+            // Somebody writes a file larger than the limit.
+            (reading(300, 250, 0, 250), 125, 50),
             (reading(300, 10, 0, 20), 0, 290),
             (reading(310, 0, 0, 0), 0, 310),
         ] {
-            let level = Level::of_cgroup(&r).unwrap();
+            let level = Level::of_cgroup(&r, 0).unwrap();
             assert_eq!(
                 (level.headroom_bytes / MIB, level.committed_bytes / MIB),
                 (headroom, committed),
@@ -196,10 +229,35 @@ mod tests {
             );
         }
         let unlimited = DomainReading { limit_bytes: None, ..reading(100, 0, 0, 0) };
-        assert_eq!(Level::of_cgroup(&unlimited), None);
+        assert_eq!(Level::of_cgroup(&unlimited, 0), None);
         let node = DomainReading { domain: Domain::Node, ..reading(280, 200, 0, 0) };
         let level = Level::of_node(&node, 190 * MIB).unwrap();
         assert_eq!((level.headroom_bytes / MIB, level.committed_bytes / MIB), (190, 110));
+    }
+
+    #[test]
+    fn cache_that_comes_back_is_no_headroom() {
+        for (inactive, active, comes_back, headroom) in [
+            (0, 200, 0, 100),
+            (0, 200, 100, 100),
+            (0, 200, 150, 50),
+            (0, 200, 1000, 0),
+            // A reader of more than fits: its pages are inactive, and taking them costs it nothing more.
+            (200, 0, 1000, 200),
+            (100, 100, 80, 120),
+        ] {
+            let level = Level::of_cgroup(&reading(300, inactive, active, 0), comes_back * MIB).unwrap();
+            assert_eq!(level.headroom_bytes / MIB, headroom, "{inactive} {active} {comes_back}");
+        }
+        let mut d = DomainForecast::default();
+        let mut headroom = Vec::new();
+        for ms in (0..3000u64).step_by(10) {
+            // Read again at 1 GiB/s from the second second on.
+            let refaults = 3 + 2570 * (ms / 10).saturating_sub(100);
+            d.observe_cgroup(Mono::from_millis(ms), &DomainReading { refaults, ..reading(300, 0, 200, 0) });
+            headroom.push(d.level().unwrap().headroom_bytes / MIB);
+        }
+        assert_eq!((headroom[100], headroom[299]), (100, 0));
     }
 
     /// Grows from `base` by `rate` MiB/s for `grow_ms`, sampled every 5 ms; the usage (MiB) at the first alarm.
@@ -208,7 +266,7 @@ mod tests {
         for ms in (0..grow_ms + 1000).step_by(5) {
             let usage = base * MIB + rate * ms.min(grow_ms) * MIB / 1000;
             let r = DomainReading { usage_bytes: usage, ..reading(0, 0, 0, 0) };
-            d.observe(Mono::from_millis(ms + 1), usage, Level::of_cgroup(&r));
+            d.observe_cgroup(Mono::from_millis(ms + 1), &r);
             if d.out_of_memory_within(NEEDED) {
                 return Some(usage / MIB);
             }
@@ -238,7 +296,7 @@ mod tests {
         let mut d = DomainForecast::default();
         for ms in 0..300 {
             let r = reading(ms, ms / 2, ms - ms / 2, ms / 10);
-            d.observe(Mono::from_millis(ms), committed_bytes(&r), Level::of_cgroup(&r));
+            d.observe_cgroup(Mono::from_millis(ms), &r);
             assert_eq!(d.forecast().unwrap().time_to_oom, None);
             assert!(!d.out_of_memory_within(NEEDED));
         }
@@ -259,7 +317,7 @@ mod tests {
             let (mut at, mut usage) = (Mono::from_millis(1), limit * used_pct / 100);
             while limit.saturating_sub(usage) >= threshold {
                 let r = DomainReading { usage_bytes: usage, limit_bytes: Some(limit), ..reading(0, 0, 0, 0) };
-                d.observe(at, usage, Level::of_cgroup(&r));
+                d.observe_cgroup(at, &r);
                 let wait = d.next_sample_in(MAX_RATE_BYTES_PER_S).unwrap();
                 let wait = wait.clamp(MIN_SAMPLE_INTERVAL, Duration::from_secs(1));
                 at = at + wait;

@@ -1,6 +1,8 @@
 //! Whether a container's image is used as it is, pulled, or missed. The decision is pure; [`ImagePuller`] carries
 //! it out: one pull at a time for the whole node, with back-off by pod and image
-//! (kubelet: pkg/kubelet/images/image_manager.go).
+//! (kubelet: pkg/kubelet/images/image_manager.go). [`gc`]: which images may go (core).
+
+pub mod gc;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

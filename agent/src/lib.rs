@@ -15,6 +15,7 @@ pub mod forecast;
 pub mod image;
 pub mod kernel;
 pub mod node_agent;
+pub mod node_resources;
 pub mod pleg;
 pub mod pod;
 pub mod pod_source;

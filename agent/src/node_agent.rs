@@ -6,6 +6,7 @@
 //! | pod source | workers | manifests | `Event::Pods` |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
+//! | node resources | workers | orders, disks, CRI | `Event::Resources` |
 //! | QoS classes' shares | workers | orders | cgroups |
 //! | pod store, trace file, trace server | workers | saved pods, records | files, gRPC |
 //! | watchdog, where systemd asks for it | its own | the loop's heartbeat | pings |
@@ -37,12 +38,15 @@ use crate::config::Config;
 use crate::cri::connection::DEFAULT_REQUEST_TIMEOUT;
 use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
 use crate::eviction::EvictionConfig;
-use crate::forecast::{MAX_RATE_BYTES_PER_S, MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S};
+use crate::eviction::resources::ResourceConfig;
+use crate::forecast::{MAX_RATE_BYTES_PER_S, max_rate_with_growth_events_bytes_per_s};
 use crate::image::ImagePuller;
 use crate::kernel::{self, Kernel, ProgramState};
+use crate::node_resources::{NodeResources, PidsCgroups, ResourceContext};
 use crate::pleg::{self, PlegHandle};
 use crate::pod::PodRef;
 use crate::pod::env::EnvFacts;
+use crate::pod::memory_limit::MemoryLimit;
 use crate::pod::worker::{PodCgroups, PodWorkers, WorkerContext};
 use crate::pod_source;
 use crate::pod_store::{self, PodStore, PodStoreError};
@@ -110,6 +114,10 @@ pub enum NodeAgentError {
         "`singleProcessOOMKill: false` asks for containers to be OOM-killed as a whole, which only cgroup v2 can; this node's memory controller is on v1. Remedy: take the key out, or set it to true"
     )]
     OomKillGroupOnV1,
+    #[error(
+        "`oomlet.eviction.psi` is set and the kernel keeps no pressure stall information: {0}. Remedy: a kernel with CONFIG_PSI, booted with psi=1 where that is not the default; or take the key out"
+    )]
+    NoPsi(CgroupError),
     #[error("cannot start a thread or the tokio runtime: {0}; check the limits of processes and open files")]
     Start(#[from] std::io::Error),
 }
@@ -161,6 +169,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     cgroups.ensure_kubepods(&node.kubepods)?;
     let guard = brakes::guard(config);
     let memory = MemoryFiles::open(&cgroups)?;
+    let pressure = facts::pressure_files(config.oomlet.eviction.psi)?;
     let volumes = Arc::new(VolumeManager::new(&setup.root_dir));
     let (store, store_handle) = PodStore::open(&setup.root_dir)?;
     let saved = load_saved(&setup.root_dir)?;
@@ -176,6 +185,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let (events, receiver) = mpsc::channel(EVENT_QUEUE);
     let tracker = TaskTracker::new();
     let pleg = PlegHandle::default();
+    let resources = resource_context(&setup, client.clone(), images.clone(), (&cgroups, &volumes));
     let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes), oom_kill_group);
     let state =
         State::new(state_config(config, &node, &kernel, saved, &version.runtime_name, oom_kill_group));
@@ -196,11 +206,14 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     }
     let workers = PodWorkers::new(Arc::new(context), events.clone(), tracker.clone(), cancel.clone());
     first_events(&events, &cgroups, &volumes).await;
-    drop(events);
+    let (resources, resource_task) = NodeResources::new(resources, events, cancel.clone());
+    tracker.spawn(resource_task);
     let (classes, class_updates) = ClassUpdates::new(Arc::clone(&cgroups), cancel.clone());
     tracker.spawn(class_updates);
-    let mut executor = Executor::new(workers, memory, cgroups, classes, kernel, pleg, store_handle);
+    let mut executor =
+        Executor::new(workers, memory, cgroups, classes, kernel, pleg, (store_handle, resources));
     executor.guard = guard;
+    executor.pressure = pressure;
     let watchdog = Watchdog::of_environment();
     let heartbeat = Arc::new(Heartbeat::new(Mono::now()));
     let parts = LoopParts {
@@ -255,6 +268,23 @@ fn worker_context(
         pids_limit: config.pod_pids_limit,
         seccomp_default: config.seccomp_default,
         oom_kill_group,
+    }
+}
+
+fn resource_context(
+    setup: &Setup,
+    runtime: RuntimeClient,
+    images: ImageClient,
+    (cgroups, volumes): (&Arc<CgroupDriver>, &Arc<VolumeManager>),
+) -> ResourceContext {
+    ResourceContext {
+        runtime,
+        images,
+        cgroups: Arc::clone(cgroups) as Arc<dyn PidsCgroups>,
+        volumes: Arc::clone(volumes),
+        root_dir: setup.root_dir.clone(),
+        pod_logs_dir: setup.config.pod_logs_dir.clone(),
+        gc_policy: setup.config.image_gc,
     }
 }
 
@@ -324,12 +354,25 @@ fn state_config(
             forecast: config.oomlet.eviction.forecast,
             safety: config.oomlet.eviction.safety,
             brake: config.oomlet.eviction.brake,
+            psi: config.oomlet.eviction.psi,
+            memory_limit: MemoryLimit {
+                policy: config.oomlet.eviction.memory_limit_policy,
+                grace: config.oomlet.eviction.memory_limit_grace,
+            },
             assumed_max_rate_bytes_per_s: if kernel.tells_growth() {
-                MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S
+                max_rate_with_growth_events_bytes_per_s(facts::cpus())
             } else {
                 MAX_RATE_BYTES_PER_S
             },
             ..EvictionConfig::default()
+        },
+        resources: ResourceConfig {
+            enabled: config.oomlet.eviction.enabled,
+            thresholds: config.eviction_thresholds.resources.clone(),
+            transition_period: config.eviction_pressure_transition_period,
+            max_pod_grace: config.eviction_max_pod_grace_period,
+            local_limits: config.local_storage_capacity_isolation,
+            interval: config.oomlet.eviction.resource_interval,
         },
         sync_frequency: config.sync_frequency,
         saved,

@@ -7,6 +7,7 @@
 //! - [`runtime_status`]: what the runtime says of a pod.
 //! - [`status`]: the Kubernetes PodStatus.
 //! - [`stop_signal`]: what asks a container to end.
+//! - [`memory_limit`]: what is to happen at a container's own memory limit.
 //! - [`env`]: environment and `$(VAR)` expansion.
 //! - [`admission`]: whether the node takes the pod.
 //! - [`worker`]: one task a pod.
@@ -15,6 +16,7 @@ pub mod admission;
 pub mod backoff;
 pub mod env;
 pub mod lifecycle;
+pub mod memory_limit;
 pub mod order;
 pub mod qos;
 pub mod runtime_status;
@@ -71,6 +73,14 @@ impl PodRef {
             name: pod.metadata.name.clone().unwrap_or_default(),
         }
     }
+}
+
+/// One run of a container: after a restart it is another.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ContainerInstance {
+    pub name: String,
+    /// The runtime's.
+    pub id: String,
 }
 
 impl fmt::Display for PodRef {

@@ -162,7 +162,8 @@ mod tests {
         pod.metadata.uid = Some(uid.into());
         let failure =
             Some(Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption: true });
-        SavedPod { pod, manifest_path: Some("/etc/pods/a.yaml".into()), failure }
+        let forestalled = BTreeMap::from([("id".to_owned(), "stopped".to_owned())]);
+        SavedPod { pod, manifest_path: Some("/etc/pods/a.yaml".into()), failure, forestalled }
     }
 
     #[tokio::test]

@@ -72,6 +72,19 @@ pub fn format_bytes(bytes: u64) -> String {
     bytes.to_string()
 }
 
+/// The same with a decimal suffix, as Kubernetes writes counts: `5000` → `"5k"`, `1500` → `"1500"`.
+#[must_use]
+pub fn format_count(count: u64) -> String {
+    const SUFFIXES: [(&str, u32); 6] = [("E", 18), ("P", 15), ("T", 12), ("G", 9), ("M", 6), ("k", 3)];
+    for (suffix, exponent) in SUFFIXES {
+        let unit = 10u64.pow(exponent);
+        if count >= unit && count.is_multiple_of(unit) {
+            return format!("{}{suffix}", count / unit);
+        }
+    }
+    count.to_string()
+}
+
 fn scaled(text: &str, per_unit: u32) -> Result<u64, QuantityError> {
     let syntax = || QuantityError::Syntax(text.to_owned());
     let too_large = || QuantityError::TooLarge(text.to_owned());
@@ -222,6 +235,20 @@ mod tests {
             (u64::MAX, "18446744073709551615"),
         ] {
             assert_eq!(format_bytes(bytes), want);
+        }
+    }
+
+    #[test]
+    fn counts() {
+        for (count, want) in [
+            (0, "0"),
+            (999, "999"),
+            (5000, "5k"),
+            (1500, "1500"),
+            (2_000_000, "2M"),
+            (u64::MAX, "18446744073709551615"),
+        ] {
+            assert_eq!(format_count(count), want);
         }
     }
 

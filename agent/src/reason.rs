@@ -52,6 +52,10 @@ reasons! {
     ThresholdMet,
     /// The forecast time to OOM is shorter than what freeing memory takes.
     ForecastOutOfMemory,
+    /// All tasks of the node stood still for memory for longer than its PSI threshold allows.
+    NodeStalled,
+    /// All tasks of the pod did.
+    PodStalled,
     /// An evicted pod still grows and the memory would be gone before its grace ends.
     GraceCutShort,
     /// An evicted pod grows so fast that the memory would be gone before its grace ends: it is held.
@@ -62,10 +66,24 @@ reasons! {
     StopSignalAwaited,
     /// A pod could not be held.
     BrakeFailed,
+    /// A container would have run into its memory limit: it was stopped before, as its pod or the node asks for.
+    MemoryLimitForestalled,
     /// The node is, or was within the transition period, under memory pressure.
     MemoryPressure,
     /// The pressure has been gone for the whole transition period.
     MemoryPressureEnded,
+    /// The node is, or was within the transition period, short of disk space or inodes.
+    DiskPressure,
+    /// The pressure has been gone for the whole transition period.
+    DiskPressureEnded,
+    /// The node is, or was within the transition period, short of process ids.
+    PIDPressure,
+    /// The pressure has been gone for the whole transition period.
+    PIDPressureEnded,
+    /// The pod uses more local storage than its own limits allow.
+    LocalStorageLimitExceeded,
+    /// Disk use or process ids could not be read, or nothing could be removed.
+    ResourcesUnreadable,
     /// The pod was evicted.
     Evicted,
     /// The kernel's OOM killer acted.
@@ -103,12 +121,18 @@ reasons! {
 }
 
 impl Reason {
-    /// The pod ends so that memory comes back, and every millisecond counts.
+    /// The pod ends so that the node gets back what it uses, and every millisecond counts.
     #[must_use]
     pub const fn is_eviction(self) -> bool {
         matches!(
             self,
-            Reason::ThresholdMet | Reason::ForecastOutOfMemory | Reason::GraceCutShort | Reason::Evicted
+            Reason::ThresholdMet
+                | Reason::ForecastOutOfMemory
+                | Reason::NodeStalled
+                | Reason::PodStalled
+                | Reason::GraceCutShort
+                | Reason::LocalStorageLimitExceeded
+                | Reason::Evicted
         )
     }
 }

@@ -239,6 +239,9 @@ pub struct DomainReading {
     pub active_file_bytes: u64,
     /// Dirty and writeback pages among the file pages: not free at once.
     pub dirty_bytes: u64,
+    /// `workingset_refault_file`, cumulative: file pages that came back after they had been reclaimed. In pages, on v1 up to
+    /// about Linux 6.7 in bytes.
+    pub refaults: u64,
     /// `memory.max` / `memory.limit_in_bytes`; the node's MemTotal. `None`: unlimited.
     pub limit_bytes: Option<u64>,
     /// `oom_kill` of `memory.events` / `memory.oom_control`, cumulative.
@@ -276,6 +279,9 @@ pub struct MemoryReading {
     pub mem_available_bytes: u64,
     /// Domains that could be read. A cgroup that is gone by now is simply absent.
     pub domains: Vec<DomainReading>,
+    /// How long all tasks of the domain have stood still for memory since it was made (`full` of `memory.pressure`); empty
+    /// where no threshold asks for it.
+    pub stalled: Vec<(Domain, std::time::Duration)>,
 }
 
 impl MemoryReading {

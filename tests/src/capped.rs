@@ -86,6 +86,7 @@ impl CappedNode {
         let stopped =
             node.wait_record("the hog's end", |r| r.kind == "Eviction" && r.number("took_ms").is_some());
         assert_eq!(stopped.number("sigkill"), Some(0), "{}", self.story());
+        assert!(stopped.number("returned_bytes") >= Some(16 << 20), "{}", self.story());
         assert!(
             node.agent_log().contains("stop signal sent"),
             "by the agent's own hand: {}",
@@ -115,7 +116,9 @@ impl CappedNode {
         assert_eq!(cgroup::oom_kills(&self.node.kubepods_dir().unwrap()), 0, "by the kernel's own count");
     }
 
-    fn mark(&self) -> String {
+    /// What the hog's SIGTERM handler has noted.
+    #[must_use]
+    pub fn mark(&self) -> String {
         fs::read_to_string(self.marks.join("mark")).unwrap_or_default()
     }
 

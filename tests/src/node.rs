@@ -10,6 +10,7 @@ use xtask::node::trace::TraceRecord;
 use xtask::node::{RunningContainer, TestNode, manifest};
 use xtask::private_containerd::Version;
 use xtask::process;
+use xtask::scratch::Scratch;
 
 use crate::command::{self, Ran};
 use crate::slot::Slot;
@@ -47,8 +48,16 @@ impl Node {
     /// containerd runs, the agent does not yet. `label` is for people who look at what runs.
     #[must_use]
     pub fn new(label: &str, version: Version) -> Node {
+        Node::prepared(label, version, |_| ())
+    }
+
+    /// The same, with file systems of its own.
+    #[must_use]
+    pub fn prepared(label: &str, version: Version, prepare: impl FnOnce(&Scratch)) -> Node {
         let slot = Slot::take();
-        let mut node = TestNode::start(label, version).unwrap_or_else(|e| panic!("{label}: {e:#}"));
+        let scratch = Scratch::new(label).unwrap_or_else(|e| panic!("{label}: {e:#}"));
+        prepare(&scratch);
+        let mut node = TestNode::start_in(scratch, version).unwrap_or_else(|e| panic!("{label}: {e:#}"));
         // A container that keeps ending is started again each second, not after ten and more.
         let period = format!("{}s", speed::longest_restart_period_s());
         node.config_mut()["crashLoopBackOff"] = json!({ "maxContainerRestartPeriod": period });

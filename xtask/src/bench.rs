@@ -2,6 +2,7 @@
 //! load beside the figures.
 
 mod brake;
+mod forestall;
 mod machine;
 mod signal;
 
@@ -19,12 +20,23 @@ pub enum Bench {
     Signal(signal::Options),
     /// How fast a leak is frozen, and what holds it while its SIGTERM handler runs.
     Brake(brake::Options),
+    /// Leaks of each speed and shape: who ends them before the kernel does, and how.
+    Forestall(forestall::Options),
+}
+
+impl Bench {
+    /// It runs in a machine of the lab, where nothing is to be installed or built.
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        matches!(self, Bench::Forestall(options) if options.is_inside())
+    }
 }
 
 pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Signal(options) => write("signal", signal::run(options)?),
         Bench::Brake(options) => write("brake", brake::run(options)?),
+        Bench::Forestall(options) => forestall::run(options),
     }
 }
 

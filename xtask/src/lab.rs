@@ -32,6 +32,7 @@ use crate::setup::apt::Mirror;
 use accel::Accel;
 use kernel::Kernel;
 use machine::{Machine, Output, Profile};
+pub use share::test_path;
 
 /// The test binaries that go along with a command.
 const TESTS: [&str; 3] = ["kernel", "suite", "vm"];

@@ -88,8 +88,10 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Bench { bench } => {
             root::require("it starts pods and loads eBPF programs")?;
-            setup::run()?;
-            build::all(Profile::Release)?;
+            if !bench.is_inside() {
+                setup::run()?;
+                build::all(Profile::Release)?;
+            }
             bench::run(&bench)?;
         }
         Command::Lab(options) => {

@@ -66,7 +66,12 @@ pub struct RunningContainer {
 impl TestNode {
     /// Starts containerd with the images; the agent is started by [`TestNode::start_agent`].
     pub fn start(label: &str, version: Version) -> Result<TestNode> {
-        let scratch = Scratch::new(label)?;
+        TestNode::start_in(Scratch::new(label)?, version)
+    }
+
+    /// The same in a scratch in which something has been prepared. The agent's root folder is `root` there, containerd's
+    /// is `containerd`.
+    pub fn start_in(scratch: Scratch, version: Version) -> Result<TestNode> {
         let containerd = PrivateContainerd::start(version, &scratch)?;
         let manifests = scratch.create_dir("manifests")?;
         let config = json!({
@@ -77,6 +82,9 @@ impl TestNode {
             "cgroupDriver": scratch.cgroup_driver().as_str(),
             "cgroupRoot": scratch.cgroup_root(),
             "enforceNodeAllocatable": ["pods"],
+            // Of memory alone, and no image is removed: the machine's disk may be as full as it likes.
+            "evictionHard": { "memory.available": "100Mi" },
+            "imageGCHighThresholdPercent": 100,
             "oomlet": { "trace": { "file": scratch.path().join("trace.jsonl") } },
         });
         scratch.create_dir("root")?;

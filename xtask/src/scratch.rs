@@ -7,9 +7,11 @@
 
 mod sweep;
 
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rustix::mount::{MountFlags, mount, mount_bind};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup_driver::CgroupDriver;
@@ -88,6 +90,23 @@ impl Scratch {
             .or_else(|| mounts.iter().find(|m| m.v2))
             .with_context(|| format!("no cgroup hierarchy has the controller {controller}"))?;
         Ok(mount.path.join(self.driver.path(self.cgroup_root())))
+    }
+
+    /// Mounts a file system of this size, in memory, on a folder of its own. It goes with the scratch.
+    pub fn mount_tmpfs(&self, name: &str, mib: u64) -> Result<PathBuf> {
+        let dir = self.create_dir(name)?;
+        let options = CString::new(format!("size={mib}m,mode=755"))?;
+        mount("tmpfs", &dir, "tmpfs", MountFlags::empty(), options.as_c_str())
+            .with_context(|| format!("mounting a tmpfs on {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// Makes `source` appear at `name` too.
+    pub fn bind_mount(&self, source: &Path, name: &str) -> Result<PathBuf> {
+        let dir = self.create_dir(name)?;
+        mount_bind(source, &dir)
+            .with_context(|| format!("binding {} to {}", source.display(), dir.display()))?;
+        Ok(dir)
     }
 
     pub fn create_dir(&self, name: &str) -> Result<PathBuf> {

@@ -1,21 +1,25 @@
-//! The cgroup files of the brake. A pod is held in its own cgroup, above those of its containers: nobody else freezes there
-//! (`crictl pause` freezes a container's), so that what is found held without an agent can be let go.
+//! The cgroup files of the brake. A pod is held in its own cgroup, above those of its containers: nobody else freezes there,
+//! so that what is found held without an agent can be let go. A container is held in its own, where others freeze too
+//! (`ctr task pause`): the cgroup itself is marked with an extended attribute as held by the agent.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Gear;
+use rustix::fs::{XattrFlags, getxattr_query, removexattr, setxattr};
+
+use super::{Gear, Held};
 use crate::cgroup::create::below;
 use crate::cgroup::driver::CgroupDriver;
 use crate::cgroup::hierarchy::Hierarchies;
 use crate::cgroup::names::{self, Layout};
 use crate::cgroup::{CgroupError, tree};
-use crate::pod::PodUid;
 use crate::pod::qos::QosClass;
 use crate::signal::Hierarchy;
 
 const QOS_CLASSES: [QosClass; 3] = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
+/// On the cgroup of a container that is held, in the hierarchy that freezes. It goes with the cgroup, and is root's alone.
+const MARK: &str = "trusted.oomlet.held";
 /// `memory.high` without a value.
 const NO_HIGH: &str = "max";
 
@@ -85,16 +89,20 @@ impl BrakeFiles {
         BrakeFiles::new(driver.hierarchies(), driver.layout(), driver.cgroup_root())
     }
 
-    /// Puts the pod into this gear. Freezing is begun, not waited for: the kernel stops a thread when it next returns to
-    /// user space. A pod whose cgroup is gone is held by nobody, and needs not to be.
+    /// Puts the pod or container into this gear. Freezing is begun, not waited for: the kernel stops a thread when it next
+    /// returns to user space. What has no cgroup any more is held by nobody, and needs not to be.
     ///
     /// # Errors
     /// [`BrakeError::NoFreezer`]; [`BrakeError::Cgroup`] with the file that cannot be written.
-    pub fn set(&self, pod: &PodUid, qos: QosClass, gear: Gear) -> Result<(), BrakeError> {
+    pub fn set(&self, held: &Held, qos: QosClass, gear: Gear) -> Result<(), BrakeError> {
         let Some((mount, freezer)) = &self.freezer else {
             return if gear == Gear::Free { Ok(()) } else { Err(BrakeError::NoFreezer) };
         };
-        let path = names::pod(self.layout, &self.cgroup_root, pod, qos);
+        let Some(path) = self.path(mount, held, qos)? else { return Ok(()) };
+        let dir = below(mount, &path);
+        if held.container.is_some() && gear != Gear::Free {
+            mark(&dir)?;
+        }
         let throttled = self.throttle.as_ref().map_or(Ok(()), |mount| {
             let dir = below(mount, &path);
             match gear {
@@ -103,26 +111,59 @@ impl BrakeFiles {
                 Gear::Free => write(&dir.join("memory.high"), NO_HIGH),
             }
         });
-        // Also after a failure: a pod that is to run must not stay frozen for it.
+        // Also after a failure: what is to run must not stay frozen for it.
         let word = if gear == Gear::Frozen { freezer.freeze } else { freezer.thaw };
-        write(&below(mount, &path).join(freezer.file), word)?;
-        Ok(throttled?)
+        write(&dir.join(freezer.file), word)?;
+        throttled?;
+        if held.container.is_some() && gear == Gear::Free {
+            unmark(&dir)?;
+        }
+        Ok(())
     }
 
-    /// Lets go of every pod that is held; returns how many there were.
+    /// Within each hierarchy; `None`: the container has no cgroup (any more).
+    fn path(&self, mount: &Path, held: &Held, qos: QosClass) -> Result<Option<String>, CgroupError> {
+        let pod = names::pod(self.layout, &self.cgroup_root, &held.pod, qos);
+        let Some(container) = &held.container else { return Ok(Some(pod)) };
+        // How the runtime calls it is known only in part.
+        let is_its = |name: &String| names::container_id(self.layout, name).as_ref() == Some(&container.id);
+        let name = child_names(&below(mount, &pod))?.into_iter().find(is_its);
+        Ok(name.map(|name| format!("{pod}/{name}")))
+    }
+
+    /// Lets go of every pod and container that is held; returns how many there were.
     ///
     /// # Errors
     /// The first that could not be let go; the others have been.
     pub fn release_all(&self) -> Result<usize, CgroupError> {
         let mut released = 0;
         let mut failed = None;
-        for dirs in self.pods()? {
-            match self.release(&dirs) {
-                Ok(held) => released += usize::from(held),
-                Err(error) => drop(failed.get_or_insert(error)),
+        let mut count = |result: Result<bool, CgroupError>| match result {
+            Ok(held) => released += usize::from(held),
+            Err(error) => drop(failed.get_or_insert(error)),
+        };
+        for pod in self.pods()? {
+            count(self.release(&pod));
+            match self.marked_containers(&pod) {
+                Ok(paths) => paths.iter().for_each(|path| count(self.release_container(path))),
+                Err(error) => count(Err(error)),
             }
         }
         failed.map_or(Ok(released), Err)
+    }
+
+    fn marked_containers(&self, pod: &str) -> Result<Vec<String>, CgroupError> {
+        let Some((mount, _)) = &self.freezer else { return Ok(Vec::new()) };
+        let paths = child_names(&below(mount, pod))?.into_iter().map(|name| format!("{pod}/{name}"));
+        Ok(paths.filter(|path| is_marked(&below(mount, path))).collect())
+    }
+
+    fn release_container(&self, path: &str) -> Result<bool, CgroupError> {
+        self.release(path)?;
+        if let Some((mount, _)) = &self.freezer {
+            unmark(&below(mount, path))?;
+        }
+        Ok(true)
     }
 
     /// Paths of the pods that have a cgroup where it can be held.
@@ -132,9 +173,8 @@ impl BrakeFiles {
         for mount in mounts {
             for qos in QOS_CLASSES {
                 let class = names::qos_class(self.layout, &self.cgroup_root, qos);
-                for dir in tree::child_dirs(&below(mount, &class))? {
-                    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                    if names::pod_uid(self.layout, name).is_some() {
+                for name in child_names(&below(mount, &class))? {
+                    if names::pod_uid(self.layout, &name).is_some() {
                         paths.push(format!("{class}/{name}"));
                     }
                 }
@@ -159,6 +199,27 @@ impl BrakeFiles {
         }
         Ok(held)
     }
+}
+
+/// Of the directories right below.
+fn child_names(dir: &Path) -> Result<Vec<String>, CgroupError> {
+    let dirs = tree::child_dirs(dir)?;
+    Ok(dirs.iter().filter_map(|dir| Some(dir.file_name()?.to_str()?.to_owned())).collect())
+}
+
+fn mark(dir: &Path) -> Result<(), CgroupError> {
+    unless_gone(setxattr(dir, MARK, b"1", XattrFlags::empty()).map_err(io::Error::from), "mark", dir)
+}
+
+fn unmark(dir: &Path) -> Result<(), CgroupError> {
+    match removexattr(dir, MARK) {
+        Err(rustix::io::Errno::NODATA) => Ok(()),
+        other => unless_gone(other.map_err(io::Error::from), "take the mark from", dir),
+    }
+}
+
+fn is_marked(dir: &Path) -> bool {
+    getxattr_query(dir, MARK).is_ok()
 }
 
 /// Below this the kernel would be reclaiming from the start, at the expense of whoever writes the file.
@@ -201,12 +262,14 @@ fn read(file: &Path) -> Result<Option<String>, CgroupError> {
 }
 
 fn write(file: &Path, text: &str) -> Result<(), CgroupError> {
-    match fs::OpenOptions::new()
-        .write(true)
-        .open(file)
-        .and_then(|mut f| io::Write::write_all(&mut f, text.as_bytes()))
-    {
-        Err(e) if !tree::is_gone(&e) => Err(CgroupError::io("write", file, e)),
+    let opened = fs::OpenOptions::new().write(true).open(file);
+    let written = opened.and_then(|mut f| io::Write::write_all(&mut f, text.as_bytes()));
+    unless_gone(written, "write", file)
+}
+
+fn unless_gone(result: io::Result<()>, what: &'static str, dir: &Path) -> Result<(), CgroupError> {
+    match result {
+        Err(e) if !tree::is_gone(&e) => Err(CgroupError::io(what, dir, e)),
         _ => Ok(()),
     }
 }

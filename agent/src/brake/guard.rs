@@ -151,9 +151,11 @@ pub fn release(files: &[BrakeFiles]) {
     for files in files {
         match files.release_all() {
             Ok(0) => {}
-            Ok(1) => eprintln!("oomlet: a pod was held without an agent; it runs again"),
-            Ok(pods) => eprintln!("oomlet: {pods} pods were held without an agent; they run again"),
-            Err(error) => eprintln!("oomlet: a pod may still be held: {error}"),
+            Ok(1) => eprintln!("oomlet: a pod or container was held without an agent; it runs again"),
+            Ok(held) => {
+                eprintln!("oomlet: {held} pods or containers were held without an agent; they run again");
+            }
+            Err(error) => eprintln!("oomlet: a pod or container may still be held: {error}"),
         }
     }
 }

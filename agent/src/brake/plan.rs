@@ -1,5 +1,6 @@
-//! Which pod is held in which gear. Owns the holds and their growth budgets; reads the headroom of node and `kubepods`; emits
-//! [`BrakeStep`]s by `plan`, which changes nothing. The SyncLoop tells what it did of a plan by [`Brakes::ordered`].
+//! Which pod or container is held in which gear. Owns the holds and their growth budgets; reads the headroom of node,
+//! `kubepods`, and of containers and pods with a limit; emits [`BrakeStep`]s by `plan`, which changes nothing. The SyncLoop
+//! tells what it did of a plan by [`Brakes::ordered`].
 
 mod budget;
 
@@ -7,11 +8,37 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Mono;
-use crate::pod::PodUid;
+use crate::pod::{ContainerInstance, PodUid};
 use crate::reason::Reason;
 use crate::signal::Domain;
 use budget::Budget;
 pub use budget::room_bytes;
+
+/// Who is held: a pod, or one of its containers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Held {
+    pub pod: PodUid,
+    /// `None`: the pod as a whole.
+    pub container: Option<ContainerInstance>,
+}
+
+impl Held {
+    #[must_use]
+    pub fn pod(pod: &PodUid) -> Held {
+        Held { pod: pod.clone(), container: None }
+    }
+
+    #[must_use]
+    pub fn container(pod: &PodUid, container: &ContainerInstance) -> Held {
+        Held { pod: pod.clone(), container: Some(container.clone()) }
+    }
+
+    /// `pod` or `container`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        if self.container.is_some() { "container" } else { "pod" }
+    }
+}
 
 /// A frozen pod answers nobody. Where its stop signal has not been sent by then (the runtime has to do it), it runs
 /// again, on its budget.
@@ -53,10 +80,10 @@ impl Gear {
 /// One change of gear.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrakeStep {
-    pub pod: PodUid,
+    pub held: Held,
     pub gear: Gear,
     pub reason: Reason,
-    /// The domain that runs out of memory: node or kubepods.
+    /// The domain that runs out of memory: node or kubepods; for a container its own, or its pod's.
     pub domain: Domain,
     /// Of that domain, as read last.
     pub headroom_bytes: u64,
@@ -97,7 +124,7 @@ impl Hold {
     }
 
     fn begin(&self, from: Mono) -> Budget {
-        Budget::new(from, self.ends_at, self.headroom_bytes)
+        Budget::new(from, self.ends_at, &self.domain, self.headroom_bytes)
     }
 
     fn wanted(&self, now: Mono) -> (Gear, Reason) {
@@ -145,23 +172,30 @@ impl Hold {
 
 #[derive(Clone, Debug, Default)]
 pub struct Brakes {
-    holds: BTreeMap<PodUid, Hold>,
+    holds: BTreeMap<Held, Hold>,
 }
 
 impl Brakes {
-    /// A pod that is evicted because `domain` runs out is held until `ends_at`, the end of its grace: frozen until it has
-    /// its stop signal, or, where it has it already (`signalled`), on its budget. One that is held already stays so.
+    /// A pod or container that is stopped because `domain` runs out is held until `ends_at`, the end of its grace: frozen
+    /// until it has its stop signal, or, where it has it already (`signalled`), on its budget. One that is held already
+    /// stays so.
     pub fn hold(
         &mut self,
-        pod: &PodUid,
+        held: &Held,
         (domain, headroom_bytes): (Domain, u64),
         ends_at: Mono,
         signalled: bool,
         now: Mono,
     ) {
-        if self.holds(pod) {
+        if self.holds(held) {
             return;
         }
+        // Earlier runs of the container that nothing holds any more.
+        let same = |other: &Held| {
+            let name = |held: &Held| held.container.as_ref().map(|c| c.name.clone());
+            other.container.is_some() && other.pod == held.pod && name(other) == name(held)
+        };
+        self.holds.retain(|other, hold| hold.gear != Some(Gear::Free) || !same(other));
         let mut hold = Hold {
             domain,
             since: now,
@@ -179,15 +213,16 @@ impl Brakes {
         };
         if signalled {
             hold.budget = Some(hold.begin(now));
-            hold.gear = Some(Gear::Throttled { room_bytes: room_bytes(headroom_bytes) });
+            let room_bytes = room_bytes(&hold.domain, headroom_bytes);
+            hold.gear = Some(Gear::Throttled { room_bytes });
             (hold.freezes, hold.has_run) = (0, true);
         }
-        self.holds.insert(pod.clone(), hold);
+        self.holds.insert(held.clone(), hold);
     }
 
-    /// The pod has its stop signal.
-    pub fn signalled(&mut self, pod: &PodUid, now: Mono) {
-        if let Some(hold) = self.holds.get_mut(pod)
+    /// It has its stop signal.
+    pub fn signalled(&mut self, held: &Held, now: Mono) {
+        if let Some(hold) = self.holds.get_mut(held)
             && hold.budget.is_none()
         {
             hold.budget = Some(hold.begin(now));
@@ -195,22 +230,22 @@ impl Brakes {
     }
 
     /// The grace ends now.
-    pub fn cut(&mut self, pod: &PodUid, now: Mono) {
-        if let Some(hold) = self.holds.get_mut(pod) {
+    pub fn cut(&mut self, held: &Held, now: Mono) {
+        if let Some(hold) = self.holds.get_mut(held) {
             (hold.ends_at, hold.is_over) = (hold.ends_at.min(now), true);
         }
     }
 
-    /// All its containers have ended: what is left of it must be able to.
-    pub fn let_go(&mut self, pod: &PodUid, now: Mono) {
-        if let Some(hold) = self.holds.get_mut(pod) {
+    /// It, or all its containers, have ended: what is left of it must be able to.
+    pub fn let_go(&mut self, held: &Held, now: Mono) {
+        if let Some(hold) = self.holds.get_mut(held) {
             hold.let_go_at.get_or_insert(now);
         }
     }
 
     /// Its gear could not be set: it is let go, again and again until that succeeds.
-    pub fn failed(&mut self, pod: &PodUid, now: Mono) {
-        if let Some(hold) = self.holds.get_mut(pod) {
+    pub fn failed(&mut self, held: &Held, now: Mono) {
+        if let Some(hold) = self.holds.get_mut(held) {
             (hold.gear, hold.let_go_at) = (None, Some(now + RETRY));
         }
     }
@@ -222,9 +257,9 @@ impl Brakes {
         }
     }
 
-    /// Nothing is left of it.
+    /// Nothing is left of the pod, or of its containers.
     pub fn forget(&mut self, pod: &PodUid) {
-        self.holds.remove(pod);
+        self.holds.retain(|held, _| held.pod != *pod);
     }
 
     /// As read at `at`.
@@ -241,51 +276,55 @@ impl Brakes {
         }
     }
 
-    /// Any pod is held.
+    /// Anybody is held.
     #[must_use]
     pub fn any(&self) -> bool {
         self.holds.values().any(|hold| hold.gear != Some(Gear::Free))
     }
 
     #[must_use]
-    pub fn holds(&self, pod: &PodUid) -> bool {
-        self.holds.get(pod).is_some_and(|hold| hold.gear != Some(Gear::Free))
+    pub fn holds(&self, held: &Held) -> bool {
+        self.holds.get(held).is_some_and(|hold| hold.gear != Some(Gear::Free))
     }
 
     /// It has been let run on its budget.
     #[must_use]
-    pub fn has_run(&self, pod: &PodUid) -> bool {
-        self.holds.get(pod).is_some_and(|hold| hold.has_run)
+    pub fn has_run(&self, held: &Held) -> bool {
+        self.holds.get(held).is_some_and(|hold| hold.has_run)
     }
 
-    /// A pod runs on its budget: what it takes of it is to be seen at once.
+    /// Somebody runs on a budget for the sake of such a domain: what is taken of it is to be seen at once.
     #[must_use]
-    pub fn any_running(&self) -> bool {
-        self.holds.values().any(|hold| matches!(hold.gear, Some(Gear::Throttled { .. })))
+    pub fn any_running(&self, of: impl Fn(&Domain) -> bool) -> bool {
+        let running = |hold: &Hold| matches!(hold.gear, Some(Gear::Throttled { .. }));
+        self.holds.values().any(|hold| running(hold) && of(&hold.domain))
     }
 
-    /// For which domain's sake the pod is held, and whether that does not help.
+    /// For which domain's sake it is held, and whether that does not help.
     #[must_use]
-    pub fn state(&self, pod: &PodUid) -> Option<(&Domain, bool)> {
-        self.holds.get(pod).filter(|_| self.holds(pod)).map(|hold| (&hold.domain, hold.fails()))
+    pub fn state(&self, held: &Held) -> Option<(&Domain, bool)> {
+        self.holds.get(held).filter(|_| self.holds(held)).map(|hold| (&hold.domain, hold.fails()))
     }
 
-    /// How long the pod has stood still.
+    /// How long it has stood still.
     #[must_use]
-    pub fn frozen(&self, pod: &PodUid, now: Mono) -> Duration {
-        self.holds.get(pod).map_or(Duration::ZERO, |hold| hold.frozen_until(now))
+    pub fn frozen(&self, held: &Held, now: Mono) -> Duration {
+        self.holds.get(held).map_or(Duration::ZERO, |hold| hold.frozen_until(now))
     }
 
     /// The gears that are to be changed now.
     #[must_use]
     pub fn plan(&self, now: Mono) -> Vec<BrakeStep> {
-        let step = |(pod, hold): (&PodUid, &Hold)| {
-            let (gear, reason) = hold.wanted(now);
+        let step = |(held, hold): (&Held, &Hold)| {
+            let (gear, reason) = match hold.wanted(now) {
+                (Gear::Free, _) if held.container.is_some() => (Gear::Free, Reason::MemoryLimitForestalled),
+                wanted => wanted,
+            };
             let due = hold.let_go_at.is_none_or(|at| now >= at);
             // Once more at the end, whatever has been thawed for the kill.
             let ends = !hold.is_over && now >= hold.ends_at && hold.let_go_at.is_none();
             (ends || (due && hold.gear != Some(gear))).then(|| BrakeStep {
-                pod: pod.clone(),
+                held: held.clone(),
                 gear,
                 reason,
                 domain: hold.domain.clone(),
@@ -299,7 +338,7 @@ impl Brakes {
 
     /// The SyncLoop has had the gear changed.
     pub fn ordered(&mut self, step: &BrakeStep, now: Mono) {
-        let Some(hold) = self.holds.get_mut(&step.pod) else { return };
+        let Some(hold) = self.holds.get_mut(&step.held) else { return };
         hold.budget = hold.budget_at(now);
         (hold.freezes, hold.frozen) = (step.freezes, step.frozen);
         (hold.gear, hold.geared_at, hold.settled_bytes) = (Some(step.gear), now, None);

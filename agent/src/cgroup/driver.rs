@@ -216,17 +216,36 @@ impl CgroupDriver {
     /// [`CgroupError::StillRunning`] after ten seconds.
     pub fn kill_pod(&self, uid: &PodUid, qos: QosClass) -> Result<usize, CgroupError> {
         check_uid(uid)?;
-        let path = self.pod_path(uid, qos);
-        let dirs = self.dirs(&path);
+        self.kill_at(&self.pod_path(uid, qos))
+    }
+
+    fn kill_at(&self, path: &str) -> Result<usize, CgroupError> {
+        let dirs = self.dirs(path);
         let freezer = self.hierarchies.with_controller("freezer").filter(|(_, v2)| !v2);
-        let freezer = freezer.map(|(mount, _)| below(mount, &path));
-        let all: Vec<PathBuf> = self.hierarchies.mount_points().map(|m| below(m, &path)).collect();
+        let freezer = freezer.map(|(mount, _)| below(mount, path));
+        let all: Vec<PathBuf> = self.hierarchies.mount_points().map(|m| below(m, path)).collect();
         tree::kill(&KillTarget {
             memory: &dirs.memory,
             unified: dirs.unified.as_deref(),
             freezer_v1: freezer.as_deref(),
             all: &all,
         })
+    }
+
+    /// The same of one container of the pod; one that has no cgroup any more is fine.
+    ///
+    /// # Errors
+    /// As [`CgroupDriver::kill_pod`].
+    pub fn kill_container(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<usize, CgroupError> {
+        check_uid(uid)?;
+        let pod = self.pod_path(uid, qos);
+        // What the runtime calls it is known only in part; it is the same in each hierarchy.
+        let dirs = tree::child_dirs(&below(&self.memory.0, &pod))?;
+        let mut its_names = dirs.iter().filter_map(|dir| dir.file_name()?.to_str());
+        match its_names.find(|name| names::container_id(self.layout, name).as_deref() == Some(id)) {
+            Some(name) => self.kill_at(&format!("{pod}/{name}")),
+            None => Ok(0),
+        }
     }
 
     /// Every pod that has a cgroup in any hierarchy.
@@ -251,6 +270,13 @@ impl CgroupDriver {
     #[must_use]
     pub fn pod_dir(&self, uid: &PodUid, qos: QosClass) -> PodDirs {
         self.dirs(&self.pod_path(uid, qos))
+    }
+
+    /// The pod's directory in the hierarchy that has this controller; `None`: no hierarchy has it.
+    #[must_use]
+    pub fn pod_dir_of(&self, controller: &str, uid: &PodUid, qos: QosClass) -> Option<PathBuf> {
+        let (mount, _) = self.hierarchies.with_controller(controller)?;
+        Some(below(mount, &self.pod_path(uid, qos)))
     }
 
     /// Where `kubepods` is, or would be.

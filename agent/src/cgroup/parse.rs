@@ -26,6 +26,9 @@ pub struct MemoryStat {
     pub active_file_bytes: u64,
     /// Dirty plus under writeback; 0 where the kernel does not say.
     pub dirty_bytes: u64,
+    /// File pages that came back after they had been reclaimed, cumulative; 0 where the kernel does not say. In pages, on
+    /// cgroup v1 up to about Linux 6.7 in bytes.
+    pub refaults: u64,
 }
 
 /// The part of `/proc/meminfo` that decisions need, in bytes.
@@ -50,12 +53,24 @@ pub struct Psi {
 /// (`PAGE_COUNTER_MAX`), and pages are 64 KiB at most.
 const V1_UNLIMITED_FROM_BYTES: u64 = (i64::MAX as u64) & !0xffff;
 
+/// Inactive, active, dirty, under writeback, refaulted.
+type StatKeys = [&'static str; 5];
+const V1_STAT: StatKeys = [
+    "total_inactive_file",
+    "total_active_file",
+    "total_dirty",
+    "total_writeback",
+    "total_workingset_refault_file",
+];
+const V2_STAT: StatKeys =
+    ["inactive_file", "active_file", "file_dirty", "file_writeback", "workingset_refault_file"];
+
 /// `memory.stat` of a v1 cgroup: the `total_` keys, which count the children in.
 ///
 /// # Errors
 /// When `total_inactive_file` or `total_active_file` is missing or not a number.
 pub fn memory_stat_v1(text: &[u8]) -> Result<MemoryStat, ParseError> {
-    memory_stat(text, ["total_inactive_file", "total_active_file", "total_dirty", "total_writeback"])
+    memory_stat(text, V1_STAT)
 }
 
 /// `memory.stat` of a v2 cgroup, which counts the children in by itself.
@@ -63,15 +78,16 @@ pub fn memory_stat_v1(text: &[u8]) -> Result<MemoryStat, ParseError> {
 /// # Errors
 /// When `inactive_file` or `active_file` is missing or not a number.
 pub fn memory_stat_v2(text: &[u8]) -> Result<MemoryStat, ParseError> {
-    memory_stat(text, ["inactive_file", "active_file", "file_dirty", "file_writeback"])
+    memory_stat(text, V2_STAT)
 }
 
-fn memory_stat(text: &[u8], keys: [&'static str; 4]) -> Result<MemoryStat, ParseError> {
-    let [inactive, active, dirty, writeback] = values(text, b' ', keys)?;
+fn memory_stat(text: &[u8], keys: StatKeys) -> Result<MemoryStat, ParseError> {
+    let [inactive, active, dirty, writeback, refaults] = values(text, b' ', keys)?;
     Ok(MemoryStat {
         inactive_file_bytes: inactive.ok_or(ParseError::Missing(keys[0]))?,
         active_file_bytes: active.ok_or(ParseError::Missing(keys[1]))?,
         dirty_bytes: dirty.unwrap_or(0).saturating_add(writeback.unwrap_or(0)),
+        refaults: refaults.unwrap_or(0),
     })
 }
 

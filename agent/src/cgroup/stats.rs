@@ -132,9 +132,31 @@ impl MemoryFiles {
         why: Reason,
         caused_by: Option<Mono>,
     ) -> Result<MemoryReading, CgroupError> {
+        self.read_watched(scope, |_| scope == ReadScope::AllPods, why, caused_by)
+    }
+
+    /// As [`ReadScope::Top`], and of what is watched these.
+    ///
+    /// # Errors
+    /// As [`MemoryFiles::read`].
+    pub fn read_these(
+        &mut self,
+        domains: &[Domain],
+        why: Reason,
+        caused_by: Option<Mono>,
+    ) -> Result<MemoryReading, CgroupError> {
+        self.read_watched(ReadScope::Top, |domain| domains.contains(domain), why, caused_by)
+    }
+
+    fn read_watched(
+        &mut self,
+        scope: ReadScope,
+        wanted: impl Fn(&Domain) -> bool,
+        why: Reason,
+        caused_by: Option<Mono>,
+    ) -> Result<MemoryReading, CgroupError> {
         let at = Mono::now();
-        let count = if scope == ReadScope::AllPods { self.watched.len() } else { 0 };
-        let mut domains = Vec::with_capacity(2 + count);
+        let mut domains = Vec::with_capacity(2 + self.watched.len());
         let (node, info) = self.node.read(scope, &mut self.buffer)?;
         domains.push(node);
         match self.kubepods.read_or_reopen(self.hierarchy, &mut self.buffer) {
@@ -142,9 +164,12 @@ impl MemoryFiles {
             Ok(None) => tracing::warn!(dir = %self.kubepods.dir.display(), "the kubepods cgroup is gone"),
             Err(e) => tracing::warn!(error = %e, "cannot read kubepods' memory"),
         }
-        if scope == ReadScope::AllPods {
-            let (hierarchy, buffer) = (self.hierarchy, &mut self.buffer);
-            self.watched.retain_mut(|w| match w.read_or_reopen(hierarchy, buffer) {
+        let (hierarchy, buffer) = (self.hierarchy, &mut self.buffer);
+        self.watched.retain_mut(|w| {
+            if !wanted(&w.domain) {
+                return true;
+            }
+            match w.read_or_reopen(hierarchy, buffer) {
                 Ok(Some(reading)) => {
                     domains.push(reading);
                     true
@@ -154,8 +179,8 @@ impl MemoryFiles {
                     tracing::warn!(error = %e, "cannot read a pod's memory");
                     true
                 }
-            });
-        }
+            }
+        });
         Ok(MemoryReading {
             at,
             done_at: Mono::now(),
@@ -163,6 +188,7 @@ impl MemoryFiles {
             caused_by,
             mem_available_bytes: info.available_bytes,
             domains,
+            stalled: Vec::new(),
         })
     }
 }
@@ -195,6 +221,7 @@ impl NodeFiles {
             inactive_file_bytes: stat.inactive_file_bytes,
             active_file_bytes: stat.active_file_bytes,
             dirty_bytes: stat.dirty_bytes,
+            refaults: stat.refaults,
             limit_bytes: Some(info.total_bytes),
             oom_kills: self.oom_kills,
         };
@@ -242,6 +269,7 @@ impl Watched {
             inactive_file_bytes: stat.inactive_file_bytes,
             active_file_bytes: stat.active_file_bytes,
             dirty_bytes: stat.dirty_bytes,
+            refaults: stat.refaults,
             limit_bytes: read(&self.files.limit, buffer, |t| parse::limit(t, names.limit))?,
             // v2 counts kills in the cgroups below as well. v1 counts them where the victim was only, so
             // there a pod's kills are the sum over its containers.
@@ -296,7 +324,7 @@ impl ReadError {
     }
 }
 
-fn open(path: &Path) -> Result<OwnedFd, CgroupError> {
+pub(super) fn open(path: &Path) -> Result<OwnedFd, CgroupError> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| CgroupError::io("open", path, e))
 }

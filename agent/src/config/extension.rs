@@ -1,10 +1,15 @@
 //! The section `oomlet:` of the configuration: what kubelet has no key for. Core.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::Deserialize;
 
+use super::duration::GoDuration;
+use crate::eviction::psi::{PsiThreshold, PsiThresholds};
+use crate::eviction::resources::MONITORING_PERIOD;
+use crate::pod::memory_limit::{MemoryLimit, MemoryLimitPolicy};
 use crate::quantity::parse_bytes;
 
 /// Every key may be left out.
@@ -15,10 +20,10 @@ pub struct Extension {
     pub trace: Trace,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Eviction {
-    /// False: memory is watched and traced, no pod is ever evicted for it. True.
+    /// False: memory, disks and process ids are watched and traced, no pod is ever evicted for them, and no container stopped
+    /// before its limit. True.
     pub enabled: bool,
     /// Act on the forecast too, not on thresholds alone. True.
     pub forecast: bool,
@@ -26,11 +31,29 @@ pub struct Eviction {
     pub brake: bool,
     /// How many times the time that freeing memory takes must be left; 1.0 to 100.0. 2.0.
     pub safety: f64,
+    /// Evict for memory pressure as PSI measures it. None.
+    pub psi: PsiThresholds,
+    /// Of pods without the annotation `oomlet.dev/memory-limit-policy`. `kernel`.
+    pub memory_limit_policy: MemoryLimitPolicy,
+    /// Of pods without the annotation `oomlet.dev/memory-limit-grace`; more than zero. 5 s.
+    pub memory_limit_grace: Duration,
+    /// How often disks and process ids are read, 100 ms to 10 min. 10 s, as kubelet.
+    pub resource_interval: Duration,
 }
 
 impl Default for Eviction {
     fn default() -> Self {
-        Eviction { enabled: true, forecast: true, brake: true, safety: 2.0 }
+        let MemoryLimit { policy: memory_limit_policy, grace: memory_limit_grace } = MemoryLimit::default();
+        Eviction {
+            enabled: true,
+            forecast: true,
+            brake: true,
+            safety: 2.0,
+            psi: PsiThresholds::default(),
+            memory_limit_policy,
+            memory_limit_grace,
+            resource_interval: MONITORING_PERIOD,
+        }
     }
 }
 
@@ -78,9 +101,38 @@ impl Default for Trace {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct RawExtension {
-    eviction: Option<Eviction>,
+    eviction: Option<RawEviction>,
     kernel: Option<RawKernel>,
     trace: Option<Trace>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawEviction {
+    enabled: Option<bool>,
+    forecast: Option<bool>,
+    brake: Option<bool>,
+    safety: Option<f64>,
+    memory_limit_policy: Option<MemoryLimitPolicy>,
+    memory_limit_grace: Option<GoDuration>,
+    resource_interval: Option<GoDuration>,
+    psi: RawPsi,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawPsi {
+    node: Option<RawPsiThreshold>,
+    pod: Option<RawPsiThreshold>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawPsiThreshold {
+    /// A percentage.
+    full: String,
+    /// 10 s.
+    window: Option<GoDuration>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -96,19 +148,67 @@ struct RawKernel {
 impl RawExtension {
     /// `Err`: the key below `oomlet` and what is wrong with its value.
     pub(super) fn checked(self) -> Result<Extension, (&'static str, String)> {
-        let eviction = self.eviction.unwrap_or_default();
-        if !(1.0..=100.0).contains(&eviction.safety) {
-            return Err((
-                "eviction.safety",
-                format!("{} is out of range, must be 1.0 to 100.0", eviction.safety),
-            ));
-        }
+        let eviction = self.eviction.unwrap_or_default().checked()?;
         let trace = self.trace.unwrap_or_default();
         if !(1..=1_000_000).contains(&trace.journal_records) {
             let error = format!("{} is out of range, must be 1 to 1000000", trace.journal_records);
             return Err(("trace.journalRecords", error));
         }
         Ok(Extension { eviction, trace, kernel: self.kernel.unwrap_or_default().checked()? })
+    }
+}
+
+impl RawEviction {
+    fn checked(self) -> Result<Eviction, (&'static str, String)> {
+        let default = Eviction::default();
+        let safety = self.safety.unwrap_or(default.safety);
+        if !(1.0..=100.0).contains(&safety) {
+            return Err(("eviction.safety", format!("{safety} is out of range, must be 1.0 to 100.0")));
+        }
+        let memory_limit_grace = self.memory_limit_grace.map_or(default.memory_limit_grace, |grace| grace.0);
+        if memory_limit_grace.is_zero() {
+            return Err(("eviction.memoryLimitGrace", "0s must be more than 0".to_owned()));
+        }
+        let resource_interval =
+            self.resource_interval.map_or(default.resource_interval, |interval| interval.0);
+        let allowed = Duration::from_millis(100)..=Duration::from_secs(600);
+        if !allowed.contains(&resource_interval) {
+            let error = format!("{resource_interval:?} is out of range, must be 100ms to 10m");
+            return Err(("eviction.resourceInterval", error));
+        }
+        let threshold = |raw: Option<RawPsiThreshold>, key| raw.map(|raw| raw.checked(key)).transpose();
+        Ok(Eviction {
+            enabled: self.enabled.unwrap_or(default.enabled),
+            forecast: self.forecast.unwrap_or(default.forecast),
+            brake: self.brake.unwrap_or(default.brake),
+            safety,
+            memory_limit_policy: self.memory_limit_policy.unwrap_or(default.memory_limit_policy),
+            memory_limit_grace,
+            resource_interval,
+            psi: PsiThresholds {
+                node: threshold(self.psi.node, "eviction.psi.node")?,
+                pod: threshold(self.psi.pod, "eviction.psi.pod")?,
+            },
+        })
+    }
+}
+
+impl RawPsiThreshold {
+    /// The shortest window is what a few readings still fill; the longest is systemd-oomd's bound of patience.
+    fn checked(self, key: &'static str) -> Result<PsiThreshold, (&'static str, String)> {
+        let window = self.window.map_or(Duration::from_secs(10), |w| w.0);
+        if !(Duration::from_secs(1)..=Duration::from_secs(600)).contains(&window) {
+            return Err((key, format!("the window {window:?} is out of range, must be 1s to 10m")));
+        }
+        let per_cent = self.full.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
+        let share = per_cent.map(|p| p / 100.0).filter(|share| *share > 0.0 && *share <= 1.0);
+        let share = share.ok_or_else(|| {
+            (
+                key,
+                format!("full: {:?} must be a percentage above 0 and up to 100, such as \"40%\"", self.full),
+            )
+        })?;
+        Ok(PsiThreshold { share, window })
     }
 }
 

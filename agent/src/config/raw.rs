@@ -13,6 +13,7 @@ use super::duration::GoDuration;
 use super::extension::RawExtension;
 use super::{API_VERSION, CgroupDriver, Config, ConfigError, ConfigWarning, KIND, keys};
 use crate::eviction::threshold::{Thresholds, default_eviction_hard, parse_thresholds};
+use crate::image::gc::GcPolicy;
 use crate::quantity::{parse_bytes, parse_milli_cpu};
 
 #[derive(Debug, Default, Deserialize)]
@@ -40,6 +41,15 @@ struct Raw {
     eviction_max_pod_grace_period: Option<u32>,
     eviction_pressure_transition_period: Option<GoDuration>,
     merge_default_eviction_settings: Option<bool>,
+    local_storage_capacity_isolation: Option<bool>,
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    image_gc_high_threshold_percent: Option<i32>,
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    image_gc_low_threshold_percent: Option<i32>,
+    #[serde(rename = "imageMinimumGCAge")]
+    image_minimum_gc_age: Option<GoDuration>,
+    #[serde(rename = "imageMaximumGCAge")]
+    image_maximum_gc_age: Option<GoDuration>,
     max_pods: Option<u32>,
     pod_pids_limit: Option<i64>,
     pod_logs_dir: Option<PathBuf>,
@@ -123,6 +133,7 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
     };
     let enforce_pods_allocatable = enforce_pods(raw.enforce_node_allocatable.as_deref(), warnings)?;
     let eviction_thresholds = eviction_thresholds(&raw, enforce_pods_allocatable, warnings)?;
+    let image_gc = image_gc(&raw, default.image_gc)?;
     let gates = raw.feature_gates.iter().flatten().map(|(gate, _)| format!("featureGates.{gate}"));
     warnings.extend(gates.map(|key| ConfigWarning::NotHonoured { key }));
     Ok(Config {
@@ -145,6 +156,10 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
             raw.eviction_pressure_transition_period,
             default.eviction_pressure_transition_period,
         ),
+        local_storage_capacity_isolation: raw
+            .local_storage_capacity_isolation
+            .unwrap_or(default.local_storage_capacity_isolation),
+        image_gc,
         max_pods: raw.max_pods.filter(|n| *n > 0).unwrap_or(default.max_pods),
         pod_pids_limit: pids_limit(raw.pod_pids_limit)?,
         pod_logs_dir: pod_logs_dir(raw.pod_logs_dir, default.pod_logs_dir)?,
@@ -184,6 +199,30 @@ fn restart_period(given: Option<RawCrashLoopBackOff>, default: Duration) -> Resu
     };
     let allowed = Duration::from_secs(1)..=Duration::from_secs(300);
     in_range("crashLoopBackOff.maxContainerRestartPeriod", period, allowed.contains(&period), "1s to 300s")
+}
+
+/// As kubelet's validation has it (pkg/kubelet/apis/config/validation).
+fn image_gc(raw: &Raw, default: GcPolicy) -> Result<GcPolicy, Wrong> {
+    let percent = |key: &str, given: Option<i32>, default: u8| {
+        let Some(percent) = given else { return Ok(default) };
+        let fits = u8::try_from(percent).ok().filter(|p| *p <= 100);
+        in_range(key, percent, fits.is_some(), "0 to 100").map(|_| fits.unwrap_or(default))
+    };
+    let (high, low) = ("imageGCHighThresholdPercent", "imageGCLowThresholdPercent");
+    let high_percent = percent(high, raw.image_gc_high_threshold_percent, default.high_percent)?;
+    let low_percent = percent(low, raw.image_gc_low_threshold_percent, default.low_percent)?;
+    if low_percent >= high_percent {
+        let error = format!("{low_percent} must be less than {high}, which is {high_percent}");
+        return Err((low.to_owned(), error));
+    }
+    // kubelet takes a zero as not set.
+    let min_age = raw.image_minimum_gc_age.map(|d| d.0).filter(|d| !d.is_zero()).unwrap_or(default.min_age);
+    let max_age = raw.image_maximum_gc_age.map_or(default.max_age, |d| d.0);
+    if !max_age.is_zero() && max_age <= min_age {
+        let error = format!("{max_age:?} must be more than imageMinimumGCAge, which is {min_age:?}, or 0s");
+        return Err(("imageMaximumGCAge".to_owned(), error));
+    }
+    Ok(GcPolicy { high_percent, low_percent, min_age, max_age })
 }
 
 fn eviction_thresholds(

@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::eviction::psi::{PsiThreshold, PsiThresholds};
+use crate::eviction::resources::ResourceSignal;
 use crate::eviction::threshold::{Signal, Threshold, ThresholdValue};
+use crate::pod::memory_limit::MemoryLimitPolicy;
 
 const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
 
@@ -22,7 +25,19 @@ fn nothing_but_the_kind_gives_the_defaults() {
     let enforced: Vec<_> = config.eviction_thresholds.enforced.iter().map(|t| (t.signal, t.value)).collect();
     let default = ThresholdValue::Bytes(100 << 20);
     assert_eq!(enforced, [(Signal::MemoryAvailable, default), (Signal::AllocatableMemoryAvailable, default)]);
-    assert_eq!(config.eviction_thresholds.not_enforced.len(), 4);
+    let resources = &config.eviction_thresholds.resources;
+    let resources: Vec<_> = resources.iter().map(|t| (t.signal.as_str(), t.value)).collect();
+    let share = ThresholdValue::Share;
+    assert_eq!(
+        resources,
+        [
+            ("imagefs.available", share(0.15)),
+            ("imagefs.inodesFree", share(0.05)),
+            ("nodefs.available", share(0.1)),
+            ("nodefs.inodesFree", share(0.05)),
+        ]
+    );
+    assert!(config.eviction_thresholds.not_enforced.is_empty());
 }
 
 #[test]
@@ -40,9 +55,14 @@ enforceNodeAllocatable: [none]
 systemReserved: {cpu: 500m, memory: 1Gi}
 kubeReserved: {cpu: 1, memory: 67108864, pid: "100"}
 evictionHard: {memory.available: 200Mi, nodefs.available: 0%}
-evictionSoft: {memory.available: 10%}
-evictionSoftGracePeriod: {memory.available: 1m30s}
+evictionSoft: {memory.available: 10%, pid.available: 1k}
+evictionSoftGracePeriod: {memory.available: 1m30s, pid.available: 1m}
 evictionMinimumReclaim: {memory.available: 50Mi}
+localStorageCapacityIsolation: false
+imageGCHighThresholdPercent: 70
+imageGCLowThresholdPercent: 0
+imageMinimumGCAge: 1s
+imageMaximumGCAge: 24h
 evictionMaxPodGracePeriod: 60
 evictionPressureTransitionPeriod: 30s
 maxPods: 30
@@ -56,7 +76,13 @@ resolvConf: ""
 clusterDNS: [10.96.0.10]
 clusterDomain: cluster.local
 oomlet:
-  eviction: {enabled: false, safety: 3}
+  eviction:
+    enabled: false
+    safety: 3
+    psi: {node: {full: 40%}, pod: {full: 62.5%, window: 30s}}
+    memoryLimitPolicy: graceful
+    memoryLimitGrace: 1m30s
+    resourceInterval: 500ms
   kernel: {maxTier: 1, ringBytes: 1Mi, btfPath: /btf}
   trace: {file: /trace.jsonl}
 "#,
@@ -78,6 +104,12 @@ oomlet:
                 threshold(ThresholdValue::Bytes(200 << 20), 0),
                 threshold(ThresholdValue::Share(0.1), 90),
             ],
+            resources: vec![Threshold {
+                signal: ResourceSignal::PidAvailable,
+                value: ThresholdValue::Bytes(1000),
+                grace_period: Duration::from_secs(60),
+                min_reclaim: None,
+            }],
             not_enforced: vec![],
         },
         "the defaults are dropped, pods are not enforced"
@@ -86,10 +118,22 @@ oomlet:
     assert_eq!(config.pod_pids_limit, Some(1024));
     assert_eq!(config.max_container_restart_period.as_secs(), 60);
     assert_eq!(config.single_process_oom_kill, Some(true));
+    let psi = |share, seconds| Some(PsiThreshold { share, window: Duration::from_secs(seconds) });
     assert_eq!(
         config.oomlet.eviction,
-        extension::Eviction { enabled: false, forecast: true, brake: true, safety: 3.0 }
+        extension::Eviction {
+            enabled: false,
+            safety: 3.0,
+            psi: PsiThresholds { node: psi(0.4, 10), pod: psi(0.625, 30) },
+            memory_limit_policy: MemoryLimitPolicy::Graceful,
+            memory_limit_grace: Duration::from_secs(90),
+            resource_interval: Duration::from_millis(500),
+            ..extension::Eviction::default()
+        }
     );
+    assert!(!config.local_storage_capacity_isolation);
+    let (min_age, max_age) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+    assert_eq!(config.image_gc, GcPolicy { high_percent: 70, low_percent: 0, min_age, max_age });
     assert_eq!((config.oomlet.kernel.max_tier, config.oomlet.kernel.ring_bytes), (1, 1 << 20));
     assert_eq!(config.oomlet.kernel.fault_sample_period, 64);
     assert_eq!(config.oomlet.trace.file.as_deref(), Some(Path::new("/trace.jsonl")));
@@ -113,13 +157,13 @@ fn json_is_yaml() {
 
 #[test]
 fn default_thresholds_can_be_merged() {
-    for (merge, not_enforced) in [(true, 4), (false, 0)] {
+    for (merge, resources) in [(true, 4), (false, 0)] {
         let t = config(&format!(
             "mergeDefaultEvictionSettings: {merge}\nevictionHard: {{memory.available: 1Gi}}"
         ))
         .eviction_thresholds;
         assert!(t.enforced.iter().all(|t| t.value == ThresholdValue::Bytes(1 << 30)), "{t:?}");
-        assert_eq!((t.enforced.len(), t.not_enforced.len()), (2, not_enforced));
+        assert_eq!((t.enforced.len(), t.resources.len()), (2, resources));
     }
 }
 
@@ -127,14 +171,16 @@ fn default_thresholds_can_be_merged() {
 fn a_threshold_without_effect_is_warned_of_only_where_the_file_names_it() {
     for (body, want) in [
         ("", &[][..]),
-        ("evictionHard: {nodefs.available: 10%, pid.available: 5%}", &["nodefs.available", "pid.available"]),
-        ("evictionHard: {nodefs.available: 0%}", &[]),
-        ("mergeDefaultEvictionSettings: true\nevictionHard: {nodefs.available: 20%}", &["nodefs.available"]),
+        ("evictionHard: {nodefs.available: 10%, pid.available: 5%}", &[]),
         (
-            "evictionSoft: {imagefs.available: 20%}\nevictionSoftGracePeriod: {imagefs.available: 1m}",
-            &["imagefs.available"],
+            "evictionHard: {containerfs.available: 10%, containerfs.inodesFree: 5%}",
+            &["containerfs.available", "containerfs.inodesFree"],
         ),
-        ("evictionMinimumReclaim: {imagefs.available: 1Gi}", &["imagefs.available"]),
+        ("evictionHard: {containerfs.available: 0%}", &[]),
+        (
+            "evictionSoft: {containerfs.available: 20%}\nevictionSoftGracePeriod: {containerfs.available: 1m}",
+            &["containerfs.available"],
+        ),
     ] {
         let warnings = parse(body).unwrap().1;
         let want: Vec<_> =
@@ -216,6 +262,39 @@ fn wrong_values_are_refused_by_name() {
         ("crashLoopBackOff: {maxContainerRestartPeriod: 301s}", "must be 1s to 300s"),
         ("clusterDNS: [dns]", "clusterDNS[0]"),
         ("oomlet: {eviction: {safety: 0.5}}", "oomlet.eviction.safety: 0.5 is out of range"),
+        (
+            "oomlet: {eviction: {psi: {node: {full: 40}}}}",
+            "oomlet.eviction.psi.node.full: invalid type: integer `40`",
+        ),
+        ("oomlet: {eviction: {psi: {node: {full: '40'}}}}", "oomlet.eviction.psi.node: full: \"40\" must be"),
+        ("oomlet: {eviction: {psi: {pod: {full: 0%}}}}", "oomlet.eviction.psi.pod: full: \"0%\" must be"),
+        ("oomlet: {eviction: {psi: {pod: {window: 10s}}}}", "oomlet.eviction.psi.pod: missing field `full`"),
+        ("oomlet: {eviction: {psi: {pod: {full: 5%, window: 1ms}}}}", "the window 1ms is out of range"),
+        (
+            "oomlet: {eviction: {memoryLimitPolicy: gentle}}",
+            "oomlet.eviction.memoryLimitPolicy: unknown variant `gentle`, expected `kernel` or `graceful`",
+        ),
+        (
+            "oomlet: {eviction: {memoryLimitGrace: 5}}",
+            "oomlet.eviction.memoryLimitGrace: invalid type: integer `5`",
+        ),
+        (
+            "oomlet: {eviction: {memoryLimitGrace: 0s}}",
+            "oomlet.eviction.memoryLimitGrace: 0s must be more than 0",
+        ),
+        (
+            "oomlet: {eviction: {resourceInterval: 1ms}}",
+            "oomlet.eviction.resourceInterval: 1ms is out of range, must be 100ms to 10m",
+        ),
+        ("oomlet: {eviction: {resourceInterval: 5}}", "oomlet.eviction.resourceInterval"),
+        ("imageGCHighThresholdPercent: 101", "imageGCHighThresholdPercent: 101 is out of range"),
+        ("imageGCLowThresholdPercent: -1", "imageGCLowThresholdPercent: -1 is out of range"),
+        (
+            "imageGCLowThresholdPercent: 85",
+            "imageGCLowThresholdPercent: 85 must be less than imageGCHighThresholdPercent, which is 85",
+        ),
+        ("imageMaximumGCAge: 2m", "imageMaximumGCAge: 120s must be more than imageMinimumGCAge"),
+        ("imageMinimumGCAge: -1s", "imageMinimumGCAge: \"-1s\" is not a duration"),
         ("oomlet: {kernel: {maxTier: 3}}", "oomlet.kernel.maxTier: 3"),
         ("oomlet: {kernel: {ringBytes: 5000}}", "oomlet.kernel.ringBytes: 5000 must be a power of two"),
         ("oomlet: {trace: {journalRecords: 0}}", "oomlet.trace.journalRecords: 0"),

@@ -26,6 +26,17 @@ pub struct ListedContainer {
     pub created_at_ns: i64,
 }
 
+/// What a container has written beside its volumes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WritableLayer {
+    pub pod: PodUid,
+    pub container: String,
+    /// Counts the instances of one container.
+    pub attempt: u32,
+    pub used_bytes: u64,
+    pub inodes_used: u64,
+}
+
 type Labels = std::collections::HashMap<String, String>;
 
 /// `None`: not made by a kubelet, so none of ours.
@@ -63,6 +74,27 @@ pub fn listed_container(c: cri::Container) -> Option<ListedContainer> {
         id: c.id,
         created_at_ns: c.created_at,
     })
+}
+
+/// `None`: none of ours, or not measured (yet).
+#[must_use]
+pub fn writable_layer(stats: cri::ContainerStats) -> Option<WritableLayer> {
+    let attributes = stats.attributes?;
+    let layer = stats.writable_layer?;
+    Some(WritableLayer {
+        pod: pod_of(&attributes.labels)?.uid,
+        container: attributes.labels.get(names::CONTAINER_NAME)?.clone(),
+        attempt: attributes.metadata.map_or(0, |m| m.attempt),
+        used_bytes: layer.used_bytes.map_or(0, |v| v.value),
+        inodes_used: layer.inodes_used.map_or(0, |v| v.value),
+    })
+}
+
+/// From the JSON object that containerd 1.x puts as `config` into its verbose status.
+#[must_use]
+pub fn sandbox_image(config: &str) -> Option<String> {
+    let json: serde_json::Value = serde_json::from_str(config).ok()?;
+    json.get("sandboxImage")?.as_str().filter(|image| !image.is_empty()).map(str::to_owned)
 }
 
 #[must_use]
@@ -165,6 +197,39 @@ mod tests {
         ] {
             let c = cri::ContainerStatus { state: state as i32, ..Default::default() };
             assert_eq!(container_status(c, &labels(&[("info", info)]), "s").pid, pid, "{info}");
+        }
+    }
+
+    #[test]
+    fn writable_layers_and_the_sandbox_image() {
+        let stats = |uid: &str, used: Option<u64>| cri::ContainerStats {
+            attributes: Some(cri::ContainerAttributes {
+                labels: labels(&[
+                    (names::POD_UID, uid),
+                    (names::POD_NAME, "web"),
+                    (names::POD_NAMESPACE, "default"),
+                    (names::CONTAINER_NAME, "c"),
+                ]),
+                metadata: Some(cri::ContainerMetadata { name: "c".into(), attempt: 2 }),
+                ..Default::default()
+            }),
+            writable_layer: used.map(|value| cri::FilesystemUsage {
+                used_bytes: Some(cri::UInt64Value { value }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let layer = writable_layer(stats("u", Some(7))).unwrap();
+        assert_eq!((layer.attempt, layer.used_bytes, layer.inodes_used), (2, 7, 0));
+        assert_eq!(writable_layer(stats("u", None)), None);
+        assert_eq!(writable_layer(stats("", Some(7))), None);
+        for (config, want) in [
+            (r#"{"containerd":{},"sandboxImage":"pause:3"}"#, Some("pause:3")),
+            (r#"{"sandboxImage":""}"#, None),
+            ("{}", None),
+            ("no JSON", None),
+        ] {
+            assert_eq!(sandbox_image(config).as_deref(), want, "{config}");
         }
     }
 

@@ -36,6 +36,11 @@ pub(crate) struct State {
     pub unnoticed_exit: Option<i32>,
     events: Option<mpsc::Sender<Result<cri::ContainerEventResponse, Status>>>,
     pub has_events: bool,
+    /// Where images are kept, as `ImageFsInfo` tells it.
+    pub image_store: Option<String>,
+    pub sandbox_image: Option<String>,
+    /// Bytes in the writable layer of a container, by id.
+    pub written: HashMap<String, u64>,
     /// `None`: as a runtime that does not know the call.
     pub cgroup_driver: Option<cri::CgroupDriver>,
     made: u64,
@@ -133,10 +138,19 @@ impl FakeRuntime {
 
     /// Kills all processes of all containers, as `cgroup.kill` would.
     pub fn kill_all(&self) -> usize {
+        self.kill_where(|_| true)
+    }
+
+    /// Those of one container.
+    pub fn kill(&self, id: &str) -> usize {
+        self.kill_where(|c| c.id == id)
+    }
+
+    fn kill_where(&self, is_meant: impl Fn(&cri::ContainerStatus) -> bool) -> usize {
         let mut killed = 0;
         let mut state = self.state();
         let exit_code = state.unnoticed_exit.unwrap_or(137);
-        for (_, c) in state.containers.iter_mut().filter(|(_, c)| running(c)) {
+        for (_, c) in state.containers.iter_mut().filter(|(_, c)| running(c) && is_meant(c)) {
             end(c, exit_code);
             killed += 1;
         }

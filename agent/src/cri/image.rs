@@ -115,6 +115,20 @@ impl ImageClient {
         Ok(r.images.into_iter().map(Image::from).collect())
     }
 
+    /// Removes the image with all its names. Idempotent.
+    ///
+    /// # Errors
+    /// When the runtime refuses or does not answer.
+    pub async fn remove_image(&self, id: &str) -> Result<(), CriError> {
+        let request = cri::RemoveImageRequest { image: spec(id) };
+        let mut client = self.client.clone();
+        let limit = self.connection.request_timeout();
+        match self.connection.limited("RemoveImage", id, limit, client.remove_image(request)).await {
+            Err(e) if !e.is_not_found() => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     /// # Errors
     /// When the runtime does not answer.
     pub async fn image_fs_info(&self) -> Result<Vec<FilesystemUsage>, CriError> {

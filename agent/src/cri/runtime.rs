@@ -1,5 +1,6 @@
 //! A typed client of the CRI's RuntimeService. Each call is bounded; a refusal keeps its gRPC code.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_cri::v1 as cri;
@@ -8,7 +9,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::connection::{Connection, MAX_MESSAGE_BYTES, RuntimeVersion};
-use super::convert::{self, ListedContainer, ListedSandbox};
+use super::convert::{self, ListedContainer, ListedSandbox, WritableLayer};
 use super::{CriError, names};
 use crate::cgroup::DriverKind;
 use crate::pod::PodUid;
@@ -98,6 +99,15 @@ impl RuntimeClient {
                     .join(": "),
             })
             .collect())
+    }
+
+    /// The image that sandboxes are made from, where the runtime tells (containerd 1.x). Others pin it.
+    ///
+    /// # Errors
+    /// When the runtime does not answer.
+    pub async fn sandbox_image(&self) -> Result<Option<String>, CriError> {
+        let r = call!(self, "Status", "the runtime", status, cri::StatusRequest { verbose: true })?;
+        Ok(r.info.get("config").and_then(|config| convert::sandbox_image(config)))
     }
 
     /// Creates and starts the sandbox; returns its id. `target` names the pod in errors.
@@ -217,6 +227,29 @@ impl RuntimeClient {
     pub async fn list_containers(&self, pod: Option<&PodUid>) -> Result<Vec<ListedContainer>, CriError> {
         let containers = self.raw_containers(pod).await?;
         Ok(containers.into_iter().filter_map(convert::listed_container).collect())
+    }
+
+    /// Ids and names of the images that all containers were made from, whoever made them, dead or alive.
+    ///
+    /// # Errors
+    /// When the runtime does not answer.
+    pub async fn images_of_containers(&self) -> Result<BTreeSet<String>, CriError> {
+        let images = self.raw_containers(None).await?.into_iter().flat_map(|c| {
+            let named = c.image.map(|i| [i.image, i.user_specified_image]).into_iter().flatten();
+            named.chain([c.image_ref, c.image_id])
+        });
+        Ok(images.filter(|name| !name.is_empty()).collect())
+    }
+
+    /// What the writable layers of containers with kubelet's labels take up, dead or alive, by the runtime's account, which
+    /// is some seconds old.
+    ///
+    /// # Errors
+    /// When the runtime does not answer.
+    pub async fn writable_layers(&self) -> Result<Vec<WritableLayer>, CriError> {
+        let request = cri::ListContainerStatsRequest { filter: None };
+        let r = call!(self, "ListContainerStats", "all containers", list_container_stats, request)?;
+        Ok(r.stats.into_iter().filter_map(convert::writable_layer).collect())
     }
 
     async fn raw_containers(&self, pod: Option<&PodUid>) -> Result<Vec<cri::Container>, CriError> {

@@ -6,26 +6,34 @@
 //! [`EvictionManager::grace_cut`]. Planning again after that plans nothing until something happens.
 //!
 //! - `plan`: decisions. - `pace`: when to read. - `pressure`: thresholds and the MemoryPressure condition.
+//! - `limits`: containers that are stopped before they reach their own limit.
 
+mod limits;
 mod pace;
 mod plan;
 mod pressure;
+mod returned;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use limits::LimitedContainer;
 pub use pressure::PressureInfo;
+pub use returned::Returned;
 
+use super::psi::Stalls;
 use super::threshold::Signal;
 use super::{EvictionConfig, EvictionStep, ReadScope};
-use crate::brake::{BrakeStep, Brakes};
+use crate::brake::{BrakeStep, Brakes, Held};
 use crate::clock::Mono;
 use crate::forecast::time_to_free::TimeToFree;
-use crate::forecast::{DomainForecast, Forecast, Level, committed_bytes};
+use crate::forecast::{DomainForecast, Forecast};
 use crate::pod::{PodRef, PodUid};
 use crate::signal::window::Growth;
 use crate::signal::{Domain, DomainReading, KernelEvent, KernelEventKind, MemoryReading};
+use limits::Limits;
 use pressure::ThresholdState;
+use returned::Returns;
 
 #[derive(Debug)]
 pub struct EvictionManager {
@@ -51,6 +59,9 @@ pub struct EvictionManager {
     last_stopped: Option<Mono>,
     time_to_free: TimeToFree,
     brakes: Brakes,
+    stalls: Stalls,
+    returns: Returns,
+    limits: Limits,
 }
 
 /// The node or `kubepods`.
@@ -89,6 +100,8 @@ struct Hint {
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     scope: ReadScope,
+    /// It has containers and pods that are near their limits, and not all of them.
+    limits: bool,
     at: Mono,
     /// There was something to decide when it was asked for.
     to_decide: bool,
@@ -110,6 +123,8 @@ impl EvictionManager {
     pub fn new(cfg: EvictionConfig) -> Self {
         EvictionManager {
             thresholds: cfg.thresholds.iter().cloned().map(ThresholdState::new).collect(),
+            stalls: Stalls::new(cfg.psi),
+            returns: Returns::default(),
             cfg,
             node: TopDomain::default(),
             kubepods: TopDomain::default(),
@@ -126,6 +141,7 @@ impl EvictionManager {
             last_stopped: None,
             time_to_free: TimeToFree::default(),
             brakes: Brakes::default(),
+            limits: Limits::default(),
         }
     }
 
@@ -177,8 +193,10 @@ impl EvictionManager {
         self.hint = self.hint.filter(|h| h.latest > r.at).map(|h| Hint { earliest: h.latest, ..h });
 
         let asked_all = answers.is_some_and(|asked| asked.scope == ReadScope::AllPods);
-        let all_pods = asked_all || r.domains.iter().any(|d| matches!(d.domain, Domain::Pod(_)));
+        let limits = answers.is_some_and(|asked| asked.limits);
+        let all_pods = !limits && (asked_all || r.domains.iter().any(|d| matches!(d.domain, Domain::Pod(_))));
         self.observe_top(r, all_pods);
+        self.observe_limits(r, all_pods, limits);
         if all_pods {
             self.observe_pods(r);
             self.pods_for_decision = answers.is_some_and(|asked| asked.to_decide);
@@ -190,6 +208,8 @@ impl EvictionManager {
         }
         self.pressure =
             pressure::condition(self.pressure, &self.thresholds, r.at, self.cfg.transition_period);
+        self.stalls.observe(r.at, &r.stalled);
+        self.returns.observe(r.at, committed(&self.kubepods.forecast));
         self.top_at = Some(r.at);
     }
 
@@ -197,20 +217,20 @@ impl EvictionManager {
         for (name, top) in [(Domain::Node, &mut self.node), (Domain::Kubepods, &mut self.kubepods)] {
             // Node and kubepods do not go away while the agent runs: no number now is no news.
             let Some(d) = r.of(&name) else { continue };
-            let (level, committed) = if name == Domain::Node {
-                let level = Level::of_node(d, r.mem_available_bytes);
-                (level, level.map_or(d.usage_bytes, |l| l.committed_bytes))
+            if name == Domain::Node {
+                top.forecast.observe_node(r.at, d, r.mem_available_bytes);
             } else {
-                (Level::of_cgroup(d), committed_bytes(d))
-            };
-            top.forecast.observe(r.at, committed, level);
-            if all_pods {
+                top.forecast.observe_cgroup(r.at, d);
+            }
+            let committed = top.forecast.growth().last().map(|(_, bytes)| bytes);
+            if let Some(committed) = committed.filter(|_| all_pods) {
                 top.beside_pods.observe(r.at, committed);
             }
-            if let Some(level) = level {
+            if let Some(level) = top.forecast.level() {
                 self.brakes.observe(&name, level.headroom_bytes, r.at);
             }
-            top.available_bytes = pressure::available_bytes(d, r.mem_available_bytes);
+            top.available_bytes =
+                pressure::available_bytes(d, top.forecast.comes_back_bytes(), r.mem_available_bytes);
             top.last = Some(d.clone());
         }
     }
@@ -223,7 +243,7 @@ impl EvictionManager {
             match &d.domain {
                 Domain::Pod(uid) => {
                     let mut forecast = old.remove(uid).map_or_else(|| new_pod(before), |p| p.forecast);
-                    forecast.observe(r.at, committed_bytes(d), Level::of_cgroup(d));
+                    forecast.observe_cgroup(r.at, d);
                     let numbers = PodNumbers { forecast, working_set_bytes: d.working_set_bytes() };
                     self.pods.insert(uid.clone(), numbers);
                 }
@@ -238,7 +258,13 @@ impl EvictionManager {
     /// The SyncLoop has had a reading started.
     pub fn read_ordered(&mut self, scope: ReadScope, now: Mono) {
         let to_decide = self.in_danger(now);
-        self.asked = Some(Asked { scope, at: now, to_decide });
+        self.asked = Some(Asked { scope, limits: false, at: now, to_decide });
+    }
+
+    /// The SyncLoop has had a reading of these started, beside node and `kubepods`.
+    pub fn limits_read_ordered(&mut self, domains: &[Domain], now: Mono) {
+        self.limits.ask(domains);
+        self.asked = Some(Asked { scope: ReadScope::Top, limits: true, at: now, to_decide: false });
     }
 
     /// The SyncLoop has ordered the pod to stop within `grace`. Also for a pod whose eviction an earlier run of the
@@ -248,49 +274,59 @@ impl EvictionManager {
         let evicting =
             Evicting { pod: pod.clone(), ordered_at: now, grace, cut_at: None, no_brake: !self.cfg.brake };
         self.evicting.insert(pod.uid.clone(), evicting);
+        let held = self.pods.get(&pod.uid).map_or(0, |p| committed(&p.forecast));
+        self.returns.ordered(&pod.uid, held, committed(&self.kubepods.forecast), now);
     }
 
-    /// The SyncLoop has ordered a pod to stop that is to be held meanwhile: after [`EvictionManager::eviction_ordered`].
-    pub fn hold(&mut self, pod: &PodUid, domain: &Domain, signalled: bool, now: Mono) {
-        let Some(evicting) = self.evicting.get(pod) else { return };
-        let top = if *domain == Domain::Node { &self.node } else { &self.kubepods };
-        let Some(level) = top.forecast.level() else { return };
-        let of = (domain.clone(), level.headroom_bytes);
-        self.brakes.hold(pod, of, evicting.grace_ends(), signalled, now);
+    /// The SyncLoop has ordered a pod or container to stop that is to be held meanwhile: after
+    /// [`EvictionManager::eviction_ordered`].
+    pub fn hold(&mut self, held: &Held, domain: &Domain, signalled: bool, now: Mono) {
+        let evicting = || self.evicting.get(&held.pod).map(Evicting::grace_ends);
+        let ends_at = if held.container.is_some() { self.limits.grace_ends(held) } else { evicting() };
+        let level = match domain {
+            Domain::Node => self.node.forecast.level(),
+            Domain::Kubepods => self.kubepods.forecast.level(),
+            Domain::Pod(_) | Domain::Container(..) => self.limits.level(domain),
+        };
+        let (Some(ends_at), Some(level)) = (ends_at, level) else { return };
+        self.brakes.hold(held, (domain.clone(), level.headroom_bytes), ends_at, signalled, now);
     }
 
     /// The containers that are stopped first have their stop signal.
     pub fn signalled(&mut self, pod: &PodUid, now: Mono) {
-        self.brakes.signalled(pod, now);
+        self.brakes.signalled(&Held::pod(pod), now);
     }
 
-    /// The SyncLoop has had the gear changed. A pod that is not held yet has its stop signal for long.
+    /// The SyncLoop has had the gear changed. One that is not held yet has its stop signal for long.
     pub fn brake_ordered(&mut self, step: &BrakeStep, now: Mono) {
-        if !self.brakes.holds(&step.pod) {
-            self.hold(&step.pod, &step.domain, true, now);
+        if !self.brakes.holds(&step.held) {
+            self.hold(&step.held, &step.domain, true, now);
         }
         self.brakes.ordered(step, now);
     }
 
-    /// The pod's gear could not be set: it is let go. `true`: for the first time.
-    pub fn brake_failed(&mut self, pod: &PodUid, now: Mono) -> bool {
-        self.brakes.failed(pod, now);
-        let evicting = self.evicting.get_mut(pod);
+    /// Its gear could not be set: it is let go. `true`: for the first time.
+    pub fn brake_failed(&mut self, held: &Held, now: Mono) -> bool {
+        self.brakes.failed(held, now);
+        if held.container.is_some() {
+            return self.container_brake_failed(held);
+        }
+        let evicting = self.evicting.get_mut(&held.pod);
         evicting.is_some_and(|evicting| !std::mem::replace(&mut evicting.no_brake, true))
     }
 
-    /// The guard took the agent for stuck and has let go of all pods.
+    /// The guard took the agent for stuck and has let go of all.
     pub fn all_were_let_go(&mut self) {
         self.brakes.all_were_let_go();
     }
 
-    /// The pod is held and has run since.
+    /// It is held and has run since.
     #[must_use]
-    pub fn has_run_held(&self, pod: &PodUid) -> bool {
-        self.brakes.has_run(pod)
+    pub fn has_run_held(&self, held: &Held) -> bool {
+        self.brakes.has_run(held)
     }
 
-    /// A pod is held: the agent must not fall silent.
+    /// Somebody is held: the agent must not fall silent.
     #[must_use]
     pub fn holds_any(&self) -> bool {
         self.brakes.any()
@@ -301,24 +337,32 @@ impl EvictionManager {
         if let Some(evicting) = self.evicting.get_mut(pod) {
             evicting.cut_at.get_or_insert(now);
         }
-        self.brakes.cut(pod, now);
+        self.brakes.cut(&Held::pod(pod), now);
     }
 
-    /// All containers of an evicted pod have ended. Of other pods this says nothing.
-    pub fn pod_stopped(&mut self, pod: &PodUid, now: Mono) {
+    /// All containers of an evicted pod have ended; what it gave back. Of other pods this says nothing.
+    pub fn pod_stopped(&mut self, pod: &PodUid, now: Mono) -> Option<Returned> {
+        let returned = self.returns.take(pod);
+        let held = Held::pod(pod);
         if let Some(evicting) = self.evicting.remove(pod) {
-            // Standing still was no part of its end.
-            self.time_to_free
-                .observe(now.since(evicting.ordered_at).saturating_sub(self.brakes.frozen(pod, now)));
+            // The runtime's word comes some time after the memory. Standing still was no part of the pod's end.
+            let took = returned.and_then(|r| r.after).unwrap_or(now.since(evicting.ordered_at));
+            self.time_to_free.observe(took.saturating_sub(self.brakes.frozen(&held, now)));
             self.last_stopped = Some(now);
+            self.stalls.start_anew();
         }
-        self.brakes.let_go(pod, now);
+        self.brakes.let_go(&held, now);
+        self.containers_of_pod_stopped(pod, now);
+        returned
     }
 
     /// Nothing is left of the pod.
     pub fn pod_gone(&mut self, pod: &PodUid) {
         self.evicting.remove(pod);
+        self.returns.take(pod);
         self.brakes.forget(pod);
+        self.stalls.forget(pod);
+        self.forget_limits_of(pod);
         self.pods.remove(pod);
         self.containers.retain(|(uid, _), _| uid != pod);
     }
@@ -356,11 +400,16 @@ impl EvictionManager {
             EvictionStep::Evict(eviction) => {
                 self.eviction_ordered(&eviction.pod, eviction.grace, now);
                 if eviction.brake {
-                    self.hold(&eviction.pod.uid, &eviction.domain, false, now);
+                    self.hold(&Held::pod(&eviction.pod.uid), &eviction.domain, false, now);
                 }
             }
             EvictionStep::Brake(step) => self.brake_ordered(step, now),
             EvictionStep::CutGrace { pod, .. } => self.grace_cut(&pod.uid, now),
+            EvictionStep::ReadLimits { domains, .. } => self.limits_read_ordered(domains, now),
+            EvictionStep::StopContainer(stop) => self.container_stop_ordered(stop, now),
+            EvictionStep::CutContainerGrace { pod, container, .. } => {
+                self.container_grace_cut(&pod.uid, container, now);
+            }
         }
     }
 
@@ -372,6 +421,11 @@ impl EvictionManager {
     fn needed(&self) -> Duration {
         self.time_to_free.get().mul_f64(self.cfg.safety.clamp(0.0, 100.0))
     }
+}
+
+/// Bytes as of the newest reading.
+fn committed(forecast: &DomainForecast) -> u64 {
+    forecast.growth().last().map_or(0, |(_, bytes)| bytes)
 }
 
 /// A pod that was not there when all pods were read at `before` has grown from nothing since then.

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Candidate, Numbers};
+use super::{Candidate, Numbers, StalledFor};
 use crate::quantity::format_bytes;
 
 /// `container_usage` gives the working set of a container where it is known.
@@ -14,24 +14,23 @@ pub fn eviction_message(
     numbers: &Numbers,
     container_usage: impl Fn(&str) -> Option<u64>,
 ) -> String {
-    let mut text = "The node was low on resource: memory. ".to_owned();
-    match (numbers.threshold_bytes, numbers.time_to_oom) {
-        (Some(threshold), _) => {
-            let (threshold, available) = (format_bytes(threshold), format_bytes(numbers.available_bytes));
-            let _ = write!(text, "Threshold quantity: {threshold}, available: {available}. ");
-        }
-        (None, Some(left)) => {
-            let (headroom, rate) = (
-                format_bytes(numbers.headroom_bytes),
-                format_bytes(numbers.fast_rate_bytes_per_s >> 20 << 20),
-            );
-            let left = short(left);
-            let _ = write!(
-                text,
-                "Forecast: {headroom} left, growing by {rate} a second, out of memory in {left}. "
-            );
-        }
-        (None, None) => {}
+    let mut text = match numbers.stalled {
+        Some(StalledFor { pod: true, .. }) => "The pod was low on resource: memory. ",
+        _ => "The node was low on resource: memory. ",
+    }
+    .to_owned();
+    if let Some(StalledFor { per_mille, window, .. }) = numbers.stalled {
+        let (per_cent, tenth, window) = (per_mille / 10, per_mille % 10, short(window));
+        let _ = write!(text, "All tasks waited for memory for {per_cent}.{tenth} % of the last {window}. ");
+    } else if let Some(threshold) = numbers.threshold_bytes {
+        let (threshold, available) = (format_bytes(threshold), format_bytes(numbers.available_bytes));
+        let _ = write!(text, "Threshold quantity: {threshold}, available: {available}. ");
+    } else if let Some(left) = numbers.time_to_oom {
+        let (headroom, rate) =
+            (format_bytes(numbers.headroom_bytes), format_bytes(numbers.fast_rate_bytes_per_s >> 20 << 20));
+        let left = short(left);
+        let _ =
+            write!(text, "Forecast: {headroom} left, growing by {rate} a second, out of memory in {left}. ");
     }
     for c in &candidate.containers {
         if let Some(usage) = container_usage(&c.name)
@@ -47,7 +46,7 @@ pub fn eviction_message(
     text
 }
 
-fn short(d: Duration) -> String {
+pub(super) fn short(d: Duration) -> String {
     if d < Duration::from_secs(1) {
         format!("{} ms", d.as_millis())
     } else {
@@ -100,5 +99,15 @@ mod tests {
             eviction_message(&candidate, &ahead, |_| None),
             "The node was low on resource: memory. Forecast: 120Mi left, growing by 480Mi a second, out of memory in 250 ms. "
         );
+        let window = Duration::from_secs(10);
+        for (pod, whose) in [(false, "node"), (true, "pod")] {
+            let stalled = Some(StalledFor { per_mille: 457, window, pod });
+            assert_eq!(
+                eviction_message(&candidate, &Numbers { stalled, ..Numbers::default() }, |_| None),
+                format!(
+                    "The {whose} was low on resource: memory. All tasks waited for memory for 45.7 % of the last 10.0 s. "
+                )
+            );
+        }
     }
 }

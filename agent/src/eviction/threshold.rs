@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::resources::ResourceSignal;
 use crate::quantity::{self, QuantityError};
 
-/// The signals that are acted on.
+/// The signals of memory. The others are [`ResourceSignal`]s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Signal {
     /// Capacity of the node − working set of the node.
@@ -37,18 +38,11 @@ impl fmt::Display for Signal {
     }
 }
 
-/// Valid names of kubelet's that nothing is enforced for yet.
-pub const NOT_ENFORCED: &[&str] = &[
-    "nodefs.available",
-    "nodefs.inodesFree",
-    "imagefs.available",
-    "imagefs.inodesFree",
-    "containerfs.available",
-    "containerfs.inodesFree",
-    "pid.available",
-];
+/// Valid names of kubelet's that nothing is enforced for: writable layers on a file system of their own are CRI-O's
+/// alone.
+pub const NOT_ENFORCED: &[&str] = &["containerfs.available", "containerfs.inodesFree"];
 
-/// `100Mi`, or a share of the capacity.
+/// `100Mi` (or, of inodes and process ids, a number), or a share of the capacity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ThresholdValue {
     Bytes(u64),
@@ -57,19 +51,19 @@ pub enum ThresholdValue {
 }
 
 impl ThresholdValue {
-    /// In bytes, given the capacity that the signal is measured against.
+    /// In the signal's unit, given the capacity that it is measured against.
     #[must_use]
-    pub fn of(self, capacity_bytes: u64) -> u64 {
+    pub fn of(self, capacity: u64) -> u64 {
         match self {
             ThresholdValue::Bytes(bytes) => bytes,
-            ThresholdValue::Share(share) => (capacity_bytes as f64 * share) as u64,
+            ThresholdValue::Share(share) => (capacity as f64 * share) as u64,
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Threshold {
-    pub signal: Signal,
+pub struct Threshold<S = Signal> {
+    pub signal: S,
     pub value: ThresholdValue,
     /// How long a soft threshold has to be met before it counts. Zero: a hard threshold.
     pub grace_period: Duration,
@@ -77,7 +71,7 @@ pub struct Threshold {
     pub min_reclaim: Option<ThresholdValue>,
 }
 
-impl Threshold {
+impl<S> Threshold<S> {
     #[must_use]
     pub const fn is_hard(&self) -> bool {
         self.grace_period.is_zero()
@@ -86,7 +80,10 @@ impl Threshold {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Thresholds {
+    /// Of memory.
     pub enforced: Vec<Threshold>,
+    /// Of disks and process ids.
+    pub resources: Vec<Threshold<ResourceSignal>>,
     /// Signals that have a threshold which nothing enforces yet; sorted, each once. Not those switched off.
     pub not_enforced: Vec<String>,
 }
@@ -122,8 +119,9 @@ const SOFT_GRACE_PERIOD: &str = "evictionSoftGracePeriod";
 const MINIMUM_RECLAIM: &str = "evictionMinimumReclaim";
 
 fn signal_names() -> String {
-    let ours = [Signal::MemoryAvailable, Signal::AllocatableMemoryAvailable].map(Signal::as_str);
-    ours.iter().chain(NOT_ENFORCED).copied().collect::<Vec<_>>().join(", ")
+    let memory = [Signal::MemoryAvailable, Signal::AllocatableMemoryAvailable].map(Signal::as_str);
+    let resources = ResourceSignal::ALL.map(ResourceSignal::as_str);
+    memory.iter().chain(&resources).chain(NOT_ENFORCED).copied().collect::<Vec<_>>().join(", ")
 }
 
 /// kubelet's `evictionHard` where the configuration has none: `DefaultEvictionHard`
@@ -167,12 +165,15 @@ pub fn parse_thresholds(
     check_signals(SOFT_GRACE_PERIOD, soft_grace_period.keys())?;
 
     let mut out = Thresholds::default();
-    let mut add = |name: String, value, grace_period| match Signal::parse(&name) {
-        Some(signal) => {
-            let min_reclaim = reclaims.get(&name).copied();
+    let mut add = |name: String, value, grace_period| {
+        let min_reclaim = reclaims.get(&name).copied();
+        if let Some(signal) = Signal::parse(&name) {
             out.enforced.push(Threshold { signal, value, grace_period, min_reclaim });
+        } else if let Some(signal) = ResourceSignal::parse(&name) {
+            out.resources.push(Threshold { signal, value, grace_period, min_reclaim });
+        } else {
+            out.not_enforced.push(name);
         }
-        None => out.not_enforced.push(name),
     };
     for (name, value) in parse_values(HARD, hard)? {
         add(name, value, Duration::ZERO);
@@ -205,7 +206,9 @@ fn check_signals<'a>(
     field: &'static str,
     signals: impl IntoIterator<Item = &'a String>,
 ) -> Result<(), ThresholdError> {
-    let known = |name: &str| Signal::parse(name).is_some() || NOT_ENFORCED.contains(&name);
+    let known = |name: &str| {
+        Signal::parse(name).is_some() || ResourceSignal::parse(name).is_some() || NOT_ENFORCED.contains(&name)
+    };
     match signals.into_iter().find(|name| !known(name)) {
         Some(signal) => Err(ThresholdError { field, signal: signal.clone(), fault: Fault::UnknownSignal }),
         None => Ok(()),

@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{NodeAgentError, Setup};
 use crate::cgroup::parse;
+use crate::cgroup::pressure::PressureFiles;
 use crate::clock::Mono;
 use crate::config::Config;
 use crate::cri::dns::{NodeDns, ResolvConf};
+use crate::eviction::psi::PsiThresholds;
 use crate::eviction::threshold::Signal;
 use crate::pod::admission::NodeFacts;
 use crate::pod::qos::{Amounts, CgroupResources, cpu_shares};
@@ -26,7 +28,7 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
     let path = "/proc/meminfo";
     let text = std::fs::read(path).map_err(|source| NodeAgentError::Read { path, source })?;
     let info = parse::meminfo(&text).map_err(|_| NodeAgentError::Proc { path, what: "MemTotal" })?;
-    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let cpus = cpus() as u64;
     let capacity = Amounts { milli_cpu: cpus * 1000, memory_bytes: info.total_bytes };
     let reserved = config.reserved();
     if reserved.memory_bytes >= capacity.memory_bytes {
@@ -55,6 +57,8 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
             arch: go_arch().to_owned(),
             labels: BTreeMap::new(),
             memory_pressure: false,
+            disk_pressure: false,
+            pid_pressure: false,
         },
         kubepods: CgroupResources {
             // The enforced limit leaves out the eviction threshold, as kubelet's does.
@@ -91,6 +95,17 @@ pub fn oom_kill_group(
         (MemoryV1, Some(false)) => Err(NodeAgentError::OomKillGroupOnV1),
         (MemoryV1, None | Some(true)) => Ok(false),
     }
+}
+
+/// CPUs that the agent may use.
+pub fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// # Errors
+/// When a threshold asks for pressure stall information and the kernel keeps none.
+pub fn pressure_files(psi: PsiThresholds) -> Result<Option<PressureFiles>, NodeAgentError> {
+    psi.any().then(PressureFiles::open).transpose().map_err(NodeAgentError::NoPsi)
 }
 
 /// Go's names, as `kubernetes.io/arch` uses them.

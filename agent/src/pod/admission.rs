@@ -30,6 +30,8 @@ pub struct NodeFacts {
     /// All other labels. `kubernetes.io/hostname`, `os` and `arch` need not be among them.
     pub labels: BTreeMap<String, String>,
     pub memory_pressure: bool,
+    pub disk_pressure: bool,
+    pub pid_pressure: bool,
 }
 
 impl NodeFacts {
@@ -71,16 +73,22 @@ pub fn admit(pod: &Pod, node: &NodeFacts, active: &[Arc<Pod>]) -> Result<(), Rej
     fits(pod, node, active)
 }
 
+/// kubelet's `Admit` of the eviction manager. Memory alone is short: BestEffort pods stay out. Anything else: all do.
 fn under_pressure(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
-    let refused = node.memory_pressure
-        && QosClass::of(pod) == QosClass::BestEffort
-        && !is_critical(pod)
-        && !tolerates_memory_pressure(pod);
-    if !refused {
+    let conditions = [
+        (node.memory_pressure, "MemoryPressure"),
+        (node.disk_pressure, "DiskPressure"),
+        (node.pid_pressure, "PIDPressure"),
+    ];
+    let conditions: Vec<&str> = conditions.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect();
+    let memory_alone = || conditions == ["MemoryPressure"];
+    let may_run_on_little_memory =
+        || QosClass::of(pod) != QosClass::BestEffort || tolerates_memory_pressure(pod);
+    if conditions.is_empty() || is_critical(pod) || memory_alone() && may_run_on_little_memory() {
         return Ok(());
     }
     // kubelet's text, trailing blank included.
-    let message = "The node had condition: [MemoryPressure]. ".to_owned();
+    let message = format!("The node had condition: [{}]. ", conditions.join(" "));
     Err(Rejection { reason: Reason::Evicted, message })
 }
 

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::qos::QosClass;
 use super::runtime_status::PodRuntimeStatus;
-use super::{Pod, PodUid};
+use super::stop_signal::StopSignal;
+use super::{ContainerInstance, Pod, PodRef, PodUid};
 use crate::clock::Mono;
 use crate::reason::Reason;
 
@@ -18,6 +20,26 @@ pub enum WorkOrder {
     /// (dead containers, logs) goes when `remove` is set: an evicted pod keeps its logs until its manifest is gone.
     /// Its cgroup and volumes go in any case, for they may hold memory.
     Terminate { pod: Arc<Pod>, grace: Duration, reason: Reason, remove: bool },
+}
+
+/// Stop one container of a pod that lives on: its stop signal now, SIGKILL after `grace`. Beside the standing order, and
+/// whatever the pod's worker is at. Once more for the same container: its SIGKILL only ever comes earlier.
+#[derive(Clone, Debug)]
+pub struct StopContainer {
+    pub pod: PodRef,
+    pub qos: QosClass,
+    pub container: ContainerInstance,
+    /// For the agent to send the signal itself; `None`: the runtime has to.
+    pub init: Option<InitProcess>,
+    pub grace: Duration,
+    pub reason: Reason,
+}
+
+/// A container's first process, as the runtime names it, and what asks it to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InitProcess {
+    pub pid: u32,
+    pub stop_signal: StopSignal,
 }
 
 #[derive(Clone, Debug)]
@@ -39,8 +61,15 @@ pub enum WorkerOutcome {
     Failed { error: String, retry_in: Duration, waiting: Vec<ContainerWaiting> },
     /// Under `Terminate`: the containers that are stopped first have been sent their stop signal by the agent itself.
     Signalled,
+    /// Of a [`StopContainer`]: the agent itself has sent the stop signal. Says nothing of the rest of the pod.
+    ContainerSignalled { container: ContainerInstance },
+    /// Of a [`StopContainer`]: the container has ended, `took` after the order; `killed` when SIGKILL was needed. Says nothing
+    /// of the rest of the pod.
+    ContainerStopped { container: ContainerInstance, took: Duration, killed: bool },
     /// Under `Terminate`: all containers have ended, `took` after the order. `killed` when SIGKILL was needed.
     Stopped { took: Duration, killed: bool },
+    /// Under `Terminate` without `remove`: the pod's cgroup and volumes are gone.
+    CleanedUp,
     /// Under `Terminate { remove: true }`: nothing of the pod is left on the node.
     Removed,
 }

@@ -1,7 +1,7 @@
 //! The Kubernetes PodStatus of a pod, from its manifest and what the runtime says of it: kubelet's
 //! `generateAPIPodStatus` (pkg/kubelet/kubelet_pods.go, pkg/kubelet/status/generate.go). Core.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
     self as api, Container, ContainerStateTerminated, ContainerStateWaiting, HostIP, Pod, PodIP, PodStatus,
@@ -12,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::order::ContainerWaiting;
 use super::qos::{QosClass, is_sidecar};
 use super::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
+use crate::reason::Reason;
 
 mod conditions;
 mod phase;
@@ -32,6 +33,8 @@ pub struct StatusInput<'a> {
     /// Ids of containers in which the kernel's OOM killer killed a process, by our own count: the runtime
     /// now and then reports such an end as `Error`.
     pub oom_killed: &'a BTreeSet<String>,
+    /// Ids of containers that were stopped before they reached their memory limit, and the message to show.
+    pub forestalled: &'a BTreeMap<String, String>,
     pub host_ips: &'a [String],
     /// As in `containerd://<id>`.
     pub runtime_name: &'a str,
@@ -216,17 +219,23 @@ fn container_id(input: &StatusInput<'_>, status: &ContainerStatus) -> String {
 
 fn terminated(input: &StatusInput<'_>, status: &ContainerStatus) -> ContainerStateTerminated {
     // 137 = 128 + SIGKILL. An OOM kill of a child alone is not what ended the container.
-    let oom_killed = status.exit_code == 137 && input.oom_killed.contains(&status.id);
+    let by_runtime = status.reason == "OOMKilled";
+    let oom_killed = status.exit_code == 137 && (by_runtime || input.oom_killed.contains(&status.id));
+    let forestalled = input.forestalled.get(&status.id).filter(|_| !oom_killed);
     let reason = match status.reason.as_str() {
         _ if oom_killed => "OOMKilled",
+        _ if forestalled.is_some() => Reason::MemoryLimitForestalled.as_str(),
         "" if status.exit_code == 0 => "Completed",
         "" => "Error",
         told => told,
     };
+    // What it wrote itself comes after.
+    let own = Some(&status.message).filter(|m| !m.is_empty());
+    let message: Vec<&str> = forestalled.into_iter().chain(own).map(String::as_str).collect();
     ContainerStateTerminated {
         exit_code: status.exit_code,
         reason: Some(reason.to_owned()),
-        message: Some(status.message.clone()).filter(|m| !m.is_empty()),
+        message: Some(message.join("\n")).filter(|m| !m.is_empty()),
         started_at: time(status.started_at_ns),
         finished_at: time(status.finished_at_ns),
         container_id: Some(container_id(input, status)),

@@ -8,6 +8,7 @@
 //! - `sync`, `start`: bringing a pod to what its manifest says.
 //! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure), and
 //!   `stop_by_hand` reaches a container without the runtime.
+//! - `stop_container`: ending one container, by [`PodWorkers::stop_container`].
 //! - `files`: the files a pod has on the node; [`hosts`] and [`messages`] what is in them (pure).
 //!
 //! An order stands until another replaces it: the worker itself repeats it when it failed, or when a back-off ends,
@@ -16,12 +17,13 @@
 
 pub mod context;
 mod error;
-mod files;
+pub(crate) mod files;
 mod hosts;
 pub mod mailbox;
 mod messages;
 mod start;
 mod stop_by_hand;
+mod stop_container;
 mod stop_order;
 mod sync;
 mod terminate;
@@ -47,6 +49,7 @@ use crate::sync_loop::event::Event;
 pub use context::{PodCgroups, WorkerContext};
 pub use error::WorkerError;
 use mailbox::Standing;
+use stop_container::{Signalled, Stops};
 
 /// How long an ending agent waits for a container that is just being made. What is not made by then is found by
 /// the next agent.
@@ -64,12 +67,14 @@ pub struct PodWorkers {
     workers: HashMap<PodUid, Entry>,
     /// Forgotten workers that may still be about to end: a successor for the same pod waits for them.
     leaving: HashMap<PodUid, JoinHandle<()>>,
+    stops: Stops,
 }
 
 #[derive(Debug)]
 struct Entry {
     orders: watch::Sender<Option<Standing>>,
     task: JoinHandle<()>,
+    signalled: Signalled,
 }
 
 impl PodWorkers {
@@ -92,23 +97,29 @@ impl PodWorkers {
             cancel,
             workers: HashMap::new(),
             leaving: HashMap::new(),
+            stops: Stops::default(),
         }
     }
 
     /// Hands the order to the pod's worker, which is started if there is none. Never blocks.
     pub fn dispatch(&mut self, uid: PodUid, order: WorkOrder) {
         let now = Mono::now();
-        if self.workers.get(&uid).is_some_and(|e| e.task.is_finished() && !self.cancel.is_cancelled()) {
+        let orders = &self.entry(&uid).orders;
+        orders.send_modify(|standing| *standing = Some(mailbox::merge(standing.take(), order, now)));
+    }
+
+    /// The pod's worker, which is started if there is none.
+    fn entry(&mut self, uid: &PodUid) -> &Entry {
+        if self.workers.get(uid).is_some_and(|e| e.task.is_finished() && !self.cancel.is_cancelled()) {
             // It panicked, see `watched`. The pod must not stay without a worker.
             warn!(pod_uid = %uid, "a pod worker ended unexpectedly and is started again");
-            self.forget(&uid);
+            self.forget(uid);
         }
-        let entry = match self.workers.remove(&uid) {
+        let entry = match self.workers.remove(uid) {
             Some(entry) => entry,
             None => self.start(uid.clone()),
         };
-        entry.orders.send_modify(|standing| *standing = Some(mailbox::merge(standing.take(), order, now)));
-        self.workers.insert(uid, entry);
+        self.workers.entry(uid.clone()).or_insert(entry)
     }
 
     /// The pod is of no interest any more; to be called after [`WorkerOutcome::Removed`]. A worker that is not
@@ -123,6 +134,7 @@ impl PodWorkers {
     fn start(&mut self, uid: PodUid) -> Entry {
         let (orders, received) = watch::channel(None);
         let predecessor = self.leaving.remove(&uid);
+        let signalled = Signalled::default();
         let worker = Worker {
             backoff: CrashLoopBackOff::new(self.context.max_crash_backoff),
             context: self.context.clone(),
@@ -139,14 +151,14 @@ impl PodWorkers {
             reported_stopped: false,
             removed: false,
             killed: false,
-            signalled: BTreeSet::new(),
+            signalled: signalled.clone(),
             sigkilled: BTreeSet::new(),
             completed_cleanly: false,
         };
         let (pod, reports) = (worker.uid.clone(), worker.reports.clone());
         let run = worker.run(predecessor, self.cancel.clone());
         let task = self.tracker.spawn_on(watched(run, pod, reports), &self.runtime);
-        Entry { orders, task }
+        Entry { orders, task, signalled }
     }
 }
 
@@ -187,7 +199,7 @@ struct Worker {
     reported_stopped: bool,
     removed: bool,
     /// Containers whose stop signal the agent itself has sent.
-    signalled: BTreeSet<String>,
+    signalled: Signalled,
     /// SIGKILL was sent.
     killed: bool,
     /// Containers that had not been seen to end by then.

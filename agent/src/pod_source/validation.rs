@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::defaults::name_on_node;
+use crate::pod::memory_limit;
 use crate::quantity::{parse_bytes, parse_milli_cpu};
 
 /// As it stands in the file, before defaults. `Err`: every problem, each naming the field.
@@ -24,6 +25,9 @@ pub(super) fn check(pod: &Pod, hostname: &str) -> Result<(), Vec<String>> {
         let fits = uid.len() <= 63 && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         problems
             .require("metadata.uid", fits, || format!("{uid:?} must be letters, digits and -, at most 63"));
+    }
+    for (annotation, problem) in memory_limit::problems(pod) {
+        problems.add(&format!("metadata.annotations[{annotation}]"), problem);
     }
     match &pod.spec {
         None => problems.add("spec", "must be given"),

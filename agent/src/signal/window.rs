@@ -27,19 +27,23 @@ const BUCKETS: usize = 48;
 
 /// An average whose weights decay with time, not with the number of samples.
 #[derive(Clone, Copy, Debug)]
-struct Ewma {
+pub(crate) struct Ewma {
     tau_s: f64,
     value: f64,
 }
 
 impl Ewma {
-    const fn new(tau: Duration) -> Ewma {
+    pub(crate) const fn new(tau: Duration) -> Ewma {
         Ewma { tau_s: tau.as_nanos() as f64 / 1e9, value: 0.0 }
     }
 
     /// `x` held for the last `dt_s` seconds. `-expm1` keeps its precision where `dt` is far below τ.
-    fn fold(&mut self, x: f64, dt_s: f64) {
+    pub(crate) fn fold(&mut self, x: f64, dt_s: f64) {
         self.value += -(-dt_s / self.tau_s).exp_m1() * (x - self.value);
+    }
+
+    pub(crate) const fn value(&self) -> f64 {
+        self.value
     }
 }
 

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::brake::Held;
 use crate::clock::Mono;
+use crate::eviction::resources::ResourceAnswer;
 use crate::pod::order::WorkerReport;
 use crate::pod::runtime_status::ContainerState;
 use crate::pod::{Pod, PodRef, PodUid};
@@ -24,12 +26,14 @@ pub enum Event {
     KernelSilent(String),
     /// Fresh numbers from the cgroup files.
     Reading(MemoryReading),
+    /// Disks, process ids and images: what was read or cleared up.
+    Resources(ResourceAnswer),
     /// Pods that have cgroups or volumes on the node at start.
     Leftovers(Vec<PodUid>),
     /// What these cgroups are in Kubernetes' terms.
     Cgroups(Vec<(CgroupId, Target)>),
-    /// A pod that is to be held cannot be, and why.
-    BrakeFailed { pod: PodUid, error: String },
+    /// A pod or container that is to be held cannot be, and why.
+    BrakeFailed { held: Held, error: String },
     /// A pod worker finished a piece of work.
     Worker(WorkerReport),
     /// The runtime stopped answering (`Err`: why) or answers again.

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use super::event::Event;
 use super::plan::{Action, ActionKind};
 use crate::brake::guard::{self, Beat};
-use crate::brake::{BrakeFiles, Gear, Guard};
+use crate::brake::{BrakeFiles, Gear, Guard, Held};
+use crate::cgroup::CgroupError;
 use crate::cgroup::class_updates::ClassUpdates;
 use crate::cgroup::driver::CgroupDriver;
+use crate::cgroup::pressure::PressureFiles;
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock::Mono;
 use crate::kernel::Kernel;
+use crate::node_resources::NodeResources;
 use crate::pleg::PlegHandle;
 use crate::pod::PodUid;
 use crate::pod::order::WorkOrder;
@@ -21,12 +24,14 @@ use crate::pod::qos::QosClass;
 use crate::pod::worker::PodWorkers;
 use crate::pod_store::PodStoreHandle;
 use crate::signal::attribution::Target;
-use crate::signal::{CgroupId, Domain};
+use crate::signal::{CgroupId, Domain, MemoryReading};
 
 #[derive(Debug)]
 pub struct Executor {
     workers: PodWorkers,
     memory: MemoryFiles,
+    /// Only where a threshold asks for it.
+    pub pressure: Option<PressureFiles>,
     cgroups: Arc<CgroupDriver>,
     classes: ClassUpdates,
     pub kernel: Kernel,
@@ -34,6 +39,7 @@ pub struct Executor {
     charged: BTreeMap<PodUid, Vec<CgroupId>>,
     pleg: PlegHandle,
     store: PodStoreHandle,
+    resources: NodeResources,
     brakes: BrakeFiles,
     /// Without it a pod that is held when the agent is killed is let go at the next start.
     pub guard: Option<Guard>,
@@ -48,11 +54,22 @@ impl Executor {
         classes: ClassUpdates,
         kernel: Kernel,
         pleg: PlegHandle,
-        store: PodStoreHandle,
+        (store, resources): (PodStoreHandle, NodeResources),
     ) -> Executor {
-        let (charged, brakes) = (BTreeMap::new(), BrakeFiles::of(&cgroups));
-        let mut executor =
-            Executor { workers, memory, cgroups, classes, kernel, charged, pleg, store, brakes, guard: None };
+        let mut executor = Executor {
+            brakes: BrakeFiles::of(&cgroups),
+            workers,
+            memory,
+            pressure: None,
+            cgroups,
+            classes,
+            kernel,
+            charged: BTreeMap::new(),
+            pleg,
+            store,
+            resources,
+            guard: None,
+        };
         for (id, class) in executor.cgroups.top_cgroup_ids() {
             // The classes have no limits of their own.
             if class.is_none() {
@@ -73,27 +90,50 @@ impl Executor {
             ActionKind::Evict { eviction, qos, pod } => {
                 let uid = eviction.pod.uid.clone();
                 // Before anything else: what it grows by meanwhile is lost.
-                let failed = if eviction.brake { self.brake(&uid, qos, Gear::Frozen) } else { None };
+                let failed =
+                    if eviction.brake { self.brake(&Held::pod(&uid), qos, Gear::Frozen) } else { None };
                 let order = WorkOrder::Terminate { pod, grace: eviction.grace, reason, remove: false };
                 self.workers.dispatch(uid, order);
                 failed
             }
-            ActionKind::Brake { qos, step } => self.brake(&step.pod, qos, step.gear),
+            ActionKind::EvictForResource { eviction, pod } => {
+                let order = WorkOrder::Terminate { pod, grace: eviction.grace, reason, remove: false };
+                self.workers.dispatch(eviction.pod.uid, order);
+                None
+            }
+            ActionKind::Resources(order) => self.resources.order(order),
+            ActionKind::Brake { qos, step } => self.brake(&step.held, qos, step.gear),
+            ActionKind::StopContainer { stop, order } => {
+                let held = Held::container(&order.pod.uid, &order.container);
+                let failed = if stop.brake { self.brake(&held, order.qos, Gear::Frozen) } else { None };
+                self.workers.stop_container(order);
+                failed
+            }
+            ActionKind::CutContainerGrace { order, .. } => {
+                self.workers.stop_container(order);
+                None
+            }
             ActionKind::Forget(uid) => {
                 self.workers.forget(&uid);
                 self.memory.unwatch_pod(&uid);
+                if let Some(pressure) = &mut self.pressure {
+                    pressure.unwatch(&uid);
+                }
                 self.watch_charges(&uid, &[]);
                 self.charged.remove(&uid);
                 self.store.remove(uid);
                 None
             }
-            ActionKind::ReadMemory { scope, caused_by } => match self.memory.read(scope, reason, caused_by) {
-                Ok(reading) => Some(Event::Reading(reading)),
-                Err(error) => {
-                    tracing::warn!(%error, "no memory numbers: eviction waits for the next reading");
-                    None
+            ActionKind::ReadMemory { scope, caused_by } => {
+                let mut reading = self.memory.read(scope, reason, caused_by);
+                if let (Ok(reading), Some(pressure)) = (&mut reading, &mut self.pressure) {
+                    reading.stalled = pressure.read(scope);
                 }
-            },
+                told_of_failure(reading)
+            }
+            ActionKind::ReadLimits { domains, caused_by } => {
+                told_of_failure(self.memory.read_these(&domains, reason, caused_by))
+            }
             ActionKind::MapCgroups { pod, qos, containers } => Some(self.map_cgroups(&pod, qos, &containers)),
             ActionKind::WatchInit { pids } => {
                 for pid in pids {
@@ -118,16 +158,16 @@ impl Executor {
         }
     }
 
-    fn brake(&mut self, pod: &PodUid, qos: QosClass, gear: Gear) -> Option<Event> {
+    fn brake(&mut self, held: &Held, qos: QosClass, gear: Gear) -> Option<Event> {
         // The guard first: should this thread not come back, it is the one that lets go.
         if gear != Gear::Free {
             let _ = self.beat(true, Mono::now());
         }
-        let result = self.brakes.set(pod, qos, gear);
-        result.err().map(|error| Event::BrakeFailed { pod: pod.clone(), error: error.to_string() })
+        let result = self.brakes.set(held, qos, gear);
+        result.err().map(|error| Event::BrakeFailed { held: held.clone(), error: error.to_string() })
     }
 
-    /// Tells the guard whether a pod is held. One that has gone is replaced.
+    /// Tells the guard whether anybody is held. One that has gone is replaced.
     pub fn beat(&mut self, holds: bool, now: Mono) -> Beat {
         let Some(guard) = &mut self.guard else { return Beat::Heard };
         guard.beat(holds, now).unwrap_or_else(|error| {
@@ -140,14 +180,20 @@ impl Executor {
         })
     }
 
-    /// Lets go of every pod: the loop ends.
+    /// Lets go of all: the loop ends.
     pub fn release_brakes(&self) {
         guard::release(std::slice::from_ref(&self.brakes));
     }
 
     fn map_cgroups(&mut self, pod: &PodUid, qos: QosClass, containers: &[(String, String)]) -> Event {
         let name_of = |id: &str| containers.iter().find(|(known, _)| known == id).map(|(_, name)| name);
-        self.watch(Domain::Pod(pod.clone()), &self.cgroups.pod_dir(pod, qos).memory);
+        let dirs = self.cgroups.pod_dir(pod, qos);
+        self.watch(Domain::Pod(pod.clone()), &dirs.memory);
+        if let (Some(pressure), Some(dir)) = (&mut self.pressure, &dirs.unified)
+            && let Err(error) = pressure.watch(pod, dir)
+        {
+            tracing::debug!(%error, "the pod's pressure stall information is not watched");
+        }
         for (dir, id) in self.cgroups.container_dirs(pod, qos) {
             if let Some(name) = name_of(&id) {
                 self.watch(Domain::Container(pod.clone(), name.clone()), &dir);
@@ -186,6 +232,16 @@ impl Executor {
     fn watch(&mut self, domain: Domain, dir: &std::path::Path) {
         if let Err(error) = self.memory.watch(domain.clone(), dir) {
             tracing::debug!(?domain, %error, "not watched");
+        }
+    }
+}
+
+fn told_of_failure(reading: Result<MemoryReading, CgroupError>) -> Option<Event> {
+    match reading {
+        Ok(reading) => Some(Event::Reading(reading)),
+        Err(error) => {
+            tracing::warn!(%error, "no memory numbers: eviction waits for the next reading");
+            None
         }
     }
 }

@@ -1,20 +1,23 @@
 //! What to do next: a pure function of the state and the time. Planning over a state that has noted its own plan
 //! plans nothing.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::state::{Mode, PodState, State};
 use crate::brake::BrakeStep;
 use crate::clock::Mono;
-use crate::eviction::{Eviction, EvictionStep, Numbers};
-use crate::pod::order::WorkOrder;
+use crate::eviction::resources::{ResourceEviction, ResourceOrder, ResourceStep};
+use crate::eviction::{ContainerStop, Eviction, EvictionStep, Numbers};
+use crate::pod::order::{InitProcess, StopContainer, WorkOrder};
 use crate::pod::qos::{CgroupResources, QosClass};
-use crate::pod::{Pod, PodRef, PodUid};
+use crate::pod::{ContainerInstance, Pod, PodRef, PodUid};
 use crate::reason::Reason;
-use crate::signal::ReadScope;
+use crate::signal::{Domain, ReadScope};
 
 /// One thing for the executor to do, and why.
 #[derive(Clone, Debug)]
@@ -29,14 +32,24 @@ pub enum ActionKind {
     Dispatch { pod: PodUid, order: WorkOrder },
     /// Order the termination of a pod because of memory pressure.
     Evict { eviction: Box<Eviction>, qos: QosClass, pod: Arc<Pod> },
-    /// Change how an evicted pod is held.
+    /// Change how an evicted pod, or a container that is being stopped, is held.
     Brake { qos: QosClass, step: BrakeStep },
     /// An evicted pod's grace is over before its time.
     CutGrace { pod: PodUid, order: WorkOrder, numbers: Box<Numbers> },
+    /// Stop one container before it reaches its memory limit.
+    StopContainer { stop: Box<ContainerStop>, order: StopContainer },
+    /// Its grace is over before its time: the same order, without a grace.
+    CutContainerGrace { order: StopContainer, numbers: Box<Numbers> },
+    /// Order the termination of a pod because of disk or process ids, or of a limit of its own.
+    EvictForResource { eviction: Box<ResourceEviction>, pod: Arc<Pod> },
+    /// Have disks, process ids and images read or cleared up.
+    Resources(ResourceOrder),
     /// Nothing of the pod is left: end its worker, drop its files.
     Forget(PodUid),
     /// Read the memory of the domains now.
     ReadMemory { scope: ReadScope, caused_by: Option<Mono> },
+    /// Read node, `kubepods`, and of the others these.
+    ReadLimits { domains: Vec<Domain>, caused_by: Option<Mono> },
     /// Look up the ids of the pod's cgroups and watch their memory. `containers`: id and name.
     MapCgroups { pod: PodUid, qos: QosClass, containers: Vec<(String, String)> },
     /// Have the eBPF program tell when these processes exit.
@@ -53,7 +66,9 @@ impl ActionKind {
     fn victim(&self) -> Option<&PodUid> {
         match self {
             ActionKind::Evict { eviction, .. } => Some(&eviction.pod.uid),
+            ActionKind::EvictForResource { eviction, .. } => Some(&eviction.pod.uid),
             ActionKind::CutGrace { pod, .. } => Some(pod),
+            ActionKind::StopContainer { stop, .. } => Some(&stop.pod.uid),
             _ => None,
         }
     }
@@ -70,6 +85,9 @@ pub struct SavedPod {
     /// Why the pod may not run (again), when it may not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Containers that were stopped before they reached their memory limit: id, and the message of their status.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub forestalled: BTreeMap<String, String>,
 }
 
 impl SavedPod {
@@ -95,9 +113,12 @@ pub fn plan(state: &State, now: Mono) -> Vec<Action> {
     let mut actions = plan_memory(state, now);
     let all_pods = |a: &Action| matches!(a.kind, ActionKind::ReadMemory { scope: ReadScope::AllPods, .. });
     if state.counters_wanted() && !actions.iter().any(all_pods) {
+        // It has these too.
+        actions.retain(|a| !matches!(a.kind, ActionKind::ReadLimits { .. }));
         let kind = ActionKind::ReadMemory { scope: ReadScope::AllPods, caused_by: None };
         actions.push(Action { kind, reason: Reason::PodLifecycleEvent });
     }
+    plan_resources(state, now, &mut actions);
     // What else there is to do for a victim is planned once the state knows that it is one: its status as it was
     // before must not go to disk after the decision.
     let victims: Vec<PodUid> = actions.iter().filter_map(|a| a.kind.victim()).cloned().collect();
@@ -128,8 +149,23 @@ fn plan_memory(state: &State, now: Mono) -> Vec<Action> {
                     actions.push(Action { kind: ActionKind::Evict { eviction, qos, pod }, reason });
                 }
             }
+            EvictionStep::ReadLimits { why, caused_by, domains } => {
+                actions.push(Action { kind: ActionKind::ReadLimits { domains, caused_by }, reason: why });
+            }
+            EvictionStep::StopContainer(stop) => {
+                let reason = Reason::MemoryLimitForestalled;
+                if let Some(order) = order_to_stop(state, &stop.pod, &stop.container, stop.grace, reason) {
+                    actions.push(Action { kind: ActionKind::StopContainer { stop, order }, reason });
+                }
+            }
+            EvictionStep::CutContainerGrace { pod, container, why, numbers } => {
+                if let Some(order) = order_to_stop(state, &pod, &container, Duration::ZERO, why) {
+                    let kind = ActionKind::CutContainerGrace { order, numbers: Box::new(numbers) };
+                    actions.push(Action { kind, reason: why });
+                }
+            }
             EvictionStep::Brake(step) => {
-                if let Some(victim) = state.pod(&step.pod) {
+                if let Some(victim) = state.pod(&step.held.pod) {
                     let reason = step.reason;
                     let qos = victim.candidate.qos;
                     actions.push(Action { kind: ActionKind::Brake { qos, step }, reason });
@@ -139,7 +175,7 @@ fn plan_memory(state: &State, now: Mono) -> Vec<Action> {
                 if let Some(victim) = state.pod(&pod.uid) {
                     let order = WorkOrder::Terminate {
                         pod: Arc::clone(&victim.pod),
-                        grace: std::time::Duration::ZERO,
+                        grace: Duration::ZERO,
                         reason: why,
                         remove: false,
                     };
@@ -150,6 +186,50 @@ fn plan_memory(state: &State, now: Mono) -> Vec<Action> {
         }
     }
     actions
+}
+
+fn order_to_stop(
+    state: &State,
+    pod: &PodRef,
+    container: &ContainerInstance,
+    grace: Duration,
+    reason: Reason,
+) -> Option<StopContainer> {
+    let known = state.pod(&pod.uid)?;
+    let status = known.runtime.containers.iter().find(|c| c.id == container.id);
+    let init = status.and_then(|c| Some(InitProcess { pid: c.pid?, stop_signal: c.stop_signal? }));
+    let (pod, qos, container) = (pod.clone(), known.candidate.qos, container.clone());
+    Some(StopContainer { pod, qos, container, init, grace, reason })
+}
+
+/// After memory, which does not wait. A pod that goes for its memory does not go twice.
+fn plan_resources(state: &State, now: Mono, actions: &mut Vec<Action>) {
+    if !state.knows_its_pods() {
+        return;
+    }
+    for step in state.resources().plan(state.resource_candidates(), now) {
+        let (kind, reason) = match step {
+            ResourceStep::Read { why, scope } => {
+                (ActionKind::Resources(ResourceOrder::Read(state.resource_query(scope))), why)
+            }
+            ResourceStep::ReclaimNode { images } => (
+                ActionKind::Resources(ResourceOrder::Reclaim(state.reclaim(images))),
+                Reason::GarbageCollection,
+            ),
+            ResourceStep::CollectImages => {
+                let named = state.images_named();
+                (ActionKind::Resources(ResourceOrder::CollectImages { named }), Reason::GarbageCollection)
+            }
+            ResourceStep::Evict(eviction) => {
+                let uid = &eviction.pod.uid;
+                let goes = actions.iter().any(|a| a.kind.victim() == Some(uid));
+                let Some(victim) = state.pod(uid).filter(|_| !goes) else { continue };
+                let (pod, reason) = (Arc::clone(&victim.pod), eviction.reason);
+                (ActionKind::EvictForResource { eviction, pod }, reason)
+            }
+        };
+        actions.push(Action { kind, reason });
+    }
 }
 
 fn plan_pod(state: &State, pod: &PodState, now: Mono, actions: &mut Vec<Action>) {

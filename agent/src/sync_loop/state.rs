@@ -4,23 +4,28 @@
 //! - [`sources`]: pod lists arrive: new, gone, replaced; admission; adoption of what already runs.
 //! - [`runtime`]: PLEG and worker reports.
 //! - [`memory`]: kernel events and readings, in relation to pods.
+//! - [`resources`]: disks, process ids and images.
 //! - [`oom`]: OOM kills, explained; [`kill_account`]: each once.
 //! - [`note`]: the plan is on its way.
+//! - [`limits`]: containers that are stopped before they reach their own memory limit.
 //! - [`saved`]: a pod as it goes to disk.
 
 mod kill_account;
+mod limits;
 mod memory;
 mod note;
 mod oom;
 mod pod;
+mod resources;
 mod runtime;
 mod saved;
 mod sources;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use pod::{Mode, PodState};
@@ -29,6 +34,7 @@ use super::event::Event;
 use super::plan::SavedPod;
 use crate::clock::Mono;
 use crate::eviction::manager::EvictionManager;
+use crate::eviction::resources::{Condition, ResourceCandidate, ResourceConfig, ResourceManager};
 use crate::eviction::{Candidate, EvictionConfig};
 use crate::pod::admission::NodeFacts;
 use crate::pod::qos::{CgroupResources, QosClass, class_cgroup_resources};
@@ -38,12 +44,14 @@ use crate::signal::attribution::Attribution;
 use crate::signal::{Domain, MemoryReading, OomBegin};
 use crate::trace::record::{Kind, Record};
 use kill_account::KillAccount;
+use resources::Doing;
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug)]
 pub struct StateConfig {
     pub node: NodeFacts,
     pub eviction: EvictionConfig,
+    pub resources: ResourceConfig,
     /// kubelet `syncFrequency`, 1 min: a pod is synced this often ±50 % with nothing else happening.
     pub sync_frequency: Duration,
     /// A static pod's UID is stable over restarts, so what was evicted before stays evicted.
@@ -64,6 +72,8 @@ struct Found {
     pod: PodRef,
     /// One of its containers runs.
     running: bool,
+    /// It has containers, dead or alive.
+    containers: bool,
 }
 
 #[derive(Debug)]
@@ -88,6 +98,13 @@ pub struct State {
     eviction: EvictionManager,
     /// Pods that may be chosen, kept at hand: the plan looks at them with each reading.
     candidates: Vec<Candidate>,
+    resources: ResourceManager,
+    /// The same pods, as far as disks and process ids are concerned.
+    resource_candidates: Vec<Arc<ResourceCandidate>>,
+    /// Conditions that are true, as they were told.
+    resource_conditions: BTreeSet<Condition>,
+    /// What could not be read or removed, as it was last told.
+    resource_trouble: BTreeMap<Doing, Vec<String>>,
     /// What the Burstable class's cgroup should have, and what it was last given.
     burstable: CgroupResources,
     burstable_applied: Option<CgroupResources>,
@@ -121,6 +138,10 @@ impl State {
             counted_kills: BTreeMap::new(),
             counters_wanted: false,
             candidates: Vec::new(),
+            resources: ResourceManager::new(config.resources.clone()),
+            resource_candidates: Vec::new(),
+            resource_conditions: BTreeSet::new(),
+            resource_trouble: BTreeMap::new(),
             burstable: CgroupResources::default(),
             burstable_applied: None,
             config,
@@ -151,6 +172,7 @@ impl State {
             Event::Kernel(_)
                 | Event::KernelSilent(_)
                 | Event::Reading(_)
+                | Event::Resources(_)
                 | Event::Cgroups(_)
                 | Event::Lifecycle(_)
                 | Event::Tick
@@ -164,31 +186,36 @@ impl State {
             Event::Runtime(result) => self.apply_runtime(result, now),
             Event::Kernel(event) => self.apply_kernel_event(&event, now),
             Event::KernelSilent(why) => self.apply_kernel_silent(&why, now),
-            Event::BrakeFailed { pod, error } => self.apply_brake_failed(&pod, error, now),
+            Event::BrakeFailed { held, error } => self.apply_brake_failed(&held, error, now),
             Event::Cgroups(cgroups) => self.apply_cgroups(cgroups),
             Event::Reading(reading) => self.apply_reading(&reading, now),
+            Event::Resources(answer) => self.apply_resources(answer, now),
             Event::Tick => {}
         }
         self.tell_unexplained_kills(now);
         self.update_pressure(now);
+        self.update_resource_conditions(now);
         if about_pods {
             self.admit(now);
-            self.refresh_active();
+            self.refresh_active(now);
         }
     }
 
-    /// What is derived from the set of active pods.
-    fn refresh_active(&mut self) {
+    /// What is derived from the set of active pods, and of what runs in them.
+    fn refresh_active(&mut self, now: Mono) {
         let active = || self.pods.values().filter(|p| p.mode == Mode::Active);
         self.candidates = active().map(|p| p.candidate.clone()).collect();
+        self.resource_candidates = active().map(|p| Arc::clone(&p.resource_candidate)).collect();
         self.burstable = class_cgroup_resources(QosClass::Burstable, active().map(|p| p.pod.as_ref()));
+        self.refresh_limits(now);
     }
 
     /// When the loop must wake if nothing happens before.
     #[must_use]
     pub fn next_wakeup(&self) -> Mono {
         let pods = self.pods.values().filter_map(PodState::next_wakeup);
-        pods.chain(self.kills.next_due()).fold(self.eviction.next_wakeup(), Mono::min)
+        let resources = self.knows_its_pods().then(|| self.resources.next_wakeup());
+        pods.chain(self.kills.next_due()).chain(resources).fold(self.eviction.next_wakeup(), Mono::min)
     }
 
     pub fn pods(&self) -> impl Iterator<Item = &PodState> {

@@ -81,7 +81,7 @@ fn runtime_sockets(node: &mut Node) {
 fn configurations(node: &mut Node) {
     let endpoint = node.containerd.endpoint();
     type Case = (&'static [&'static str], Value, &'static [&'static str]);
-    let cases: [Case; 8] = [
+    let cases: [Case; 9] = [
         (&["evictionHard"], json!({ "memory.available": "lots" }), &["evictionHard", "lots"]),
         (&["evictionHard"], json!({ "memory.availble": "1Mi" }), &["memory.availble"]),
         (&["evictionSoft"], json!({ "memory.available": "1Mi" }), &["evictionSoft", "memory.available"]),
@@ -89,6 +89,11 @@ fn configurations(node: &mut Node) {
         (&["kind"], json!("KubeletConfig"), &["kind", "KubeletConfiguration"]),
         (&["maxPods"], json!("many"), &["maxPods"]),
         (&["oomlet", "kernel"], json!({ "maxTier": 3 }), &["oomlet.kernel.maxTier", "3", "0, 1 or 2"]),
+        (
+            &["oomlet", "eviction"],
+            json!({ "memoryLimitPolicy": "gentle" }),
+            &["oomlet.eviction.memoryLimitPolicy", "gentle", "graceful"],
+        ),
         (&["systemReserved"], json!({ "memory": "900Ti" }), &["systemReserved", "lower"]),
     ];
     for (path, value, parts) in cases {
@@ -177,7 +182,11 @@ fn a_bad_manifest_is_told_of_and_disturbs_no_other() {
     let twice = workload("bystander", "idle", &["--mib", "2"]).to_string();
     let mut bad_quantity = workload("quantity", "idle", &[]);
     bad_quantity["spec"]["containers"][0]["resources"] = json!({ "limits": { "memory": "much" } });
-    let cases: [(&str, String, &[&str]); 11] = [
+    let mut bad_policy = workload("policy", "idle", &[]);
+    bad_policy["metadata"]["annotations"] = json!({ "oomlet.dev/memory-limit-policy": "gentle" });
+    let mut bad_grace = workload("grace", "idle", &[]);
+    bad_grace["metadata"]["annotations"] = json!({ "oomlet.dev/memory-limit-grace": "0s" });
+    let cases: [(&str, String, &[&str]); 13] = [
         ("not-yaml", "kind: Pod\n\tname: x".to_owned(), &["not YAML"]),
         ("empty", String::new(), &["empty", "remove the file"]),
         ("binary", "\u{0}\u{1}kind".to_owned(), &["not YAML"]),
@@ -185,6 +194,8 @@ fn a_bad_manifest_is_told_of_and_disturbs_no_other() {
         ("no-containers", json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "x" }, "spec": { "containers": [] } }).to_string(), &["spec.containers"]),
         ("bad-name", workload("Not_A_Name", "idle", &[]).to_string(), &["metadata.name", "DNS-1123"]),
         ("bad-quantity", bad_quantity.to_string(), &["resources.limits.memory", "much"]),
+        ("bad-policy", bad_policy.to_string(), &["oomlet.dev/memory-limit-policy", "gentle", "kernel", "graceful"]),
+        ("bad-grace", bad_grace.to_string(), &["oomlet.dev/memory-limit-grace", "0s", "more than 0"]),
         ("too-large", format!("# {}\n", "x".repeat(11 << 20)), &["larger than 10 MiB"]),
         // Sorts before the one that runs.
         ("bystander-again", twice, &["already named by", "bystander.yaml", "rename or remove"]),

@@ -10,13 +10,21 @@ use oomlet_tests::{cgroup, newest, oldest, pod, speed};
 use serde_json::json;
 use xtask::node::manifest::pod as workload;
 
-/// Takes what is left in an eighth of the time that its handler needs, by threads that do not listen to SIGTERM.
-fn parallel_leak(label: &str, brake: bool) -> CappedNode {
-    let capped = CappedNode::start(label, newest(), "100Mi", |config| {
+fn brake_node(label: &str, brake: bool) -> CappedNode {
+    CappedNode::start(label, newest(), "100Mi", |config| {
         config["oomlet"]["eviction"] = json!({ "brake": brake });
-    });
+    })
+}
+
+/// Takes what is left in an eighth of the time that its handler needs, by threads that do not listen to SIGTERM.
+fn parallel_hog(capped: &CappedNode) {
     let handler = ["--leak-after-sigterm", "--sigterm-ms", "800"];
     capped.hog(1000, &[&["--threads", "2", "--max-mib", "2000"][..], &handler].concat());
+}
+
+fn parallel_leak(label: &str, brake: bool) -> CappedNode {
+    let capped = brake_node(label, brake);
+    parallel_hog(&capped);
     capped
 }
 
@@ -45,6 +53,43 @@ fn without_the_brake_its_handler_is_not_done() {
     let mark = fs::read_to_string(capped.marks.join("mark")).unwrap_or_default();
     assert!(!mark.contains("sigterm handled"), "{mark}");
     assert!(node.records("Brake").is_empty());
+}
+
+/// Where an agent can be killed in the course of an eviction that holds its victim: the pod's UID, its cgroups.
+type Reached = fn(&CappedNode, &str, &[PathBuf]) -> bool;
+const STEPS: [(&str, Reached); 3] = [
+    ("it stands still", |_, _, dirs| !dirs.iter().all(|dir| is_free(dir))),
+    ("it runs on its budget", |capped, uid, _| {
+        let brakes = capped.node.records("Brake");
+        brakes
+            .iter()
+            .any(|r| r.pod.as_ref().is_some_and(|p| p.uid == uid) && r.message.contains("on a budget"))
+    }),
+    ("its handler works", |capped, _, _| capped.mark().contains("sigterm received")),
+];
+
+#[test]
+fn killed_in_the_middle_of_an_eviction_the_agent_leaves_nothing_held() {
+    let mut capped = brake_node("brake-cut-off", true);
+    for (step, reached) in STEPS {
+        parallel_hog(&capped);
+        let known = capped.node.wait_pod("hog", "known", |pod| pod::phase(pod) != "Failed");
+        let uid = pod::uid(&known).to_owned();
+        let dir_name = format!("pod{uid}");
+        capped.node.wait(step, |node| reached(&capped, &uid, &cgroup::named(node.scratch(), &dir_name)));
+        capped.node.kill_agent().unwrap();
+        let dirs = cgroup::named(capped.node.scratch(), &dir_name);
+        assert!(!dirs.is_empty(), "{step}: a killed agent removes no cgroups");
+        capped.node.wait("let go", |_| dirs.iter().all(|dir| is_free(dir)));
+        // The next one ends what was begun.
+        capped.node.start();
+        capped.node.wait_pod("hog", "ended", |pod| pod::phase(pod) == "Failed");
+        capped.node.remove_manifest("hog").unwrap();
+        capped.node.wait("nothing is left of it", |node| {
+            node.pod("hog").is_none() && cgroup::named(node.scratch(), &dir_name).is_empty()
+        });
+        let _ = fs::remove_file(capped.marks.join("mark"));
+    }
 }
 
 /// By its guard at once, by its next start, and by the command that the unit runs after the service.

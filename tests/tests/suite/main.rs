@@ -9,6 +9,8 @@ mod brake;
 mod degraded;
 mod eviction;
 mod lifecycle;
+mod memory_limit;
+mod node_pressure;
 mod oom;
 mod runtime_restart;
 mod service;

@@ -51,12 +51,24 @@ impl Held {
             self.touched += PAGE as u64;
         }
     }
+
+    /// Gives whole chunks back until at most `bytes` are held.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        while self.touched > bytes && !self.chunks.is_empty() {
+            self.chunks.pop();
+            self.touched -= self.filled as u64;
+            // All but the last are full.
+            self.filled = if self.chunks.is_empty() { 0 } else { CHUNK };
+        }
+    }
 }
 
 /// What one thread is to do. Sizes in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub start: u64,
+    /// Bytes a second up to `start`; `None` at once.
+    pub start_rate: Option<u64>,
     pub max: u64,
     /// Bytes a second; `None` as fast as memory can be touched.
     pub rate: Option<u64>,
@@ -65,21 +77,26 @@ pub struct Plan {
 /// Grows as planned until `max` is held or `stop` is raised, and returns what it holds.
 pub fn grow(plan: Plan, stop: &Arc<AtomicBool>) -> Held {
     let mut held = Held::default();
-    held.grow_to(plan.start.min(plan.max), stop);
-    let Some(rate) = plan.rate else {
-        held.grow_to(plan.max, stop);
-        return held;
+    climb(&mut held, plan.start.min(plan.max), plan.start_rate, stop);
+    climb(&mut held, plan.max, plan.rate, stop);
+    held
+}
+
+/// Grows until `bytes` are held or `stop` is raised: at this rate in bytes a second, or as fast as memory can be touched.
+pub fn climb(held: &mut Held, bytes: u64, rate: Option<u64>, stop: &AtomicBool) {
+    let Some(rate) = rate else {
+        held.grow_to(bytes, stop);
+        return;
     };
     let mut last = Instant::now();
     let mut due = held.bytes() as f64;
-    while held.bytes() < plan.max && !stop.load(Ordering::Relaxed) {
+    while held.bytes() < bytes && !stop.load(Ordering::Relaxed) {
         std::thread::sleep(STEP);
         let passed = last.elapsed().min(CATCH_UP);
         last = Instant::now();
         due += rate as f64 * passed.as_secs_f64();
-        held.grow_to((due as u64).min(plan.max), stop);
+        held.grow_to((due as u64).min(bytes), stop);
     }
-    held
 }
 
 /// Maps, touches and unmaps memory for `seconds`, and prints `faults_per_s`: the speed of the page-fault path.
@@ -108,16 +125,33 @@ mod tests {
     #[test]
     fn grows_to_where_it_should() {
         let stop = Arc::new(AtomicBool::new(false));
-        for (start, max, rate) in
-            [(0, MIB, None), (MIB, 3 * MIB, Some(200 * MIB)), (5 * MIB, 2 * MIB, Some(1))]
-        {
-            assert_eq!(grow(Plan { start, max, rate }, &stop).bytes(), max, "{start} {max} {rate:?}");
+        for (start, start_rate, max, rate) in [
+            (0, None, MIB, None),
+            (MIB, None, 3 * MIB, Some(200 * MIB)),
+            (MIB, Some(100 * MIB), 3 * MIB, Some(200 * MIB)),
+            (5 * MIB, None, 2 * MIB, Some(1)),
+        ] {
+            let plan = Plan { start, start_rate, max, rate };
+            assert_eq!(grow(plan, &stop).bytes(), max, "{plan:?}");
         }
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again() {
+        let go_on = AtomicBool::new(false);
+        let mut held = Held::default();
+        held.grow_to(5 * MIB / 2, &go_on);
+        for (bytes, left) in [(3 * MIB, 5 * MIB / 2), (2 * MIB, 2 * MIB), (MIB / 2, 0)] {
+            held.shrink_to(bytes);
+            assert_eq!(held.bytes(), left, "{bytes}");
+        }
+        held.grow_to(3 * MIB, &go_on);
+        assert_eq!(held.bytes(), 3 * MIB);
     }
 
     #[test]
     fn a_raised_stop_ends_the_growth() {
         let stop = Arc::new(AtomicBool::new(true));
-        assert_eq!(grow(Plan { start: MIB, max: MIB, rate: None }, &stop).bytes(), 0);
+        assert_eq!(grow(Plan { start: MIB, start_rate: None, max: MIB, rate: None }, &stop).bytes(), 0);
     }
 }

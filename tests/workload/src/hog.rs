@@ -15,6 +15,7 @@ use crate::{each, number, unknown};
 pub struct Options {
     rate_mib_s: u64,
     start_mib: u64,
+    start_rate_mib_s: Option<u64>,
     max_mib: Option<u64>,
     burst: bool,
     threads: u64,
@@ -30,6 +31,7 @@ impl Options {
         let mut options = Options {
             rate_mib_s: 50,
             start_mib: 0,
+            start_rate_mib_s: None,
             max_mib: None,
             burst: false,
             threads: 1,
@@ -43,6 +45,7 @@ impl Options {
             match option {
                 "rate-mib-s" => options.rate_mib_s = number(args)?,
                 "start-mib" => options.start_mib = number(args)?,
+                "start-rate-mib-s" => options.start_rate_mib_s = Some(number(args)?),
                 "max-mib" => options.max_mib = Some(number(args)?),
                 "burst" => options.burst = true,
                 "threads" => options.threads = number::<u64>(args)?.max(1),
@@ -63,6 +66,7 @@ impl Options {
         let share = |mib: u64| mib.saturating_mul(MIB) / self.threads;
         Plan {
             start: share(self.start_mib),
+            start_rate: self.start_rate_mib_s.map(share),
             max: self.max_mib.map_or(u64::MAX, share),
             rate: (!self.burst).then(|| share(self.rate_mib_s)),
         }

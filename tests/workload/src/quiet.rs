@@ -1,14 +1,14 @@
-//! The neighbours: workloads that must not be evicted, each using memory in a way that could be taken for a leak.
+//! The neighbours: workloads that must not be evicted, some of them using memory in a way that could be taken for a leak.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::growth::{Held, MIB, small_pages_only};
-use crate::sigterm::Sigterm;
+use crate::sigterm::{Sigterm, say};
 
 pub fn idle(mib: u64) -> io::Result<ExitCode> {
     let mut sigterm = Sigterm::install()?;
@@ -20,49 +20,42 @@ pub fn idle(mib: u64) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The file is read in turns for ever, so that its pages stay in the cache as long as the kernel lets them.
-pub fn page_cache(path: PathBuf, mib: u64) -> io::Result<ExitCode> {
+/// The file is read in turns, for ever or `passes` times, so that its pages stay in the cache as long as the kernel lets
+/// them. Says `done` in `mark` after the last one.
+pub fn page_cache(path: PathBuf, mib: u64, passes: Option<u64>, mark: Option<&Path>) -> io::Result<ExitCode> {
     let mut sigterm = Sigterm::install()?;
-    let mut file = File::create(&path)?;
-    let block = vec![0x5a; MIB as usize];
-    for _ in 0..mib {
-        file.write_all(&block)?;
-        if sigterm.arrived() {
-            return Ok(ExitCode::SUCCESS);
-        }
+    if !write_file(&path, mib, &mut sigterm)? {
+        return Ok(ExitCode::SUCCESS);
     }
-    // Dirty pages cannot be reclaimed; written back they can.
-    file.sync_all()?;
     println!("written");
-    let mut block = block;
+    let mut block = vec![0; MIB as usize];
+    let mut passed = 0;
     while !sigterm.arrived() {
         let mut file = File::open(&path)?;
         while file.read(&mut block)? > 0 && !sigterm.arrived() {}
+        passed += 1;
+        if passes.is_some_and(|passes| passed >= passes) {
+            say("done", mark)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// With a rate in MiB a second, or as fast as it goes.
-pub fn tmpfs_fill(path: PathBuf, mib: u64, rate: Option<u64>) -> io::Result<ExitCode> {
-    let mut sigterm = Sigterm::install()?;
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&path)?;
-    let block = vec![0x5a; MIB as usize / 4];
-    let start = Instant::now();
-    for quarter in 0..mib.saturating_mul(4) {
-        if let Some(rate) = rate.filter(|r| *r > 0) {
-            let due = Duration::from_secs_f64(quarter as f64 / 4.0 / rate as f64);
-            std::thread::sleep(due.saturating_sub(start.elapsed()));
-        }
-        if sigterm.arrived() {
-            return fs::remove_file(&path).map(|()| ExitCode::SUCCESS);
-        }
+/// Writes a file of this size and has it on the disk: dirty pages cannot be reclaimed, written back they can. False when
+/// SIGTERM came first.
+pub fn write_file(path: &Path, mib: u64, sigterm: &mut Sigterm) -> io::Result<bool> {
+    let mut file = File::create(path)?;
+    let block = vec![0x5a; MIB as usize];
+    for _ in 0..mib {
         file.write_all(&block)?;
+        if sigterm.arrived() {
+            return Ok(false);
+        }
     }
-    println!("filled");
-    sigterm.wait();
-    fs::remove_file(&path)?;
-    Ok(ExitCode::SUCCESS)
+    file.sync_all()?;
+    Ok(true)
 }
 
 /// Each process starts `width` more, `depth` levels down. They end with their parent's SIGTERM.
@@ -94,9 +87,12 @@ pub fn fork_tree(depth: u32, width: u32, mib: u64) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn exit(code: u8, after_ms: u64) -> io::Result<ExitCode> {
+/// Holds `mib` MiB meanwhile.
+pub fn exit(code: u8, after_ms: u64, mib: u64) -> io::Result<ExitCode> {
     let mut sigterm = Sigterm::install()?;
     let end = Instant::now() + Duration::from_millis(after_ms);
+    let mut held = Held::default();
+    held.grow_to(mib.saturating_mul(MIB), &AtomicBool::new(false));
     while Instant::now() < end && !sigterm.arrived() {
         std::thread::sleep(Duration::from_millis(5).min(end.saturating_duration_since(Instant::now())));
     }

@@ -34,7 +34,8 @@ pub fn handle(for_ms: u64, mark: Option<&Path>) -> io::Result<()> {
     say("sigterm handled", mark)
 }
 
-fn say(what: &str, mark: Option<&Path>) -> io::Result<()> {
+/// Says `what` on stdout, and in `mark` with its time.
+pub fn say(what: &str, mark: Option<&Path>) -> io::Result<()> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now_ms = now.tv_sec * 1000 + now.tv_nsec / 1_000_000;
     if let Some(path) = mark {

@@ -2,7 +2,7 @@
 //! that this crate does not depend on the agent.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -54,6 +54,23 @@ pub fn read(path: &Path) -> Result<Vec<TraceRecord>> {
     }
 }
 
+/// Reads on from `offset` and moves it behind the last complete line: for who looks again and again at a long trace.
+pub fn read_on(path: &Path, offset: &mut u64) -> Result<Vec<TraceRecord>> {
+    let mut text = String::new();
+    match std::fs::File::open(path) {
+        Ok(mut file) => {
+            file.seek(SeekFrom::Start(*offset))
+                .and_then(|_| file.read_to_string(&mut text))
+                .with_context(|| format!("reading {}", path.display()))?;
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+    let records = parse(&text).with_context(|| format!("reading {}", path.display()))?;
+    *offset += text.rfind('\n').map_or(0, |end| end + 1) as u64;
+    Ok(records)
+}
+
 fn parse(text: &str) -> Result<Vec<TraceRecord>> {
     // A line is complete when its newline is there.
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -82,6 +99,12 @@ mod tests {
             for record in records {
                 assert_eq!((record.pod_name(), record.number("usage_bytes")), ("hog", Some(7)));
             }
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut offset = 0;
+        for (text, expected) in [(format!("{line}\n{{\"se"), 1), (format!("{line}\n{line}\n"), 1)] {
+            std::fs::write(file.path(), text).unwrap();
+            assert_eq!(read_on(file.path(), &mut offset).unwrap().len(), expected);
         }
         assert!(parse("garbage\n").unwrap_err().to_string().contains("line 1"));
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::*;
 use crate::cgroup::test_tree::TestTree;
 use crate::clock::Mono;
+use crate::pod::ContainerInstance;
 use crate::pod::qos::CgroupResources;
 
-struct Held {
+struct HeldPod {
     files: BrakeFiles,
     dir: PathBuf,
     throttle: Option<PathBuf>,
@@ -19,8 +20,8 @@ struct Held {
 
 const POD: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 
-impl Held {
-    fn new() -> Held {
+impl HeldPod {
+    fn new() -> HeldPod {
         let tree = TestTree::new(&CgroupResources::default());
         let files = BrakeFiles::of(&tree.driver);
         let path =
@@ -32,7 +33,7 @@ impl Held {
         fs::create_dir(&container).unwrap();
         let script = format!("echo $$ > {}/cgroup.procs && while :; do :; done", container.display());
         let process = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).spawn().unwrap();
-        let held = Held {
+        let held = HeldPod {
             throttle: files.throttle.as_ref().map(|m| below(m, &path)),
             files,
             dir,
@@ -46,11 +47,23 @@ impl Held {
     }
 
     fn set(&self, gear: Gear) {
-        self.files.set(&POD.into(), QosClass::Burstable, gear).unwrap();
+        self.files.set(&Held::pod(&POD.into()), QosClass::Burstable, gear).unwrap();
+    }
+
+    fn set_container(&self, gear: Gear) {
+        self.files.set(&container("c"), QosClass::Burstable, gear).unwrap();
+    }
+
+    fn container_is_frozen(&self) -> bool {
+        is_frozen(&self.dir.join("c"))
+    }
+
+    fn container_high(&self) -> Option<String> {
+        read(&self.throttle.as_ref()?.join("c/memory.high")).unwrap()
     }
 
     #[track_caller]
-    fn wait(&self, what: &str, met: impl Fn(&Held) -> bool) {
+    fn wait(&self, what: &str, met: impl Fn(&HeldPod) -> bool) {
         let start = Mono::now();
         while !met(self) {
             assert!(Mono::now().since(start) < Duration::from_secs(10), "{what}");
@@ -58,11 +71,8 @@ impl Held {
         }
     }
 
-    /// By the kernel's account, not by what was written.
     fn is_frozen(&self) -> bool {
-        let v1 = read(&self.dir.join("freezer.state")).unwrap();
-        let v2 = || read(&self.dir.join("cgroup.events")).unwrap();
-        v1.map_or_else(|| v2().is_some_and(|text| text.contains("frozen 1")), |state| state == "FROZEN")
+        is_frozen(&self.dir)
     }
 
     fn high(&self) -> Option<String> {
@@ -70,7 +80,19 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+/// By the kernel's account, not by what was written.
+fn is_frozen(dir: &Path) -> bool {
+    let v1 = read(&dir.join("freezer.state")).unwrap();
+    let v2 = || read(&dir.join("cgroup.events")).unwrap();
+    v1.map_or_else(|| v2().is_some_and(|text| text.contains("frozen 1")), |state| state == "FROZEN")
+}
+
+fn container(id: &str) -> Held {
+    let instance = ContainerInstance { name: "main".into(), id: id.into() };
+    Held::container(&POD.into(), &instance)
+}
+
+impl Drop for HeldPod {
     fn drop(&mut self) {
         let _ = self.files.release_all();
         let _ = self.process.kill();
@@ -80,9 +102,9 @@ impl Drop for Held {
 
 #[test]
 fn a_pod_stands_still_runs_throttled_and_is_let_go() {
-    let pod = Held::new();
+    let pod = HeldPod::new();
     pod.set(Gear::Frozen);
-    pod.wait("it stands still", Held::is_frozen);
+    pod.wait("it stands still", HeldPod::is_frozen);
     pod.set(Gear::Throttled { room_bytes: 16 << 20 });
     pod.wait("it runs", |pod| !pod.is_frozen());
     if let Some(high) = pod.high() {
@@ -99,7 +121,7 @@ fn a_pod_stands_still_runs_throttled_and_is_let_go() {
 #[test]
 fn whatever_is_held_is_found_and_let_go() {
     for gear in [Gear::Frozen, Gear::Throttled { room_bytes: 1 << 20 }] {
-        let pod = Held::new();
+        let pod = HeldPod::new();
         pod.set(gear);
         // On v1 a pod that runs is held by nothing.
         let held = usize::from(gear == Gear::Frozen || pod.throttle.is_some());
@@ -111,13 +133,48 @@ fn whatever_is_held_is_found_and_let_go() {
 }
 
 #[test]
+fn a_container_is_held_without_its_pod_and_found_by_its_mark() {
+    let pod = HeldPod::new();
+    fs::create_dir(pod.dir.join("beside")).unwrap();
+    pod.set_container(Gear::Frozen);
+    pod.wait("it stands still", HeldPod::container_is_frozen);
+    assert!(!is_frozen(&pod.dir.join("beside")) && is_marked(&pod.dir.join("c")));
+    pod.set_container(Gear::Throttled { room_bytes: 16 << 20 });
+    pod.wait("it runs", |pod| !pod.container_is_frozen());
+    assert!(pod.container_high().is_none_or(|high| high != NO_HIGH));
+    assert!(pod.high().is_none_or(|high| high == NO_HIGH), "its pod is not held");
+    pod.set_container(Gear::Free);
+    assert!(pod.container_high().is_none_or(|high| high == NO_HIGH) && !is_marked(&pod.dir.join("c")));
+    assert_eq!(pod.files.release_all().unwrap(), 0);
+
+    for gear in [Gear::Frozen, Gear::Throttled { room_bytes: 16 << 20 }] {
+        pod.set_container(gear);
+        assert_eq!(pod.files.release_all().unwrap(), 1, "{gear:?}");
+        pod.wait("it runs", |pod| !pod.container_is_frozen());
+        assert!(pod.container_high().is_none_or(|high| high == NO_HIGH));
+        assert_eq!(pod.files.release_all().unwrap(), 0);
+    }
+
+    // Somebody else's doing, as `ctr task pause`.
+    let (_, freezer) = pod.files.freezer.as_ref().unwrap();
+    write(&pod.dir.join("c").join(freezer.file), freezer.freeze).unwrap();
+    pod.wait("it stands still", HeldPod::container_is_frozen);
+    assert_eq!(pod.files.release_all().unwrap(), 0);
+    assert!(pod.container_is_frozen(), "not the agent's to let go");
+    write(&pod.dir.join("c").join(freezer.file), freezer.thaw).unwrap();
+}
+
+#[test]
 fn a_pod_that_is_gone_needs_no_holding_and_a_node_without_a_freezer_says_so() {
-    let pod = Held::new();
+    let pod = HeldPod::new();
     for gear in [Gear::Frozen, Gear::Throttled { room_bytes: 1 }, Gear::Free] {
-        pod.files.set(&"another".into(), QosClass::BestEffort, gear).unwrap();
+        pod.files.set(&Held::pod(&"another".into()), QosClass::BestEffort, gear).unwrap();
+        pod.files.set(&container("another"), QosClass::Burstable, gear).unwrap();
     }
     let none = BrakeFiles { freezer: None, ..pod.files.clone() };
-    let error = none.set(&POD.into(), QosClass::Burstable, Gear::Frozen).unwrap_err();
-    assert!(error.to_string().contains("no freezer"), "{error}");
-    none.set(&POD.into(), QosClass::Burstable, Gear::Free).unwrap();
+    for held in [Held::pod(&POD.into()), container("c")] {
+        let error = none.set(&held, QosClass::Burstable, Gear::Frozen).unwrap_err();
+        assert!(error.to_string().contains("no freezer"), "{error}");
+        none.set(&held, QosClass::Burstable, Gear::Free).unwrap();
+    }
 }

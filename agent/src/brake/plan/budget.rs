@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use crate::clock::Mono;
+use crate::signal::Domain;
 
-/// Of the headroom, what a held pod may take in all its grace; the rest is its neighbours'.
-const BUDGET_SHARE: u64 = 2;
+/// Of the headroom, in quarters, what a held pod may take in all its grace; the rest is its neighbours'. What is held for the
+/// sake of its own limit has none: there the rest is but for what one look misses.
+const BUDGET_QUARTERS: u64 = 2;
+const OWN_BUDGET_QUARTERS: u64 = 3;
 
 /// Of the budget, what is there at once: for the SIGTERM handler to begin with.
 const FIRST_SHARE: u64 = 4;
@@ -17,11 +20,19 @@ const RUN_SHARE: u64 = 8;
 /// A budget is spread over no less than this.
 const SHORTEST_GRACE: Duration = Duration::from_millis(100);
 
-/// What a pod that is held may take at once of what its domain has left, in bytes. Above that `memory.high` slows the
-/// threads that allocate, so that the handler seldom has to stand still with them.
+fn budget_bytes(domain: &Domain, headroom_bytes: u64) -> u64 {
+    let quarters = match domain {
+        Domain::Node | Domain::Kubepods => BUDGET_QUARTERS,
+        Domain::Pod(_) | Domain::Container(..) => OWN_BUDGET_QUARTERS,
+    };
+    headroom_bytes / 4 * quarters
+}
+
+/// What a pod or container that is held may take at once of what its domain has left, in bytes. Above that `memory.high`
+/// slows the threads that allocate, so that the handler seldom has to stand still with them.
 #[must_use]
-pub fn room_bytes(headroom_bytes: u64) -> u64 {
-    headroom_bytes / BUDGET_SHARE / FIRST_SHARE
+pub fn room_bytes(domain: &Domain, headroom_bytes: u64) -> u64 {
+    budget_bytes(domain, headroom_bytes) / FIRST_SHARE
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,19 +41,21 @@ pub(super) struct Budget {
     over: Duration,
     /// At the beginning.
     headroom_bytes: u64,
+    bytes: u64,
 }
 
 impl Budget {
-    pub fn new(from: Mono, until: Mono, headroom_bytes: u64) -> Budget {
-        Budget { from, over: until.since(from).max(SHORTEST_GRACE), headroom_bytes }
+    pub fn new(from: Mono, until: Mono, domain: &Domain, headroom_bytes: u64) -> Budget {
+        let (over, bytes) = (until.since(from).max(SHORTEST_GRACE), budget_bytes(domain, headroom_bytes));
+        Budget { from, over, headroom_bytes, bytes }
     }
 
     pub fn bytes(&self) -> u64 {
-        self.headroom_bytes / BUDGET_SHARE
+        self.bytes
     }
 
     pub fn first(&self) -> u64 {
-        room_bytes(self.headroom_bytes)
+        self.bytes / FIRST_SHARE
     }
 
     /// The headroom that must be left at `now`.

@@ -9,8 +9,8 @@ fn at(ms: u64) -> Mono {
     Mono::from_millis(1000 + ms)
 }
 
-fn pod() -> PodUid {
-    "p".into()
+fn pod() -> Held {
+    Held::pod(&"p".into())
 }
 
 /// Held at 0 ms with 100 MiB left and a second of grace.
@@ -36,10 +36,10 @@ const THROTTLED: Gear = Gear::Throttled { room_bytes: 50 * MIB / 4 };
 #[test]
 fn frozen_until_it_has_its_stop_signal_then_on_a_budget() {
     let mut brakes = held(false);
-    assert_eq!((gear(&mut brakes, at(0)), brakes.any_running()), (None, false));
+    assert_eq!((gear(&mut brakes, at(0)), brakes.any_running(|_| true)), (None, false));
     brakes.signalled(&pod(), at(1));
     assert_eq!(gear(&mut brakes, at(1)), Some(THROTTLED));
-    assert!(brakes.any_running());
+    assert!(brakes.any_running(|_| true));
     // A quarter of the budget at once, the rest as the grace goes by; frozen, it runs again once a run is earned.
     for (ms, headroom, expected) in [
         (2, 88, None),
@@ -88,7 +88,7 @@ fn what_ends_is_let_go() {
         assert_eq!(gear(&mut brakes, at(110)), Some(Gear::Free), "SIGKILL has had its time");
 
         let mut brakes = held(signalled);
-        brakes.forget(&pod());
+        brakes.forget(&pod().pod);
         assert_eq!((gear(&mut brakes, at(0)), brakes.next_wakeup()), (None, None));
     }
 }
@@ -130,6 +130,46 @@ fn a_hold_that_does_not_help_is_seen() {
         }
         assert_eq!(brakes.state(&pod()), Some((&Domain::Kubepods, fails)), "{what}");
     }
+}
+
+/// It may take more of what nobody else can use, and neither knows of the other, nor of its pod or its next run.
+#[test]
+fn containers_are_held_one_by_one_for_the_sake_of_their_own_limits() {
+    let run = |name: &str, id: &str| {
+        Held::container(&"p".into(), &ContainerInstance { name: name.into(), id: id.into() })
+    };
+    let limit = |name: &str| Domain::Container("p".into(), name.into());
+    let (a, b) = (run("a", "1"), run("b", "2"));
+    let mut brakes = held(false);
+    brakes.hold(&a, (limit("a"), 100 * MIB), at(0) + GRACE, true, at(0));
+    brakes.hold(&b, (limit("b"), 40 * MIB), at(0) + GRACE, false, at(0));
+    brakes.observe(&limit("a"), 82 * MIB, at(1));
+    brakes.observe(&limit("b"), 40 * MIB, at(1));
+    assert_eq!(brakes.plan(at(1)), [], "three quarters are its own, of these a quarter at once");
+    brakes.observe(&limit("a"), 81 * MIB, at(2));
+    let steps = brakes.plan(at(2));
+    assert_eq!(steps.iter().map(|s| (&s.held, s.gear)).collect::<Vec<_>>(), [(&a, Gear::Frozen)]);
+    brakes.ordered(&steps[0], at(2));
+    brakes.signalled(&b, at(3));
+    let steps = brakes.plan(at(3));
+    let room_bytes = 30 * MIB / 4;
+    assert_eq!(
+        steps.iter().map(|s| (&s.held, s.gear)).collect::<Vec<_>>(),
+        [(&b, Gear::Throttled { room_bytes })]
+    );
+    brakes.ordered(&steps[0], at(3));
+    assert!(brakes.any_running(|domain| *domain == limit("b")) && !brakes.any_running(|d| *d == limit("a")));
+
+    brakes.let_go(&a, at(4));
+    let steps = brakes.plan(at(4));
+    assert_eq!((steps[0].gear, steps[0].reason), (Gear::Free, Reason::MemoryLimitForestalled));
+    brakes.ordered(&steps[0], at(4));
+    assert!(!brakes.holds(&a) && brakes.holds(&b) && brakes.holds(&pod()));
+    let again = run("a", "3");
+    brakes.hold(&again, (limit("a"), 50 * MIB), at(5) + GRACE, false, at(5));
+    assert_eq!((brakes.holds.len(), brakes.holds(&again)), (3, true), "the earlier run is forgotten");
+    brakes.forget(&"p".into());
+    assert!(!brakes.any());
 }
 
 proptest! {

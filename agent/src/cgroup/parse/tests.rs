@@ -2,12 +2,14 @@ use super::*;
 use proptest::prelude::*;
 
 const V1_STAT: &str = "cache 10\ninactive_file 1\nactive_file 2\ndirty 3\n\
-    total_cache 100\ntotal_dirty 30\ntotal_writeback 4\ntotal_inactive_file 50\ntotal_active_file 60\n";
-const V2_STAT: &str = "anon 7\nfile 8\nfile_dirty 30\nfile_writeback 4\ninactive_file 50\nactive_file 60\n";
+    total_cache 100\ntotal_dirty 30\ntotal_writeback 4\ntotal_inactive_file 50\ntotal_active_file 60\n\
+    total_workingset_refault_file 9\n";
+const V2_STAT: &str = "anon 7\nfile 8\nfile_dirty 30\nfile_writeback 4\ninactive_file 50\nactive_file 60\nworkingset_refault_file 9\n";
 
 #[test]
 fn memory_stats() {
-    let want = Ok(MemoryStat { inactive_file_bytes: 50, active_file_bytes: 60, dirty_bytes: 34 });
+    let want =
+        Ok(MemoryStat { inactive_file_bytes: 50, active_file_bytes: 60, dirty_bytes: 34, refaults: 9 });
     assert_eq!(memory_stat_v1(V1_STAT.as_bytes()), want);
     assert_eq!(memory_stat_v2(V2_STAT.as_bytes()), want);
     // The v1 file of a leaf has plain keys as well; they must not stand in for the totals.

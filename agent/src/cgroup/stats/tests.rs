@@ -51,6 +51,10 @@ fn pods_come_and_go() {
     files.watch(c1.clone(), &container).unwrap();
     assert_eq!(read(&mut files, ReadScope::AllPods).domains.len(), 5, "watching twice is watching once");
     assert_eq!(read(&mut files, ReadScope::Top).domains.len(), 2);
+    let some = [c1.clone(), Domain::Pod("unknown".into())];
+    let these = files.read_these(&some, Reason::SampleDue, None).unwrap();
+    let read_of: Vec<_> = these.domains.into_iter().map(|r| r.domain).collect();
+    assert_eq!(read_of, [Domain::Node, Domain::Kubepods, c1.clone()]);
 
     // Removed and made again under the same name: read on, from the new files.
     tree.driver.remove_pod(&b, QosClass::Burstable).unwrap();
@@ -120,7 +124,10 @@ fn v2_files() {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [
         ("memory.current", "1000\n"),
-        ("memory.stat", "anon 1\nfile_dirty 5\nfile_writeback 6\ninactive_file 300\nactive_file 200\n"),
+        (
+            "memory.stat",
+            "anon 1\nfile_dirty 5\nfile_writeback 6\ninactive_file 300\nactive_file 200\nworkingset_refault_file 4\n",
+        ),
         ("memory.max", "max\n"),
         ("memory.events", "low 0\nhigh 0\nmax 0\noom 2\noom_kill 3\n"),
     ] {
@@ -137,6 +144,7 @@ fn v2_files() {
             inactive_file_bytes: 300,
             active_file_bytes: 200,
             dirty_bytes: 11,
+            refaults: 4,
             limit_bytes: None,
             oom_kills: 3,
         }

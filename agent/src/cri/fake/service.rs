@@ -256,6 +256,7 @@ impl RuntimeService for Service {
                 id: c.id.clone(),
                 pod_sandbox_id: sandbox.clone(),
                 metadata: c.metadata.clone(),
+                image: c.image.clone(),
                 state: c.state,
                 created_at: c.created_at,
                 labels: c.labels.clone(),
@@ -292,7 +293,33 @@ impl RuntimeService for Service {
 
     async fn status(&self, _: Request<cri::StatusRequest>) -> Result<Response<cri::StatusResponse>, Status> {
         self.arrived("Status", "").await?;
-        Ok(Response::new(cri::StatusResponse::default()))
+        let config =
+            self.state().sandbox_image.as_ref().map(|image| format!(r#"{{"sandboxImage":{image:?}}}"#));
+        let info = config.map(|config| ("config".to_owned(), config)).into_iter().collect();
+        Ok(Response::new(cri::StatusResponse { info, ..Default::default() }))
+    }
+
+    async fn list_container_stats(
+        &self,
+        _: Request<cri::ListContainerStatsRequest>,
+    ) -> Result<Response<cri::ListContainerStatsResponse>, Status> {
+        self.arrived("ListContainerStats", "").await?;
+        let state = self.state();
+        let stats = state.containers.iter().map(|(_, c)| cri::ContainerStats {
+            attributes: Some(cri::ContainerAttributes {
+                id: c.id.clone(),
+                metadata: c.metadata.clone(),
+                labels: c.labels.clone(),
+                annotations: c.annotations.clone(),
+            }),
+            writable_layer: state.written.get(&c.id).map(|value| cri::FilesystemUsage {
+                used_bytes: Some(cri::UInt64Value { value: *value }),
+                inodes_used: Some(cri::UInt64Value { value: 1 }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        Ok(Response::new(cri::ListContainerStatsResponse { stats: stats.collect() }))
     }
 
     not_served! {
@@ -303,7 +330,6 @@ impl RuntimeService for Service {
         attach: AttachRequest => AttachResponse;
         port_forward: PortForwardRequest => PortForwardResponse;
         container_stats: ContainerStatsRequest => ContainerStatsResponse;
-        list_container_stats: ListContainerStatsRequest => ListContainerStatsResponse;
         pod_sandbox_stats: PodSandboxStatsRequest => PodSandboxStatsResponse;
         list_pod_sandbox_stats: ListPodSandboxStatsRequest => ListPodSandboxStatsResponse;
         update_runtime_config: UpdateRuntimeConfigRequest => UpdateRuntimeConfigResponse;
@@ -337,9 +363,37 @@ impl ImageService for Service {
         Ok(Response::new(cri::PullImageResponse { image_ref: format!("sha256:{name}") }))
     }
 
-    not_served! {
-        list_images: ListImagesRequest => ListImagesResponse;
-        remove_image: RemoveImageRequest => RemoveImageResponse;
-        image_fs_info: ImageFsInfoRequest => ImageFsInfoResponse;
+    async fn list_images(
+        &self,
+        _: Request<cri::ListImagesRequest>,
+    ) -> Result<Response<cri::ListImagesResponse>, Status> {
+        self.arrived("ListImages", "").await?;
+        Ok(Response::new(cri::ListImagesResponse { images: self.state().images.clone() }))
+    }
+
+    async fn remove_image(
+        &self,
+        r: Request<cri::RemoveImageRequest>,
+    ) -> Result<Response<cri::RemoveImageResponse>, Status> {
+        let id = r.into_inner().image.unwrap_or_default().image;
+        self.arrived("RemoveImage", &id).await?;
+        self.state().images.retain(|i| i.id != id);
+        Ok(Response::new(cri::RemoveImageResponse {}))
+    }
+
+    async fn image_fs_info(
+        &self,
+        _: Request<cri::ImageFsInfoRequest>,
+    ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
+        self.arrived("ImageFsInfo", "").await?;
+        let mountpoint = self.state().image_store.clone();
+        let image_filesystems = mountpoint.map(|mountpoint| cri::FilesystemUsage {
+            fs_id: Some(cri::FilesystemIdentifier { mountpoint }),
+            ..Default::default()
+        });
+        Ok(Response::new(cri::ImageFsInfoResponse {
+            image_filesystems: image_filesystems.into_iter().collect(),
+            ..Default::default()
+        }))
     }
 }

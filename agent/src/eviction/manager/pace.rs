@@ -7,16 +7,17 @@ use crate::clock::Mono;
 use crate::eviction::ReadScope;
 use crate::forecast::{MAX_RATE_BYTES_PER_S, MIN_SAMPLE_INTERVAL, time_to_use};
 use crate::reason::Reason;
+use crate::signal::Domain;
 
 /// Closest that a kernel event brings two readings together: a reading takes about 0.1 ms, and a storm of events must
 /// not keep a core busy with them.
-const MIN_HINT_INTERVAL: Duration = Duration::from_micros(500);
+pub(super) const MIN_HINT_INTERVAL: Duration = Duration::from_micros(500);
 
 /// While a pod is being evicted: often enough to see within a few ms whether it stopped growing, for 3 % of a core.
-const EVICTING_INTERVAL: Duration = Duration::from_millis(3);
+pub(super) const EVICTING_INTERVAL: Duration = Duration::from_millis(3);
 
 /// While one runs on a budget: at 6 GiB/s it takes 6 MiB between two looks.
-const THROTTLED_INTERVAL: Duration = Duration::from_millis(1);
+pub(super) const THROTTLED_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A reading that has not come back by then is asked for again.
 const READ_TIMEOUT: Duration = Duration::from_millis(100);
@@ -27,15 +28,22 @@ const PODS_INTERVAL_AT_REST: Duration = Duration::from_secs(10);
 const PODS_INTERVAL_LEAST: Duration = Duration::from_millis(20);
 const PODS_READINGS_TO_OOM: u32 = 8;
 
+/// What every reading has.
+const fn is_top(domain: &Domain) -> bool {
+    matches!(domain, Domain::Node | Domain::Kubepods)
+}
+
 impl EvictionManager {
     /// When `plan` has to be called again if nothing happens before.
     #[must_use]
     pub fn next_wakeup(&self) -> Mono {
         let gears = self.brakes.next_wakeup().unwrap_or(Mono(u64::MAX));
+        let (top_due, ..) = self.read_due();
+        let due = self.limits_due().map_or(top_due, |(at, _)| at.min(top_due));
         let readings = match self.asked {
             // One that failed is asked for again, but not before numbers are due.
-            Some(asked) => (asked.at + READ_TIMEOUT).max(self.read_due().0),
-            None => self.read_due().0,
+            Some(asked) => (asked.at + READ_TIMEOUT).max(due),
+            None => due,
         };
         readings.min(gears)
     }
@@ -52,7 +60,7 @@ impl EvictionManager {
         let Some(last) = self.top_at else { return (Mono::ZERO, Reason::SampleDue, None) };
         let mut due = last + self.sample_interval(self.cfg.assumed_max_rate_bytes_per_s);
         if self.evicting.values().any(|e| !e.written_off(last)) {
-            due = due.min(self.evicting_due(self.brakes.any_running()));
+            due = due.min(self.evicting_due(self.brakes.any_running(is_top)));
         }
         let soft = self.thresholds.iter().filter_map(|t| t.counts_from()).filter(|at| *at > last).min();
         due = soft.map_or(due, |at| due.min(at));
@@ -93,7 +101,8 @@ impl EvictionManager {
         let reached = thresholds.chain(forecasts.filter_map(|t| t.checked_sub(needed))).min();
         let due =
             self.top().into_iter().filter_map(|(_, d)| d.forecast.next_sample_in(max_rate_bytes_per_s)).min();
-        let most = self.cfg.max_sample_interval.max(MIN_SAMPLE_INTERVAL);
+        let most = self.cfg.max_sample_interval.min(self.stalls.interval().unwrap_or(Duration::MAX));
+        let most = most.max(MIN_SAMPLE_INTERVAL);
         due.into_iter().chain(reached).min().unwrap_or(most).clamp(MIN_SAMPLE_INTERVAL, most)
     }
 
@@ -105,7 +114,11 @@ impl EvictionManager {
             .filter_map(|(_, d)| d.forecast.forecast()?.time_to_oom)
             .min()
             .unwrap_or(Duration::MAX);
-        let interval = (to_oom / PODS_READINGS_TO_OOM).clamp(PODS_INTERVAL_LEAST, PODS_INTERVAL_AT_REST);
+        let mut interval = (to_oom / PODS_READINGS_TO_OOM).clamp(PODS_INTERVAL_LEAST, PODS_INTERVAL_AT_REST);
+        if self.stalls.pods_watched() {
+            // One less than the distance of two samples: which comes a little late, not one later.
+            interval = interval.min(self.stalls.interval().unwrap_or(interval) * 9 / 10);
+        }
         match self.pods_at {
             Some(at) if now.since(at) < interval => ReadScope::Top,
             _ => ReadScope::AllPods,

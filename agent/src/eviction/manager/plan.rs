@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use super::{Evicting, EvictionManager, TopDomain};
 use crate::brake::plan::room_bytes;
-use crate::brake::{BrakeStep, Gear};
+use crate::brake::{BrakeStep, Gear, Held};
 use crate::clock::Mono;
 use crate::eviction::message::eviction_message;
+use crate::eviction::psi::Stalled;
 use crate::eviction::ranking::{Ranked, rank, runaway};
 use crate::eviction::threshold::Signal;
-use crate::eviction::{Candidate, Eviction, EvictionStep, Numbers, ReadScope};
+use crate::eviction::{Candidate, Eviction, EvictionStep, Numbers, ReadScope, StalledFor};
 use crate::forecast::time_to_use;
 use crate::pod::PodUid;
 use crate::reason::Reason;
@@ -22,27 +23,27 @@ const FRESH: Duration = Duration::from_millis(5);
 
 /// Numbers that were read in order to decide may be this old: if the loop is so slow that they are old when they
 /// arrive, asking again would give no better ones, and nothing would ever be decided.
-const FRESH_FOR_DECISION: Duration = Duration::from_millis(500);
+pub(super) const FRESH_FOR_DECISION: Duration = Duration::from_millis(500);
 
 /// kubelet's grace for hard thresholds (`immediateEvictionGracePeriodSeconds`), here the least that a pod gets. A pod
 /// does normally stop growing on SIGTERM; for one that does not, the grace is cut on its actual numbers.
-const LEAST_GRACE: Duration = Duration::from_secs(1);
+pub(super) const LEAST_GRACE: Duration = Duration::from_secs(1);
 
 /// One that is held, and stands still for much of the time, gets more.
 const LEAST_HELD_GRACE: Duration = Duration::from_secs(2);
 
 /// From the order to a stop until the pod has its SIGTERM and has had a moment to act on it: the runtime takes 20
 /// to 50 ms. Growth before that is not held against the pod.
-const SIGTERM_SETTLES: Duration = Duration::from_millis(50);
+pub(super) const SIGTERM_SETTLES: Duration = Duration::from_millis(50);
 
 /// What SIGKILL takes, runtime included, until memory is back.
-const KILL_TIME: Duration = Duration::from_millis(100);
+pub(super) const KILL_TIME: Duration = Duration::from_millis(100);
 
 /// A pod that has not stopped this long after the end of its grace is not going to; the next one may be evicted.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// Headroom below this share of the limit is none: allocations stall in reclaim and growth no longer shows.
-const NO_HEADROOM_SHARE: u64 = 256;
+pub(super) const NO_HEADROOM_SHARE: u64 = 256;
 
 /// A threshold is met and one pod alone takes what is left within this time: evicting an idle neighbour of lower
 /// priority would buy less, so the runaway goes first, as with a forecast.
@@ -67,6 +68,15 @@ struct Danger<'a> {
     domain: &'a TopDomain,
     threshold_bytes: Option<u64>,
     soft: bool,
+    /// The tasks of the node, or of this one pod, stand still for memory.
+    stalled: Option<(Stalled, Option<&'a PodUid>)>,
+}
+
+impl Danger<'_> {
+    /// The one pod that is to blame, and no other.
+    fn only(&self) -> Option<&PodUid> {
+        self.stalled.and_then(|(_, pod)| pod)
+    }
 }
 
 impl Evicting {
@@ -98,7 +108,13 @@ impl EvictionManager {
             if reads {
                 return steps;
             }
+            let evicted = steps.iter().find_map(|step| match step {
+                EvictionStep::Evict(eviction) => Some(eviction.pod.uid.clone()),
+                _ => None,
+            });
+            steps.extend(self.container_steps(evicted.as_ref(), now));
         }
+        let limits = self.limits_reading(&steps, now);
         let (mut due, why, caused_by) = self.read_due();
         if !steps.is_empty() {
             let runs = |step: &EvictionStep| match step {
@@ -107,8 +123,12 @@ impl EvictionManager {
             };
             due = due.min(self.evicting_due(steps.iter().any(runs)));
         }
-        if now >= due {
-            steps.push(EvictionStep::Read { why, caused_by, scope: self.scope_at(now) });
+        let (due, scope) = (now >= due, self.scope_at(now));
+        match limits {
+            // It takes in the node and `kubepods` too; one of all pods takes in the containers.
+            Some(reading) if !due || scope == ReadScope::Top => steps.push(reading),
+            _ if due => steps.push(EvictionStep::Read { why, caused_by, scope }),
+            _ => {}
         }
         steps
     }
@@ -116,8 +136,12 @@ impl EvictionManager {
     /// One pod a pass, on numbers of all pods that are fresh.
     fn decide(&self, candidates: &[Candidate], now: Mono) -> Option<EvictionStep> {
         let danger = self.danger(now).filter(|danger| self.may_evict(danger, now))?;
-        let eligible =
-            || candidates.iter().filter(|c| !c.critical && !self.evicting.contains_key(&c.pod.uid));
+        let may_go = |c: &&Candidate| {
+            !c.critical
+                && !self.evicting.contains_key(&c.pod.uid)
+                && danger.only().is_none_or(|uid| *uid == c.pod.uid)
+        };
+        let eligible = || candidates.iter().filter(may_go);
         eligible().next()?;
         let read_at = match self.pods_at {
             Some(at) if self.pods_are_fresh(at, now) => at,
@@ -142,7 +166,7 @@ impl EvictionManager {
         self.danger(now).is_some()
     }
 
-    /// The most pressing danger: a hard threshold, then a forecast, then a soft threshold.
+    /// The most pressing danger: a hard threshold, then a forecast, then tasks that stand still, then a soft threshold.
     fn danger(&self, now: Mono) -> Option<Danger<'_>> {
         let threshold = |hard: bool| {
             let mut counting =
@@ -153,6 +177,7 @@ impl EvictionManager {
                 domain: self.domain(t.threshold.signal),
                 threshold_bytes: t.newest.map(|(value, ..)| value),
                 soft: !hard,
+                stalled: None,
             })
         };
         let forecast = || {
@@ -165,9 +190,25 @@ impl EvictionManager {
                 domain,
                 threshold_bytes: None,
                 soft: false,
+                stalled: None,
             })
         };
-        threshold(true).or_else(|| forecast().filter(|_| self.cfg.forecast)).or_else(|| threshold(false))
+        let stalled = || {
+            let node = self.stalls.node().map(|stalled| (stalled, None));
+            let stalled = node.or_else(|| self.stalls.pod().map(|(uid, stalled)| (stalled, Some(uid))))?;
+            Some(Danger {
+                reason: if stalled.1.is_some() { Reason::PodStalled } else { Reason::NodeStalled },
+                signal: Signal::MemoryAvailable,
+                domain: &self.node,
+                threshold_bytes: None,
+                soft: true,
+                stalled: Some(stalled),
+            })
+        };
+        threshold(true)
+            .or_else(|| forecast().filter(|_| self.cfg.forecast))
+            .or_else(stalled)
+            .or_else(|| threshold(false))
     }
 
     pub(super) fn domain(&self, signal: Signal) -> &TopDomain {
@@ -209,7 +250,7 @@ impl EvictionManager {
                 if early { KILL_TIME.mul_f64(self.cfg.safety.clamp(1.0, 100.0)) } else { self.needed() };
             // Past the end of the grace SIGKILL comes anyway.
             let left = e.grace_ends().since(now).min(needed);
-            let held = self.brakes.state(&e.pod.uid);
+            let held = self.brakes.state(&Held::pod(&e.pod.uid));
             let (signal, domain) = self.top().into_iter().find(|(signal, d)| match held {
                 // It takes no more than it is given, so only others can use this domain up.
                 Some((held_for, fails)) if *held_for == domain_of(*signal) => fails || !has_room(d),
@@ -217,12 +258,14 @@ impl EvictionManager {
             })?;
             let can_be_held = held.is_none() && !e.no_brake;
             if can_be_held && self.outruns(domain, &e.pod.uid, left) {
+                let headroom_bytes = domain.forecast.level()?.headroom_bytes;
+                let room_bytes = room_bytes(&domain_of(signal), headroom_bytes);
                 return Some(EvictionStep::Brake(BrakeStep {
-                    pod: e.pod.uid.clone(),
-                    gear: Gear::Throttled { room_bytes: room_bytes(domain.forecast.level()?.headroom_bytes) },
+                    held: Held::pod(&e.pod.uid),
+                    gear: Gear::Throttled { room_bytes },
                     reason: Reason::GrowthOutrunsGrace,
                     domain: domain_of(signal),
-                    headroom_bytes: domain.forecast.level()?.headroom_bytes,
+                    headroom_bytes,
                     freezes: 0,
                     frozen: Duration::ZERO,
                 }));
@@ -275,6 +318,11 @@ impl EvictionManager {
             pod_usage_bytes: Some(victim.working_set_bytes),
             pod_request_bytes: Some(candidate.memory_request_bytes),
             pod_rate_bytes_per_s: self.pods.get(uid).map(|p| p.forecast.growth().fast() as u64),
+            stalled: danger.stalled.map(|(stalled, pod)| StalledFor {
+                per_mille: (stalled.share * 1000.0) as u64,
+                window: stalled.threshold.window,
+                pod: pod.is_some(),
+            }),
             ..self.numbers(danger.domain, danger.threshold_bytes)
         };
         let only_one = candidate.containers.len() == 1;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::eviction::threshold::{Signal, Threshold, ThresholdValue};
+use crate::forecast::Level;
 use crate::signal::{Domain, DomainReading};
 
 /// Why the MemoryPressure condition is true.
@@ -61,12 +62,20 @@ impl ThresholdState {
     }
 }
 
-/// What kubelet calls available: limit − working set (cAdvisor's). For the node no more than the kernel's own estimate
-/// `MemAvailable`: kubelet takes every inactive file page for free, and with the multi-gen LRU (Linux 6.1 and later, where
-/// it is on) nearly all are called inactive. A node of 1 GiB then reads as having twice of what is left, and thrashes
-/// before its threshold is met.
-pub(super) fn available_bytes(domain: &DomainReading, mem_available_bytes: u64) -> Option<u64> {
-    let available = domain.limit_bytes?.saturating_sub(domain.working_set_bytes());
+/// What kubelet calls available: limit − working set (cAdvisor's), or the forecast's headroom where that is more. kubelet
+/// takes every active file page for used, so that one who reads files is evicted with memory left (kubernetes#43916); the
+/// headroom has half of them, unless they come back as soon as they are reclaimed (`comes_back_bytes`).
+///
+/// For the node no more than the kernel's own estimate `MemAvailable`: kubelet takes every inactive file page for free, and
+/// with the multi-gen LRU (Linux 6.1 and later, where it is on) nearly all are called inactive. A node of 1 GiB then reads
+/// as having twice of what is left, and thrashes before its threshold is met.
+pub(super) fn available_bytes(
+    domain: &DomainReading,
+    comes_back_bytes: u64,
+    mem_available_bytes: u64,
+) -> Option<u64> {
+    let headroom = Level::of_cgroup(domain, comes_back_bytes)?.headroom_bytes;
+    let available = domain.limit_bytes?.saturating_sub(domain.working_set_bytes()).max(headroom);
     Some(if domain.domain == Domain::Node { available.min(mem_available_bytes) } else { available })
 }
 

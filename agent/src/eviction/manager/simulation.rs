@@ -131,7 +131,7 @@ impl Sim {
 
     /// Growth events instead of fast sampling.
     fn with_ebpf(mut self) -> Sim {
-        self.manager.set_assumed_max_rate(crate::forecast::MAX_RATE_WITH_GROWTH_EVENTS_BYTES_PER_S);
+        self.manager.set_assumed_max_rate(crate::forecast::max_rate_with_growth_events_bytes_per_s(1));
         self.event_every = Some(8 * MIB);
         self
     }
@@ -181,7 +181,8 @@ impl Sim {
                 self.out.evicted.push((at, (**eviction).clone()));
             }
             EvictionStep::Brake(step) => {
-                let pod = self.pods.iter_mut().find(|p| p.pod.name == step.pod.as_str()).expect("evicted");
+                let name = step.held.pod.as_str();
+                let pod = self.pods.iter_mut().find(|p| p.pod.name == name).expect("evicted");
                 pod.gear = step.gear;
             }
             EvictionStep::CutGrace { pod, .. } => {
@@ -190,6 +191,9 @@ impl Sim {
                 victim.sigkill_at = victim.sigkill_at.map(|at| at.min(kill));
                 self.out.cuts.push((self.now, pod.uid.clone()));
             }
+            EvictionStep::ReadLimits { .. }
+            | EvictionStep::StopContainer(_)
+            | EvictionStep::CutContainerGrace { .. } => panic!("no container has a limit: {step:?}"),
         }
     }
 
@@ -264,6 +268,7 @@ impl Sim {
             inactive_file_bytes: cache / 2,
             active_file_bytes: cache - cache / 2,
             dirty_bytes: cache / 20,
+            refaults: 0,
             limit_bytes: limit,
             oom_kills: 0,
         };
@@ -285,6 +290,7 @@ impl Sim {
             caused_by: None,
             mem_available_bytes: NODE - 500 * MIB - anon,
             domains,
+            stalled: Vec::new(),
         }
     }
 

@@ -47,6 +47,7 @@ fn reading(at: Mono, usage: u64, pods: &[(&str, u64)]) -> MemoryReading {
         inactive_file_bytes: 0,
         active_file_bytes: 0,
         dirty_bytes: 0,
+        refaults: 0,
         limit_bytes: limit,
         oom_kills: 0,
     };
@@ -62,6 +63,7 @@ fn reading(at: Mono, usage: u64, pods: &[(&str, u64)]) -> MemoryReading {
         caused_by: None,
         mem_available_bytes: 60_000 * MIB,
         domains,
+        stalled: Vec::new(),
     }
 }
 
@@ -367,22 +369,4 @@ proptest! {
     }
 }
 
-/// Used, of that inactive files, and MemAvailable, in MiB of a node with 1000 → MiB available.
-#[test]
-fn the_node_has_no_more_than_the_kernel_says() {
-    for (what, used, inactive_file, mem_available, expected) in [
-        ("kubelet's arithmetic", 900, 50, 400, 150),
-        ("files that are read count as used for kubelet", 900, 0, 500, 100),
-        ("nearly all files are called inactive", 930, 130, 74, 74),
-    ] {
-        let mut r = reading(t(1_000), 0, &[]);
-        let node = r.domains.iter_mut().find(|d| d.domain == Domain::Node).unwrap();
-        (node.usage_bytes, node.inactive_file_bytes) = (used * MIB, inactive_file * MIB);
-        node.limit_bytes = Some(1000 * MIB);
-        r.mem_available_bytes = mem_available * MIB;
-        let mut m = manager(vec![Threshold { signal: Signal::MemoryAvailable, ..threshold(101, 0, None) }]);
-        m.observe_reading(&r);
-        let met = m.memory_pressure(t(1_000)).map(|p| p.available_bytes / MIB);
-        assert_eq!(met, (expected < 101).then_some(expected), "{what}");
-    }
-}
+mod pressure;

@@ -71,21 +71,48 @@ fn defaults_are_kubelets() {
         min_reclaim: None,
     };
     assert_eq!(t.enforced, [want(Signal::MemoryAvailable), want(Signal::AllocatableMemoryAvailable)]);
+    let resources: Vec<_> = t.resources.iter().map(|t| (t.signal.as_str(), t.value, t.is_hard())).collect();
     assert_eq!(
-        t.not_enforced,
-        ["imagefs.available", "imagefs.inodesFree", "nodefs.available", "nodefs.inodesFree"]
+        resources,
+        [
+            ("imagefs.available", ThresholdValue::Share(0.15), true),
+            ("imagefs.inodesFree", ThresholdValue::Share(0.05), true),
+            ("nodefs.available", ThresholdValue::Share(0.1), true),
+            ("nodefs.inodesFree", ThresholdValue::Share(0.05), true),
+        ],
+        "and none of process ids"
     );
+    assert!(t.not_enforced.is_empty());
     assert_eq!(Thresholds::kubelet_defaults(false).enforced, [want(Signal::MemoryAvailable)]);
 }
 
 #[test]
-fn what_is_switched_off_is_not_among_the_not_enforced() {
-    let hard = map(&[("nodefs.available", "0%"), ("imagefs.available", "100%"), ("pid.available", "5%")]);
+fn signals_of_disks_and_process_ids() {
+    let hard = map(&[
+        ("nodefs.available", "0%"),
+        ("imagefs.available", "100%"),
+        ("imagefs.inodesFree", "10k"),
+        ("containerfs.available", "5%"),
+    ]);
     let soft = map(&[("nodefs.inodesFree", "5%"), ("pid.available", "10%")]);
-    let grace = ["nodefs.inodesFree", "pid.available"].map(|s| (s.to_owned(), Duration::ZERO)).into();
-    let t = parse_thresholds(&hard, &soft, &grace, &map(&[]), true).unwrap();
+    let minute = Duration::from_secs(60);
+    let grace = ["nodefs.inodesFree", "pid.available"].map(|s| (s.to_owned(), minute)).into();
+    let reclaim = map(&[("pid.available", "1%")]);
+    let t = parse_thresholds(&hard, &soft, &grace, &reclaim, true).unwrap();
     assert_eq!(t.enforced, []);
-    assert_eq!(t.not_enforced, ["nodefs.inodesFree", "pid.available"]);
+    assert_eq!(t.not_enforced, ["containerfs.available"]);
+    let threshold =
+        |signal, value, grace_period, min_reclaim| Threshold { signal, value, grace_period, min_reclaim };
+    let share = ThresholdValue::Share;
+    assert_eq!(
+        t.resources,
+        [
+            threshold(ResourceSignal::ImagefsInodesFree, ThresholdValue::Bytes(10_000), Duration::ZERO, None),
+            threshold(ResourceSignal::NodefsInodesFree, share(0.05), minute, None),
+            threshold(ResourceSignal::PidAvailable, share(0.1), minute, Some(share(0.01))),
+        ],
+        "what is switched off is not there"
+    );
 }
 
 #[test]

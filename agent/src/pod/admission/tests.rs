@@ -11,6 +11,8 @@ fn node() -> NodeFacts {
         arch: "amd64".into(),
         labels: BTreeMap::from([("disk".into(), "ssd".into()), ("gen".into(), "7".into())]),
         memory_pressure: false,
+        disk_pressure: false,
+        pid_pressure: false,
     }
 }
 
@@ -55,6 +57,22 @@ fn resources_fit() {
     }
     let full = [active[0].clone(), active[1].clone(), Arc::new(pod("3", json!({})))];
     assert_eq!(admit(&pod("4", json!({})), &node(), &full).unwrap_err().reason, Reason::Outofpods);
+}
+
+#[test]
+fn other_pressures_refuse_all_but_critical_pods() {
+    for (memory, disk, pid, want) in [
+        (false, true, false, "The node had condition: [DiskPressure]. "),
+        (true, true, false, "The node had condition: [MemoryPressure DiskPressure]. "),
+        (false, false, true, "The node had condition: [PIDPressure]. "),
+    ] {
+        let node = NodeFacts { memory_pressure: memory, disk_pressure: disk, pid_pressure: pid, ..node() };
+        let refused = |pod: &Pod| admit(pod, &node, &[]).unwrap_err().message;
+        assert_eq!(refused(&asking("1", "1m", "1")), want);
+        let tolerates = json!({"tolerations": [{"operator": "Exists"}]});
+        assert_eq!(refused(&pod("1", tolerates)), want, "no toleration helps");
+        assert_eq!(admit(&pod("1", json!({"priority": 2_000_000_000})), &node, &[]), Ok(()));
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ struct Case {
     completed: bool,
     previous: Option<PodStatus>,
     oom_killed: BTreeSet<String>,
+    forestalled: BTreeMap<String, String>,
     now: i64,
 }
 
@@ -46,6 +47,7 @@ fn case(policy: &str, init: &[&str], containers: &[&str], instances: Vec<Contain
         completed: false,
         previous: None,
         oom_killed: BTreeSet::new(),
+        forestalled: BTreeMap::new(),
         now: NOW,
     }
 }
@@ -60,6 +62,7 @@ impl Case {
             completed: self.completed,
             previous: self.previous.as_ref(),
             oom_killed: &self.oom_killed,
+            forestalled: &self.forestalled,
             host_ips: &["192.0.2.1".to_owned()],
             runtime_name: "containerd",
             now_unix_ns: self.now,
@@ -201,6 +204,39 @@ fn oom_killed_by_the_runtime_or_by_our_own_count() {
     assert_eq!(reason(&c), "OOMKilled");
 }
 
+/// Exit code, the runtime's reason, OOM-killed by our own count, its own message → reason and message shown.
+#[test]
+fn stopped_before_its_limit() {
+    let forestalled = "MemoryLimitForestalled";
+    for (exit_code, by_runtime, by_count, own, reason, message) in [
+        (0, "Completed", false, "", forestalled, "near"),
+        (143, "Error", false, "flushed", forestalled, "near\nflushed"),
+        (137, "Error", false, "", forestalled, "near"),
+        // Of a child that the kernel killed, and which the container survived.
+        (0, "OOMKilled", true, "", forestalled, "near"),
+        // The kernel was faster.
+        (137, "Error", true, "", "OOMKilled", ""),
+        (137, "OOMKilled", false, "own", "OOMKilled", "own"),
+    ] {
+        let mut c = case("Never", &[], &["a"], vec![exited("a", exit_code)]);
+        c.runtime.containers[0].reason = by_runtime.into();
+        c.runtime.containers[0].message = own.into();
+        c.forestalled.insert("id-a".into(), "near".into());
+        c.oom_killed.extend(by_count.then(|| "id-a".to_owned()));
+        let ended = &c.json()["containerStatuses"][0]["state"]["terminated"];
+        let shown = ended["message"].as_str().unwrap_or_default();
+        assert_eq!(
+            (&ended["exitCode"], &ended["reason"]),
+            (&json!(exit_code), &json!(reason)),
+            "{by_runtime}"
+        );
+        assert_eq!(shown, message, "{exit_code} {by_runtime}");
+        let other = Case { forestalled: BTreeMap::from([("id-b".into(), "near".into())]), ..c };
+        let reason = other.json()["containerStatuses"][0]["state"]["terminated"]["reason"].clone();
+        assert_ne!(reason, forestalled, "another's");
+    }
+}
+
 #[test]
 fn evicted_and_rejected() {
     let mut c = case("Always", &[], &["a"], vec![running("a")]);
@@ -216,10 +252,8 @@ fn evicted_and_rejected() {
     );
     assert_eq!(condition(&status, "Ready")["reason"], "PodFailed");
 
-    let rejection = crate::pod::admission::Rejection {
-        reason: crate::reason::Reason::OutOfmemory,
-        message: "Pod was rejected".into(),
-    };
+    let rejection =
+        crate::pod::admission::Rejection { reason: Reason::OutOfmemory, message: "Pod was rejected".into() };
     c.failed = Some(PodFailure::rejected(&rejection));
     c.runtime = PodRuntimeStatus::default();
     let status = c.json();

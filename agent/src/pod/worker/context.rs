@@ -60,6 +60,12 @@ pub trait PodCgroups: Debug + Send + Sync {
     /// # Errors
     /// When some do not end.
     fn kill_pod(&self, uid: &PodUid, qos: QosClass) -> Result<usize, CgroupError>;
+
+    /// The same of one of its containers, by the runtime's id.
+    ///
+    /// # Errors
+    /// When some do not end.
+    fn kill_container(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<usize, CgroupError>;
 }
 
 impl PodCgroups for CgroupDriver {
@@ -73,5 +79,9 @@ impl PodCgroups for CgroupDriver {
 
     fn kill_pod(&self, uid: &PodUid, qos: QosClass) -> Result<usize, CgroupError> {
         CgroupDriver::kill_pod(self, uid, qos)
+    }
+
+    fn kill_container(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<usize, CgroupError> {
+        CgroupDriver::kill_container(self, uid, qos, id)
     }
 }

@@ -1,4 +1,4 @@
-//! An evicted container's stop signal, sent by the agent itself. Through the runtime it takes a call, a shim and a `runc`
+//! The stop signal of an evicted pod's container, or of one that is near its own limit, sent by the agent itself. Through the runtime it takes a call, a shim and a `runc`
 //! that has to be read from a disk: tens of milliseconds on a node at rest, seconds on one that thrashes, and all the
 //! while the container grows. The runtime is told afterwards.
 //!
@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::kernel::pidfd::HeldProcess;
+use crate::pod::order::InitProcess;
 use crate::pod::runtime_status::ContainerStatus;
 use crate::pod::stop_signal::StopSignal;
 use crate::signal::attribution::parse_cgroup_path;
@@ -23,6 +24,14 @@ fn marks(pod_dir: &Path) -> PathBuf {
 pub(super) fn note_sent(pod_dir: &Path, container_id: &str) -> io::Result<()> {
     fs::create_dir_all(marks(pod_dir))?;
     fs::write(marks(pod_dir).join(container_id), "")
+}
+
+/// The container has ended: nobody will ask any more. Blocking.
+pub(super) fn forget(pod_dir: &Path, container_id: &str) -> io::Result<()> {
+    match fs::remove_file(marks(pod_dir).join(container_id)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn was_sent(pod_dir: &Path, container_id: &str) -> bool {
@@ -44,11 +53,16 @@ pub(super) struct Init {
 impl Init {
     /// `None`: this container's end is the runtime's business.
     pub fn of(container: &ContainerStatus) -> Option<Init> {
-        let (signal, pid) = (container.stop_signal?, container.pid?);
-        let process = HeldProcess::open(pid).ok()?;
+        let (stop_signal, pid) = (container.stop_signal?, container.pid?);
+        Init::hold(InitProcess { pid, stop_signal }, &container.id)
+    }
+
+    /// `None`: there is no such process in this container.
+    pub fn hold(init: InitProcess, container_id: &str) -> Option<Init> {
+        let process = HeldProcess::open(init.pid).ok()?;
         // Read after the process is held: the number cannot have gone to another one in between.
-        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        is_in(&cgroups, &container.id).then_some(Init { process, signal })
+        let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", init.pid)).ok()?;
+        is_in(&cgroups, container_id).then_some(Init { process, signal: init.stop_signal })
     }
 
     pub fn signal(&self) -> io::Result<()> {
@@ -97,6 +111,10 @@ mod tests {
         note_sent(dir.path(), ID).unwrap();
         assert!(was_sent(dir.path(), ID) && any_was_sent(dir.path()));
         assert!(!was_sent(dir.path(), "another"));
+        for _ in 0..2 {
+            forget(dir.path(), ID).unwrap();
+            assert!(!was_sent(dir.path(), ID));
+        }
     }
 
     #[test]

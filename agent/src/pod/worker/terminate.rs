@@ -93,6 +93,8 @@ impl Worker {
             self.known = PodRuntimeStatus::default();
             info!(pod = %self.who, %reason, "pod removed");
             self.report(WorkerOutcome::Removed).await?;
+        } else {
+            self.report(WorkerOutcome::CleanedUp).await?;
         }
         Ok(None)
     }
@@ -254,7 +256,7 @@ impl Worker {
                 return None;
             }
             info!(pod = %self.who, container = container.name, "stop signal sent");
-            self.signalled.insert(id.to_owned());
+            self.signalled.insert(id);
             let (who, id) = (self.who.clone(), id.to_owned());
             // Not waited for: a disk may be slow just now.
             tokio::task::spawn_blocking(move || {

@@ -102,6 +102,16 @@ fn refused_by_name() {
         ("  name: web\n", "", "metadata.name: must be given"),
         ("  name: web\n", "  name: web\n  namespace: a/b\n", "metadata.namespace: \"a/b\""),
         ("  name: web\n", "  name: web\n  uid: ../x\n", "metadata.uid: \"../x\""),
+        (
+            "  name: web\n",
+            "  name: web\n  annotations: {oomlet.dev/memory-limit-policy: gentle}\n",
+            "metadata.annotations[oomlet.dev/memory-limit-policy]: \"gentle\" must be one of [\"kernel\", \"graceful\"]",
+        ),
+        (
+            "  name: web\n",
+            "  name: web\n  annotations: {oomlet.dev/memory-limit-grace: 0s}\n",
+            "metadata.annotations[oomlet.dev/memory-limit-grace]: \"0s\" must be more than 0",
+        ),
         ("name: app", "name: App", "spec.containers[App].name: \"App\" must be a DNS-1123 label"),
         ("name: app", "name: side", "\"side\" names two containers"),
         ("image: web:1.2", "image: ''", "spec.containers[app].image"),

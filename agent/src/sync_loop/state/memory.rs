@@ -54,6 +54,9 @@ impl State {
     fn apply_pressure(&mut self, event: &KernelEvent, cgroup: Option<CgroupId>) {
         let target = cgroup.and_then(|id| self.attribution.lookup(id).cloned());
         self.eviction.observe_kernel_event(event);
+        if let Some(domain) = target.as_ref().and_then(domain_of) {
+            self.eviction.observe_limit_event(&domain, event);
+        }
         let node_wide = match &event.kind {
             KernelEventKind::DirectReclaim { .. }
             | KernelEventKind::KswapdWake { .. }
@@ -182,6 +185,14 @@ impl State {
     #[must_use]
     pub const fn under_memory_pressure(&self) -> bool {
         self.under_pressure
+    }
+}
+
+fn domain_of(target: &Target) -> Option<Domain> {
+    match target {
+        Target::Pod(uid) => Some(Domain::Pod(uid.clone())),
+        Target::Container(uid, name) => Some(Domain::Container(uid.clone(), name.clone())),
+        Target::Kubepods | Target::Qos(_) => None,
     }
 }
 

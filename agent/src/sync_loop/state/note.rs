@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::memory::with_numbers;
 use super::pod::Outstanding;
 use super::{Mode, State};
-use crate::brake::{BrakeStep, Gear};
+use crate::brake::{BrakeStep, Gear, Held};
 use crate::clock::Mono;
 use crate::eviction::{Eviction, Numbers};
 use crate::pod::order::WorkOrder;
@@ -21,8 +21,14 @@ impl State {
         match &action.kind {
             ActionKind::Dispatch { pod, order } => self.note_order(pod, order, action.reason, now),
             ActionKind::Evict { eviction, .. } => self.note_eviction(eviction, now),
+            ActionKind::EvictForResource { eviction, .. } => self.note_resource_eviction(eviction, now),
+            ActionKind::Resources(order) => self.note_resource_order(order, now),
             ActionKind::Brake { step, .. } => self.note_brake(step, now),
             ActionKind::CutGrace { pod, numbers, .. } => self.note_grace_cut(pod, numbers, now),
+            ActionKind::StopContainer { stop, .. } => self.note_container_stop(stop, now),
+            ActionKind::CutContainerGrace { order, numbers } => {
+                self.note_container_grace_cut(&order.pod, &order.container, numbers, now);
+            }
             ActionKind::Forget(uid) => self.forget(uid, now),
             ActionKind::MapCgroups { pod, .. } => {
                 if let Some(pod) = self.pods.get_mut(pod) {
@@ -47,6 +53,7 @@ impl State {
                 self.counters_wanted &= *scope != ReadScope::AllPods;
                 self.eviction.read_ordered(*scope, now);
             }
+            ActionKind::ReadLimits { domains, .. } => self.eviction.limits_read_ordered(domains, now),
         }
     }
 
@@ -76,8 +83,11 @@ impl State {
         let evicted =
             self.pods.get(&id.uid).is_some_and(|p| matches!(p.mode, Mode::Evicted { stopped: false, .. }));
         let runs = self.found.get(&id.uid).is_some_and(|found| found.running);
-        if evicted && runs && !self.eviction.evicting().any(|uid| *uid == id.uid) {
+        let known = self.resources.is_evicting(&id.uid) || self.eviction.evicting().any(|uid| *uid == id.uid);
+        if evicted && runs && !known {
+            // Nobody knows any more what it was evicted for.
             self.eviction.eviction_ordered(id, grace, now);
+            self.resources.eviction_ordered(&id.uid, grace, now);
         }
     }
 
@@ -94,7 +104,7 @@ impl State {
         self.eviction.eviction_ordered(&eviction.pod, eviction.grace, now);
         self.record_decision(eviction, now);
         if eviction.brake {
-            self.eviction.hold(&eviction.pod.uid, &eviction.domain, false, now);
+            self.eviction.hold(&Held::pod(&eviction.pod.uid), &eviction.domain, false, now);
             let message =
                 "the pod grows faster than its end takes: it stands still until it has its stop signal";
             let record = Record::new(now, Kind::Brake, Reason::GrowthOutrunsGrace, message);
@@ -103,7 +113,7 @@ impl State {
                 record.pod(&eviction.pod).domain(eviction.domain.kind()).number("headroom_bytes", headroom),
             );
         }
-        self.refresh_active();
+        self.refresh_active(now);
     }
 
     fn note_grace_cut(&mut self, uid: &PodUid, numbers: &Numbers, now: Mono) {
@@ -120,15 +130,16 @@ impl State {
 
     /// Told when it begins to run on its budget and when it is let go; what lies between comes a hundred times a second.
     fn note_brake(&mut self, step: &BrakeStep, now: Mono) {
-        let first = !self.eviction.has_run_held(&step.pod);
+        let first = !self.eviction.has_run_held(&step.held);
         self.eviction.brake_ordered(step, now);
-        let Some(id) = self.pods.get(&step.pod).map(|pod| pod.id.clone()) else { return };
-        let message = match step.gear {
-            Gear::Throttled { .. } if first => "the pod runs on a budget of what may still be taken",
-            Gear::Free => "the pod is let go",
+        let Some(id) = self.pods.get(&step.held.pod).map(|pod| pod.id.clone()) else { return };
+        let does = match step.gear {
+            Gear::Throttled { .. } if first => "runs on a budget of what may still be taken",
+            Gear::Free => "is let go",
             Gear::Throttled { .. } | Gear::Frozen => return,
         };
-        let mut record = Record::new(now, Kind::Brake, step.reason, message)
+        let message = format!("the {} {does}", step.held.kind());
+        let mut record = of_held(Record::new(now, Kind::Brake, step.reason, message), &step.held)
             .pod(&id)
             .domain(step.domain.kind())
             .number("headroom_bytes", step.headroom_bytes)
@@ -140,21 +151,22 @@ impl State {
         self.record(record);
     }
 
-    /// The guard took the agent for stuck and has let go of all pods.
+    /// The guard took the agent for stuck and has let go of all.
     pub fn all_were_let_go(&mut self) {
         self.eviction.all_were_let_go();
     }
 
-    pub(super) fn apply_brake_failed(&mut self, uid: &PodUid, error: String, now: Mono) {
-        if !self.eviction.brake_failed(uid, now) {
+    pub(super) fn apply_brake_failed(&mut self, held: &Held, error: String, now: Mono) {
+        if !self.eviction.brake_failed(held, now) {
             return;
         }
-        let Some(id) = self.pods.get(uid).map(|pod| pod.id.clone()) else { return };
-        self.record(Record::new(now, Kind::Warning, Reason::BrakeFailed, error).pod(&id));
+        let Some(id) = self.pods.get(&held.pod).map(|pod| pod.id.clone()) else { return };
+        self.record(of_held(Record::new(now, Kind::Warning, Reason::BrakeFailed, error), held).pod(&id));
     }
 
     fn forget(&mut self, uid: &PodUid, now: Mono) {
         self.eviction.pod_gone(uid);
+        self.resources.cleaned_up(uid);
         self.attribution.remove_pod(uid);
         for (domain, kills) in self.kills.forget(uid) {
             self.record_kill_by_counter(&domain, kills, now);
@@ -176,7 +188,15 @@ impl State {
             }
             // Its name is free: a successor may be waiting.
             self.admit(now);
-            self.refresh_active();
+            self.refresh_active(now);
         }
+    }
+}
+
+/// Names the container, where it is one.
+pub(super) fn of_held(record: Record, held: &Held) -> Record {
+    match &held.container {
+        Some(container) => record.container(container.name.clone()),
+        None => record,
     }
 }

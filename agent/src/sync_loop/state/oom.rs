@@ -327,6 +327,7 @@ mod tests {
             inactive_file_bytes: 0,
             active_file_bytes: 0,
             dirty_bytes: 0,
+            refaults: 0,
             limit_bytes: Some(limit * MIB),
             oom_kills: 0,
         };
@@ -337,6 +338,7 @@ mod tests {
             caused_by: None,
             mem_available_bytes: available * MIB,
             domains: vec![domain(Domain::Node, 1000, 4096), domain(Domain::Kubepods, kubepods_usage, 300)],
+            stalled: Vec::new(),
         };
         let limits = serde_json::json!({ "limits": { "memory": "64Mi" } });
         let limited = serde_json::json!({ "containers": [{ "name": "c", "resources": limits }] });

@@ -1,6 +1,6 @@
 //! One pod's part of the state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::PodStatus;
 
 use crate::clock::Mono;
+use crate::eviction::resources::ResourceCandidate;
 use crate::eviction::{Candidate, ContainerUse};
 use crate::pod::order::ContainerWaiting;
-use crate::pod::runtime_status::{ContainerState, PodRuntimeStatus};
-use crate::pod::{Pod, PodRef, qos};
+use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
+use crate::pod::{ContainerInstance, Pod, PodRef, qos};
 use crate::reason::Reason;
 use crate::sync_loop::event::{RuntimePod, SourcePod};
 use crate::sync_loop::plan::Failure;
@@ -62,6 +63,8 @@ pub struct PodState {
     pub mode: Mode,
     /// What eviction must know of it, from the manifest.
     pub candidate: Candidate,
+    /// The same for disks and process ids.
+    pub resource_candidate: Arc<ResourceCandidate>,
     /// The manifest it came from.
     pub path: Option<PathBuf>,
     /// Found in the runtime or on disk, wanted by nobody: has no manifest of its own.
@@ -77,6 +80,8 @@ pub struct PodState {
     /// The source named it again while it was being removed: it starts anew once it is gone.
     pub(super) comes_back: Option<SourcePod>,
     pub(super) listed: Vec<(String, String)>,
+    /// Of these, those that run.
+    pub(super) listed_running: Vec<ContainerInstance>,
     pub(super) sync_wanted: Option<Reason>,
     pub(super) next_sync: Option<(Mono, Reason)>,
     pub(super) outstanding: Outstanding,
@@ -85,6 +90,8 @@ pub struct PodState {
     pub(super) oom_told: BTreeSet<String>,
     /// Ids of containers in which the kernel killed a process: the runtime does not always say so.
     pub(super) oom_killed: BTreeSet<String>,
+    /// Ids of containers that were stopped before they reached their memory limit, and what their status says of it.
+    pub(super) forestalled: BTreeMap<String, String>,
     /// The status as it was last saved: keeps start time and times of conditions.
     pub(super) status: Option<PodStatus>,
     /// Last error told, so that a repeating one is told once.
@@ -104,6 +111,7 @@ impl PodState {
         PodState {
             id: PodRef::of(&pod),
             candidate: candidate(&pod),
+            resource_candidate: Arc::new(ResourceCandidate::of(&pod)),
             pod,
             mode: Mode::Pending,
             path,
@@ -115,12 +123,14 @@ impl PodState {
             unsaved: true,
             comes_back: None,
             listed: Vec::new(),
+            listed_running: Vec::new(),
             sync_wanted: None,
             next_sync: None,
             outstanding: Outstanding::Nothing,
             watched_pids: BTreeSet::new(),
             oom_told: BTreeSet::new(),
             oom_killed: BTreeSet::new(),
+            forestalled: BTreeMap::new(),
             status: None,
             last_error: None,
         }
@@ -166,6 +176,24 @@ impl PodState {
             self.listed = now;
             self.cgroups_stale |= self.mode.may_hold_memory();
         }
+        let running = listed.containers.iter().filter(|(_, _, state)| *state == ContainerState::Running);
+        let instance = |(name, id, _): &(String, String, ContainerState)| ContainerInstance {
+            name: name.clone(),
+            id: id.clone(),
+        };
+        self.listed_running = running.map(instance).collect();
+    }
+
+    /// By the worker's account; and by PLEG's, where the worker has not told of it yet.
+    pub(super) fn running_instances(&self) -> Vec<ContainerInstance> {
+        let reported = &self.runtime.containers;
+        let runs = |c: &&ContainerStatus| c.state == ContainerState::Running;
+        let told =
+            |c: &ContainerInstance, r: &ContainerStatus| r.id == c.id || (r.name == c.name && runs(&r));
+        let untold = self.listed_running.iter().filter(|c| !reported.iter().any(|r| told(c, r)));
+        let running = reported.iter().filter(runs);
+        let instance = |c: &ContainerStatus| ContainerInstance { name: c.name.clone(), id: c.id.clone() };
+        running.map(instance).chain(untold.cloned()).collect()
     }
 
     /// Id and name of every container that the worker or PLEG knows of.

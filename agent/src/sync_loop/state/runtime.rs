@@ -18,8 +18,12 @@ impl State {
         // A list that was under way while a pod was removed may still have it.
         self.forgotten.retain(|_, at| *at >= runtime.listed_at);
         let current = runtime.pods.iter().filter(|p| !self.forgotten.contains_key(&p.pod.uid));
-        self.found =
-            current.map(|p| (p.pod.uid.clone(), Found { pod: p.pod.clone(), running: runs(p) })).collect();
+        let found = |p: &RuntimePod| Found {
+            pod: p.pod.clone(),
+            running: runs(p),
+            containers: !p.containers.is_empty(),
+        };
+        self.found = current.map(|p| (p.pod.uid.clone(), found(p))).collect();
         // A container that has just started is known here before its pod's worker is done with the others: its cgroup
         // is named, and its memory watched, from now on.
         for listed in &runtime.pods {
@@ -71,8 +75,19 @@ impl State {
 
     pub(super) fn apply_worker_report(&mut self, report: WorkerReport, now: Mono) {
         let WorkerReport { pod: uid, outcome, runtime, at } = report;
-        if matches!(outcome, WorkerOutcome::Signalled) {
-            self.eviction.signalled(&uid, now);
+        // These say nothing of the pod as a whole.
+        match &outcome {
+            WorkerOutcome::Signalled => return self.eviction.signalled(&uid, now),
+            WorkerOutcome::ContainerSignalled { container } => {
+                return self.eviction.container_signalled(&uid, container, now);
+            }
+            WorkerOutcome::ContainerStopped { container, took, killed } => {
+                return self.apply_container_stopped(&uid, container, (*took, *killed), at);
+            }
+            _ => {}
+        }
+        if matches!(outcome, WorkerOutcome::CleanedUp) {
+            self.resources.cleaned_up(&uid);
             return;
         }
         let resync = self.resync_after(&uid);
@@ -80,7 +95,12 @@ impl State {
         let of_sync = match &outcome {
             WorkerOutcome::Synced { .. } | WorkerOutcome::Completed { .. } => true,
             WorkerOutcome::Failed { .. } => pod.outstanding != Outstanding::Terminate,
-            WorkerOutcome::Signalled | WorkerOutcome::Stopped { .. } | WorkerOutcome::Removed => false,
+            WorkerOutcome::Signalled
+            | WorkerOutcome::ContainerSignalled { .. }
+            | WorkerOutcome::ContainerStopped { .. }
+            | WorkerOutcome::Stopped { .. }
+            | WorkerOutcome::CleanedUp
+            | WorkerOutcome::Removed => false,
         };
         if of_sync && pod.mode != Mode::Active {
             // The last words of a sync that a termination overtook, be it ordered yet or only decided.
@@ -93,8 +113,9 @@ impl State {
         pod.unsaved = true;
         pod.runtime = runtime;
         pod.reported = true;
-        let PodState { runtime, oom_killed, .. } = pod;
+        let PodState { runtime, oom_killed, forestalled, .. } = pod;
         oom_killed.retain(|id| runtime.containers.iter().any(|c| c.id == *id));
+        forestalled.retain(|id, _| runtime.containers.iter().any(|c| c.id == *id));
         let gone: Vec<u32> = pod.watched_pids.difference(&pod.running_pids().collect()).copied().collect();
         for pid in &gone {
             pod.watched_pids.remove(pid);
@@ -136,15 +157,16 @@ impl State {
                 pod.next_sync = None;
                 pod.stopped(now, took, killed)
             }
-            WorkerOutcome::Signalled => None,
+            WorkerOutcome::Signalled
+            | WorkerOutcome::CleanedUp
+            | WorkerOutcome::ContainerSignalled { .. }
+            | WorkerOutcome::ContainerStopped { .. } => None,
             WorkerOutcome::Removed => {
                 pod.mode = Mode::Removed;
                 None
             }
         };
-        if stopped {
-            self.eviction.pod_stopped(&uid, at);
-        }
+        let returned = if stopped { self.eviction.pod_stopped(&uid, at) } else { None };
         for container in untold {
             self.record_kill_by_runtime(&id, container, at);
         }
@@ -156,7 +178,13 @@ impl State {
             let record = Record::new(at, Kind::Pod, Reason::PodLifecycleEvent, message);
             self.record(record.pod(&id).container(container));
         }
-        if let Some(record) = told {
+        if let Some(mut record) = told {
+            if let Some(returned) = returned.filter(|_| record.kind == Kind::Eviction) {
+                record = record.number("returned_bytes", returned.bytes);
+                if let Some(after) = returned.after {
+                    record = record.number("returned_after_ms", after.as_millis());
+                }
+            }
             self.record(record.pod(&id));
         }
     }

@@ -6,6 +6,7 @@ use super::{Mode, PodState, State};
 use crate::clock::Mono;
 use crate::pod::Pod;
 use crate::pod::status::{PodFailure, StatusInput, pod_status};
+use crate::reason::Reason;
 use crate::sync_loop::plan::{Failure, SavedPod};
 
 impl State {
@@ -26,14 +27,20 @@ impl State {
             pod: Pod { status: Some(status), ..pod.pod.as_ref().clone() },
             manifest_path: pod.path.clone(),
             failure,
+            forestalled: pod.forestalled.clone(),
         }
     }
 
     fn status(&self, pod: &PodState, failure: Option<&Failure>, now: Mono) -> PodStatus {
-        let failed = failure.map(|f| PodFailure {
-            reason: f.reason.as_str().to_owned(),
-            message: f.message.clone(),
-            disruption: f.disruption,
+        let failed = failure.map(|f| {
+            // To Kubernetes it is an eviction, and no disruption: the pod has itself to blame (KEP-3329).
+            let own_limit = f.reason == Reason::LocalStorageLimitExceeded;
+            let reason = if own_limit { Reason::Evicted } else { f.reason };
+            PodFailure {
+                reason: reason.as_str().to_owned(),
+                message: f.message.clone(),
+                disruption: f.disruption && !own_limit,
+            }
         });
         pod_status(&StatusInput {
             pod: &pod.pod,
@@ -43,6 +50,7 @@ impl State {
             completed: matches!(pod.mode, Mode::Completed { .. }),
             previous: pod.status.as_ref(),
             oom_killed: &pod.oom_killed,
+            forestalled: &pod.forestalled,
             host_ips: &self.config.host_ips,
             runtime_name: &self.config.runtime_name,
             now_unix_ns: i64::try_from(now.0).unwrap_or(i64::MAX).saturating_add(self.config.unix_offset_ns),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::pod::PodState;
 use super::{Mode, State};
 use crate::clock::Mono;
+use crate::eviction::resources::Condition;
 use crate::pod::admission::{self, admit};
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
@@ -60,7 +61,10 @@ impl State {
     pub(super) fn add(&mut self, pod: Arc<Pod>, path: &Path, now: Mono) {
         let mut state = PodState::new(pod, Some(path.to_owned()));
         // Start time and times of conditions go on.
-        state.status = self.saved.get(&state.id.uid).and_then(|s| s.pod.status.clone());
+        if let Some(saved) = self.saved.get(&state.id.uid) {
+            state.status.clone_from(&saved.pod.status);
+            state.forestalled.clone_from(&saved.forestalled);
+        }
         let id = state.id.clone();
         let ignored = admission::unsupported(&state.pod);
         self.pods.insert(id.uid.clone(), state);
@@ -211,11 +215,26 @@ impl State {
         }
     }
 
+    /// The pod had ended by itself when it was last saved, and under disk pressure its containers have gone since: without
+    /// their word it would run once more. Whether it succeeded.
+    fn ended_before(&self, id: &PodRef) -> Option<bool> {
+        if self.found.get(&id.uid).is_some_and(|found| found.containers) {
+            return None;
+        }
+        let saved = self.saved.get(&id.uid).filter(|s| s.failure.is_none())?;
+        match saved.pod.status.as_ref()?.phase.as_deref()? {
+            "Succeeded" => Some(true),
+            "Failed" => Some(false),
+            _ => None,
+        }
+    }
+
     fn admit_one(&mut self, id: &PodRef, now: Mono) {
         let Some(state) = self.pods.get(&id.uid) else { return };
         let pod = Arc::clone(&state.pod);
         let running = self.runs(state);
         let own_grace = state.grace_period();
+        let ended = self.ended_before(id);
         let saved = self.saved.remove(&id.uid).and_then(|s| s.failure);
         let (mode, record) = if let Some(failure) = saved {
             let message = format!("failed before the agent started: {}", failure.message);
@@ -227,6 +246,11 @@ impl State {
                 },
                 Record::new(now, Kind::Pod, Reason::PodAdopted, message),
             )
+        } else if let Some(succeeded) = ended {
+            (
+                Mode::Completed { succeeded, stopped: true },
+                Record::new(now, Kind::Pod, Reason::PodAdopted, "it ended before the agent started"),
+            )
         } else if running {
             (
                 Mode::Active,
@@ -235,6 +259,8 @@ impl State {
         } else {
             let mut facts = self.config.node.clone();
             facts.memory_pressure = self.under_pressure;
+            facts.disk_pressure = self.resource_conditions.contains(&Condition::DiskPressure);
+            facts.pid_pressure = self.resource_conditions.contains(&Condition::PidPressure);
             let active: Vec<Arc<Pod>> = self
                 .pods
                 .values()
@@ -264,6 +290,7 @@ impl State {
 fn from_saved(saved: &SavedPod) -> PodState {
     let mut state = PodState::new(Arc::new(saved.pod.clone()), saved.manifest_path.clone());
     state.status.clone_from(&saved.pod.status);
+    state.forestalled.clone_from(&saved.forestalled);
     state
 }
 

@@ -1,6 +1,8 @@
 mod brake;
 mod kernel_records;
+mod limits;
 mod races;
+mod resources;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,6 +11,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::brake::Held;
+use crate::eviction::resources::{PodScope, ResourceAnswer, ResourceOrder};
 use crate::eviction::threshold::{Signal, Threshold, ThresholdValue};
 use crate::pod::Pod;
 use crate::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
@@ -38,6 +42,7 @@ fn config() -> StateConfig {
             ..NodeFacts::default()
         },
         eviction: EvictionConfig { thresholds: vec![allocatable], ..EvictionConfig::default() },
+        resources: ResourceConfig::default(),
         sync_frequency: Duration::from_secs(60),
         saved: Vec::new(),
         host_ips: Vec::new(),
@@ -54,6 +59,16 @@ fn pod(name: &str, uid: &str) -> Arc<Pod> {
         }))
         .unwrap(),
     )
+}
+
+/// As the last agent left it.
+fn saved(name: &str, uid: &str, failure: Option<Failure>) -> SavedPod {
+    SavedPod {
+        pod: (*pod(name, uid)).clone(),
+        manifest_path: Some(format!("/m/{name}.yaml").into()),
+        failure,
+        forestalled: BTreeMap::new(),
+    }
 }
 
 fn source(pods: &[(&str, &str)]) -> Event {
@@ -148,12 +163,31 @@ fn short(kind: &ActionKind) -> Option<String> {
             }
         },
         ActionKind::Evict { eviction, .. } => format!("evict {}", eviction.pod.uid),
-        ActionKind::Brake { step, .. } => format!("{} {}", step.gear.as_str(), step.pod),
+        ActionKind::Brake { step, .. } => match &step.held.container {
+            Some(container) => format!("{} {} of {}", step.gear.as_str(), container.name, step.held.pod),
+            None => format!("{} {}", step.gear.as_str(), step.held.pod),
+        },
+        ActionKind::StopContainer { order, .. } | ActionKind::CutContainerGrace { order, .. } => {
+            let (container, pod, grace) = (&order.container.id, &order.pod.uid, order.grace.as_secs());
+            format!("stop {container} of {pod} grace {grace}")
+        }
         ActionKind::Forget(uid) => format!("forget {uid}"),
         ActionKind::KickPleg => "kick".into(),
         ActionKind::WatchInit { pids } => format!("watch {pids:?}"),
         ActionKind::MapCgroups { pod, .. } => format!("map {pod}"),
-        ActionKind::ReadMemory { .. } | ActionKind::Save(_) | ActionKind::UpdateQos { .. } => return None,
+        ActionKind::EvictForResource { eviction, .. } => format!("evict {} for disk", eviction.pod.uid),
+        ActionKind::Resources(ResourceOrder::Reclaim(reclaim)) => {
+            let finished: Vec<_> = reclaim.finished.iter().map(|p| p.uid.as_str()).collect();
+            format!("reclaim {finished:?} images {}", reclaim.images)
+        }
+        ActionKind::Resources(ResourceOrder::Read(query)) if query.scope == PodScope::All => {
+            "read all".into()
+        }
+        ActionKind::Resources(_)
+        | ActionKind::ReadMemory { .. }
+        | ActionKind::ReadLimits { .. }
+        | ActionKind::Save(_)
+        | ActionKind::UpdateQos { .. } => return None,
     })
 }
 
@@ -253,8 +287,7 @@ fn an_unreadable_manifest_leaves_its_pod_running() {
     assert_eq!(node.step(source(&[("b", "2")])), ["remove 1 grace 5"], "the file is gone now");
 
     // The same after a restart: the agent knows the pod from its own files.
-    let saved =
-        SavedPod { pod: (*pod("a", "1")).clone(), manifest_path: Some("/m/a.yaml".into()), failure: None };
+    let saved = SavedPod { manifest_path: Some("/m/a.yaml".into()), ..saved("a", "1", None) };
     let mut node = Node::new(StateConfig { saved: vec![saved], ..config() });
     node.step(relist(&[("a", "1")]));
     assert_eq!(node.step(broken(&[])), ["sync 1", "map 1"]);
@@ -263,7 +296,7 @@ fn an_unreadable_manifest_leaves_its_pod_running() {
 #[test]
 fn what_was_evicted_stays_evicted_over_a_restart() {
     let failure = Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption: true };
-    let saved = SavedPod { pod: (*pod("a", "1")).clone(), manifest_path: None, failure: Some(failure) };
+    let saved = SavedPod { manifest_path: None, ..saved("a", "1", Some(failure)) };
     let mut node = Node::new(StateConfig { saved: vec![saved], ..config() });
     node.step(relist(&[]));
     assert_eq!(node.step(source(&[("a", "1")])), ["stop 1 grace 0"]);
@@ -300,6 +333,7 @@ fn reading(now: Mono, why: Reason, usage: u64, pods: &[(&str, u64)]) -> Event {
         inactive_file_bytes: 0,
         active_file_bytes: 0,
         dirty_bytes: 0,
+        refaults: 0,
         limit_bytes,
         oom_kills: 0,
     };
@@ -315,6 +349,7 @@ fn reading(now: Mono, why: Reason, usage: u64, pods: &[(&str, u64)]) -> Event {
         caused_by: None,
         mem_available_bytes: 23_000 * MIB,
         domains,
+        stalled: Vec::new(),
     })
 }
 
@@ -368,6 +403,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         }),
         Just(WorkerOutcome::Stopped { took: Duration::from_millis(5), killed: true }),
         Just(WorkerOutcome::Signalled),
+        Just(WorkerOutcome::CleanedUp),
         Just(WorkerOutcome::Removed),
     ];
     prop_oneof![
@@ -377,7 +413,9 @@ fn any_event() -> impl Strategy<Value = Event> {
             report(uid, outcome, if run { running(uid, 42) } else { PodRuntimeStatus::default() })
         }),
         Just(Event::Tick),
-        Just(Event::BrakeFailed { pod: "1".into(), error: "no freezer".into() }),
+        Just(Event::BrakeFailed { held: Held::pod(&"1".into()), error: "no freezer".into() }),
+        (0u64..200, 0u64..50).prop_map(|(a, b)| resources::disk(a, &[("1", b), ("2", 2 * b)])),
+        Just(Event::Resources(ResourceAnswer::Reclaimed(Default::default()))),
         Just(Event::Runtime(Err("down".into()))),
         Just(Event::Runtime(Ok(()))),
         (0u64..60_000, 100u64..300).prop_map(|(ms, usage)| {

@@ -43,6 +43,12 @@ fn kill_takes_every_process_even_frozen_ones() {
     let mut b = Sleeper::start(&[&memory]);
     let _frozen = freezer.as_deref().map(Frozen::freeze);
     let mut bystander = Sleeper::start(&[]);
+    let beside = memory.with_file_name(tree.container("c2"));
+    fs::create_dir_all(&beside).unwrap();
+    let mut c = Sleeper::start(&[&beside]);
+    assert_eq!(d.kill_container(&pod, QosClass::BestEffort, "c2").unwrap(), 1);
+    assert!(!c.is_alive() && a.is_alive());
+    assert_eq!(d.kill_container(&pod, QosClass::BestEffort, "c3").unwrap(), 0);
 
     let error = d.remove_kubepods().unwrap_err();
     assert!(matches!(error, CgroupError::InUse { processes: 1.., .. }), "{error}");

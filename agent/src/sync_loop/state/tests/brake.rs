@@ -56,7 +56,7 @@ fn a_victim_that_grows_alone_is_held_until_it_has_stopped() {
 fn a_pod_that_cannot_be_held_is_told_of_once_and_is_let_go() {
     let mut node = evicted();
     node.records();
-    let failed = || Event::BrakeFailed { pod: "1".into(), error: "no freezer".into() };
+    let failed = || Event::BrakeFailed { held: Held::pod(&"1".into()), error: "no freezer".into() };
     assert_eq!(node.step(failed()), [""; 0]);
     node.now = node.now + Duration::from_millis(10);
     assert_eq!(node.step(failed()), [""; 0], "not at once");

@@ -211,6 +211,7 @@ fn count_kills(node: &mut Node, usage: u64, oom_kills: u64) -> Vec<Record> {
         inactive_file_bytes: 0,
         active_file_bytes: 0,
         dirty_bytes: 0,
+        refaults: 0,
         limit_bytes: Some(64 * MIB),
         oom_kills,
     });

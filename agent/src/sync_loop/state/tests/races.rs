@@ -16,14 +16,6 @@ fn stopped(uid: &str) -> Event {
     report(uid, WorkerOutcome::Stopped { took: Duration::from_millis(80), killed: false }, nothing())
 }
 
-fn saved(name: &str, uid: &str, failure: Option<Failure>) -> SavedPod {
-    SavedPod {
-        pod: (*pod(name, uid)).clone(),
-        manifest_path: Some(format!("/m/{name}.yaml").into()),
-        failure,
-    }
-}
-
 fn evicted() -> Option<Failure> {
     Some(Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption: true })
 }
@@ -188,7 +180,7 @@ fn a_restarted_agent_keeps_a_pods_status_until_the_runtime_has_been_asked() {
     assert_eq!(before.phase.as_deref(), Some("Running"));
 
     let saved = Pod { status: Some(before.clone()), ..(*pod("a", "1")).clone() };
-    let saved = SavedPod { pod: saved, manifest_path: None, failure: None };
+    let saved = SavedPod { pod: saved, manifest_path: None, failure: None, forestalled: BTreeMap::new() };
     let mut node = Node::new(StateConfig { saved: vec![saved], ..config() });
     node.step(relist(&[("a", "1")]));
     node.step(source(&[("a", "1")]));

@@ -1,0 +1,334 @@
+//! `bench forestall`: whether the kernel's OOM killer is forestalled, and what else happens, for leaks of each speed and
+//! shape, by oomlet with all and less of its senses, by what people use today, and by nobody.
+//!
+//! - [`matrix`]: what is measured; [`pods`]: the leaks, and what only looks like one.
+//! - [`session`]: a node for many runs; [`run`]: one of them; [`watch`], [`gauge`]: what is seen from outside.
+//! - [`outcome`]: a run judged; [`figures`]: cells of many; [`report`], [`picture`]: what people read.
+//! - [`lab`]: the same in a machine whose own memory runs out, beside [`peers`].
+
+mod figures;
+mod gauge;
+mod lab;
+mod matrix;
+mod outcome;
+mod peers;
+mod picture;
+mod pods;
+mod report;
+mod run;
+mod session;
+mod watch;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::demo::Interrupted;
+use crate::lab::kernel::Kernel;
+use crate::{paths, scratch};
+use figures::{BenignFigures, CellFigures, Figures, HOST};
+use matrix::{Cell, Domain, Group, PICTURED, Shape, Tool, title};
+use picture::{Picture, Recording};
+use pods::Benign;
+use session::{Session, Setting};
+
+/// The benign pods meet a smaller cap: some of them write it to the disk one and a half times.
+const BENIGN_CAP_MIB: u64 = 512;
+/// Attempts without a result that end a cell.
+const FAILURES: usize = 3;
+
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Few speeds and few runs: ends within ten minutes, where all takes about two hours.
+    #[arg(long)]
+    quick: bool,
+    /// Runs of each cell, instead of 30 for oomlet's tiers 1 and 2 and 5 for the rest.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
+    /// Only what has this in its name, such as `tier 2/anonymous/1000/`, `nothing/` or `benign`.
+    #[arg(long)]
+    only: Option<String>,
+    /// In a machine of the lab with this kernel, whose own memory runs out, beside earlyoom, nohang and systemd-oomd.
+    #[arg(long, value_name = "KERNEL", value_parser = parse_kernel)]
+    lab: Option<Kernel>,
+    /// Measures nothing: makes tables and picture from the figures that are there.
+    #[arg(long, conflicts_with_all = ["quick", "runs", "only", "lab"])]
+    report: bool,
+    /// Puts the tables into README.md and the picture into docs/.
+    #[arg(long)]
+    write: bool,
+    /// Inside a machine of the lab with this kernel.
+    #[arg(long, hide = true)]
+    here: Option<String>,
+}
+
+fn parse_kernel(text: &str) -> Result<Kernel, String> {
+    let known = || Kernel::ALL.map(Kernel::line).join(", ");
+    Kernel::ALL
+        .into_iter()
+        .find(|kernel| kernel.line() == text)
+        .ok_or_else(|| format!("there is no kernel {text} in the lab; there are {}", known()))
+}
+
+impl Options {
+    /// In a machine that has all it needs, and nothing to build it with.
+    pub fn is_inside(&self) -> bool {
+        self.here.is_some()
+    }
+
+    /// Fewer runs than the figures should rest on.
+    fn is_short(&self) -> bool {
+        self.quick || self.runs.is_some()
+    }
+
+    fn is_partial(&self) -> bool {
+        self.is_short() || self.only.is_some()
+    }
+
+    fn chosen(&self, groups: Vec<Group>) -> Vec<Group> {
+        let mut groups = self.only.as_ref().map_or(groups.clone(), |part| matrix::only(groups, part));
+        if let Some(runs) = self.runs {
+            groups.iter_mut().flat_map(|group| &mut group.cells).for_each(|cell| cell.runs = runs);
+        }
+        groups
+    }
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    scratch::sweep_leftovers()?;
+    if let Some(line) = &options.here {
+        return inside(options, line);
+    }
+    let (json, mut figures) = (json_path()?, Figures::default());
+    if json.is_file() {
+        let text = std::fs::read(&json).with_context(|| format!("reading {}", json.display()))?;
+        figures = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is of another version of this bench; remove it", json.display()))?;
+    } else {
+        ensure!(!options.report, "there is no {} to make tables of; measure first", json.display());
+    }
+    if !options.report {
+        let new = match options.lab {
+            Some(kernel) => lab::run(kernel, options)?,
+            None => on_host(options)?,
+        };
+        figures.take(new, !options.is_partial());
+        super::write("forestall", serde_json::to_value(&figures)?)?;
+    }
+    show(options, &figures, &json.with_extension("svg"))
+}
+
+fn json_path() -> Result<PathBuf> {
+    Ok(paths::target()?.join("bench/forestall.json"))
+}
+
+fn show(options: &Options, figures: &Figures, svg: &Path) -> Result<()> {
+    let tables = report::markdown(figures);
+    println!("\n{tables}");
+    let drawn = figures.picture.as_ref().map(picture::draw).transpose()?;
+    if let Some(drawn) = &drawn {
+        std::fs::write(svg, drawn).with_context(|| format!("writing {}", svg.display()))?;
+        println!("written: {}", super::shown(svg));
+    }
+    if options.write {
+        let readme = paths::repository().join("README.md");
+        let text =
+            std::fs::read_to_string(&readme).with_context(|| format!("reading {}", readme.display()))?;
+        let text =
+            report::replace_between(&text, &tables).with_context(|| format!("in {}", readme.display()))?;
+        std::fs::write(&readme, text).with_context(|| format!("writing {}", readme.display()))?;
+        let docs = paths::repository().join("docs");
+        std::fs::create_dir_all(&docs).with_context(|| format!("creating {}", docs.display()))?;
+        let drawn = drawn.context("there is no picture: measure tier 2 and nothing at 1000 MiB/s")?;
+        let path = docs.join("forestall.svg");
+        std::fs::write(&path, drawn).with_context(|| format!("writing {}", path.display()))?;
+        println!("written: {}, {}", super::shown(&readme), super::shown(&path));
+    }
+    Ok(())
+}
+
+fn on_host(options: &Options) -> Result<Figures> {
+    let stop = Interrupted::install()?;
+    let groups = options.chosen(matrix::host(options.quick));
+    let mut measured = Measured::new(HOST, false, &stop)?;
+    measured.figures.quick = options.is_short();
+    measured.cells(&groups)?;
+    if options.only.as_ref().is_none_or(|only| only == "benign") {
+        measured.benign(options)?;
+    }
+    Ok(measured.into_figures())
+}
+
+/// In a machine of the lab: with its profile's peers, and with swap at the end.
+fn inside(options: &Options, line: &str) -> Result<()> {
+    let stop = Interrupted::install()?;
+    lab::install_peers()?;
+    let place = format!("lab {line}");
+    let mut measured = Measured::new(&place, true, &stop)?;
+    if Path::new("/run/systemd/system").is_dir() {
+        measured.cells(&options.chosen(matrix::lab_with_systemd(options.quick)))?;
+    } else {
+        measured.cells(&options.chosen(matrix::lab(options.quick, false)))?;
+        let with_swap = options.chosen(matrix::lab(options.quick, true));
+        if !with_swap.is_empty() {
+            lab::swap_on()?;
+            measured.cells(&with_swap)?;
+        }
+    }
+    lab::leave(&measured.into_figures())
+}
+
+/// The figures as they come.
+struct Measured<'a> {
+    place: &'a str,
+    /// The machine is ours alone.
+    alone: bool,
+    stop: &'a Interrupted,
+    figures: Figures,
+    watched: Option<Recording>,
+    unwatched: Option<Recording>,
+}
+
+impl<'a> Measured<'a> {
+    fn new(place: &'a str, alone: bool, stop: &'a Interrupted) -> Result<Measured<'a>> {
+        let mut figures = Figures::default();
+        figures.machines.insert(place.to_owned(), run::machine()?);
+        Ok(Measured { place, alone, stop, figures, watched: None, unwatched: None })
+    }
+
+    fn cells(&mut self, groups: &[Group]) -> Result<()> {
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let seconds: f64 = groups.iter().map(Group::seconds).sum();
+        let runs: u32 = groups.iter().flat_map(|group| &group.cells).map(|cell| cell.runs).sum();
+        println!("{}: {runs} runs of leaks, about {:.0} minutes", self.place, (seconds / 60.0).ceil());
+        for group in groups {
+            let cap_mib = matrix::CAP_MIB;
+            let setting = Setting { tool: group.tool, domain: group.domain, cap_mib, alone: self.alone };
+            let mut runner = Runner::new(setting);
+            for cell in &group.cells {
+                let (each, failed) = self.leaks(&mut runner, *cell)?;
+                let of = CellFigures::of(self.place, runner.hierarchy, group, *cell, each, failed);
+                println!("{}", of.line());
+                self.figures.cells.push(of);
+            }
+        }
+        Ok(())
+    }
+
+    /// All runs of a cell, and how many attempts failed.
+    fn leaks(&mut self, runner: &mut Runner, cell: Cell) -> Result<(Vec<outcome::Run>, usize)> {
+        let (mut each, mut failed) = (Vec::new(), 0);
+        while each.len() < cell.runs as usize && failed < FAILURES {
+            let Some((run, recording)) = runner.attempt(self.stop, |session| run::leak(session, cell))?
+            else {
+                failed += 1;
+                continue;
+            };
+            if cell.shape == Shape::Anonymous && cell.speed == PICTURED {
+                match runner.setting.tool {
+                    Tool::OOMLET if run.sigterm_completed => self.watched = Some(recording),
+                    Tool::Nothing => self.unwatched = Some(recording),
+                    _ => {}
+                }
+            }
+            each.push(run);
+        }
+        Ok((each, failed))
+    }
+
+    fn benign(&mut self, options: &Options) -> Result<()> {
+        let tiers: &[u8] = if options.quick { &[2, 0] } else { &[2, 1, 0] };
+        let tools = tiers.iter().map(|&tier| Tool::Oomlet { tier, brake: true });
+        let runs = if options.quick { 1 } else { 5 };
+        // Nobody's: shows that the kernel lets all of it be.
+        let nobody = (!options.quick).then_some((Tool::Nothing, 1));
+        for (tool, runs) in tools.map(|tool| (tool, runs)).chain(nobody) {
+            let (domain, cap_mib) = (Domain::Kubepods, BENIGN_CAP_MIB);
+            let setting = Setting { tool, domain, cap_mib, alone: self.alone };
+            let mut runner = Runner::new(setting);
+            for shape in Benign::ALL {
+                let (mut seen, mut failed) = (Vec::new(), 0);
+                while seen.len() < options.runs.unwrap_or(runs) as usize && failed < FAILURES {
+                    match runner.attempt(self.stop, |session| run::benign(session, shape))? {
+                        Some((why, kills)) => {
+                            if let Some(why) = &why {
+                                println!("{} evicted: {why}", shape.name());
+                            }
+                            seen.push((why.is_some(), kills));
+                        }
+                        None => failed += 1,
+                    }
+                }
+                let of = BenignFigures {
+                    place: self.place.to_owned(),
+                    tool: tool.name(),
+                    tier: tool.tier(),
+                    shape,
+                    cap_mib,
+                    runs: seen.len(),
+                    false_evictions: seen.iter().filter(|(evicted, _)| *evicted).count(),
+                    kernel_oom_runs: seen.iter().filter(|(_, kills)| *kills > 0).count(),
+                };
+                println!(
+                    "{:24} {:16} {} runs: {} false evictions, {} OOM",
+                    title(&of.tool, of.tier, None),
+                    shape.name(),
+                    of.runs,
+                    of.false_evictions,
+                    of.kernel_oom_runs
+                );
+                self.figures.benign.push(of);
+            }
+        }
+        Ok(())
+    }
+
+    fn into_figures(self) -> Figures {
+        let pictures = self.watched.zip(self.unwatched);
+        let picture = pictures.map(|(watched, alone)| Picture { rate: PICTURED.name(), watched, alone });
+        Figures { picture, ..self.figures }
+    }
+}
+
+/// A session that is begun when it is needed, and anew after a run that failed.
+struct Runner {
+    setting: Setting,
+    session: Option<Session>,
+    hierarchy: &'static str,
+}
+
+impl Runner {
+    fn new(setting: Setting) -> Runner {
+        Runner { setting, session: None, hierarchy: "unknown" }
+    }
+
+    /// `None`: it failed, and why is shown. An error: interrupted.
+    fn attempt<T>(
+        &mut self,
+        stop: &Interrupted,
+        run: impl FnOnce(&mut Session) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let result = match &mut self.session {
+            Some(session) => run(session),
+            None => match Session::start(self.setting, stop) {
+                Ok(session) => {
+                    self.hierarchy = session.gauge.hierarchy();
+                    run(self.session.insert(session))
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                stop.check()?;
+                let logs = self.session.take().map(|session| session.diagnosis()).unwrap_or_default();
+                eprintln!("a run failed: {error:#}\n{logs}\n");
+                Ok(None)
+            }
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! From the figures to tables in Markdown, and to whether each aim is reached. Pure.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result};
+use comfy_table::{Table, presets};
+
+use super::figures::{CellFigures, Figures, HOST};
+use super::matrix::{BALLAST_MIB, CAP_MIB, PICTURED, Shape, Speed, THRESHOLD_MIB, title};
+use super::pods::{Benign, SIGTERM_MS};
+
+/// Where the tables stand in README.md.
+pub const BEGIN: &str = "<!-- bench forestall: begin -->";
+pub const END: &str = "<!-- bench forestall: end -->";
+
+/// Everything, as it stands in README.md.
+pub fn markdown(figures: &Figures) -> String {
+    let mut text = String::new();
+    let mut places: Vec<&str> = figures.machines.keys().map(String::as_str).collect();
+    // The machine itself first.
+    places.sort_by_key(|place| (*place != HOST, *place));
+    for place in places {
+        let cells: Vec<&CellFigures> = figures.cells.iter().filter(|cell| cell.place == place).collect();
+        let _ = writeln!(text, "{}\n", introduction(figures, place));
+        let anonymous = |cell: &&CellFigures| cell.shape == Shape::Anonymous;
+        let (ramps, shapes): (Vec<_>, Vec<_>) = cells.into_iter().partition(anonymous);
+        for rows in [ramps, shapes] {
+            if !rows.is_empty() {
+                let _ = writeln!(text, "{}\n", cell_table(&rows));
+            }
+        }
+        if let Some(table) = benign_table(figures, place) {
+            let _ = writeln!(
+                text,
+                "False evictions, of runs that take much and give it back or leave enough:\n\n{table}\n"
+            );
+        }
+    }
+    let _ = writeln!(text, "{}\n\n{}", aims_table(&aims(figures)), NOT_COMPARABLE);
+    text
+}
+
+const NOT_COMPARABLE: &str = "\
+Not comparable: earlyoom, nohang and systemd-oomd watch the machine and not a cap on its pods, and choose a process or a cgroup, not a
+pod; so they meet the leak in the lab only, where the machine itself runs out, at what an emulated CPU can touch. Tuned means: earlyoom
+with `-p`, `--prefer` the workload and `--avoid` what the node needs (README, \"Preferred Processes\"; earlyoom(1)); nohang with the
+thresholds of earlyoom, 10 % and 5 %, PSI on and containerd's badness lowered (its configuration file, sections 2, 5, 6 and 7). kubelet is not
+measured here. What is over the threshold of `dirty` is page cache and not told.";
+
+fn introduction(figures: &Figures, place: &str) -> String {
+    let machine = figures.machines.get(place);
+    let say = |key: &str| machine.and_then(|m| m[key].as_str()).unwrap_or("?").to_owned();
+    let number = |key: &str| machine.and_then(|m| m[key].as_u64()).unwrap_or(0);
+    let quick = if figures.quick && place == HOST { " (`--quick`: few runs)" } else { "" };
+    if place == HOST {
+        return format!(
+            "On {} CPUs ({}), Linux {}, cgroup {}, load {}{quick}: all pods share {CAP_MIB} MiB, an eviction is due with \
+             {THRESHOLD_MIB} MiB left, and a leak goes on for the {SIGTERM_MS} ms that its SIGTERM handler needs. Slow leaks, and those that \
+             are not anonymous memory, have a quiet pod of {BALLAST_MIB} MiB beside them.",
+            number("cpus"),
+            say("cpu"),
+            say("kernel"),
+            say("cgroup"),
+            say("load"),
+        );
+    }
+    format!(
+        "In a machine of the {place} ({} MiB, {} {}, Linux {}, cgroup v2): the whole machine runs out of memory, and everybody \
+         watches that.",
+        number("memory_mib"),
+        number("cpus"),
+        if machine.is_some_and(|m| m["emulated"] == true) { "emulated CPUs" } else { "CPUs" },
+        say("kernel"),
+    )
+}
+
+fn markdown_table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN).set_header(header);
+    table
+}
+
+fn cell_table(cells: &[&CellFigures]) -> Table {
+    let mut table = markdown_table([
+        "tool",
+        "leak, MiB/s",
+        "runs",
+        "OOM-killed",
+        "handler done",
+        "warning p50",
+        "above threshold p50",
+        "left at decision p50",
+        "wrong victim",
+        "neighbours lost",
+    ]);
+    let unit = |n: Option<i64>, unit: &str| n.map_or("-".to_owned(), |n| format!("{n} {unit}"));
+    for cell in cells {
+        let leak = match cell.shape {
+            Shape::Anonymous => cell.rate_mib_s.name(),
+            shape => format!("{} {}", shape.name(), cell.rate_mib_s.name()),
+        };
+        let handled = match cell.runs - cell.done_runs {
+            0 if cell.runs > 0 => "- (ended by itself)".to_owned(),
+            ended => format!("{} of {ended}", cell.sigterm_completed),
+        };
+        let runs = match cell.failed_runs {
+            0 => cell.runs.to_string(),
+            failed => format!("{} ({failed} failed)", cell.runs),
+        };
+        table.add_row([
+            cell.title(),
+            leak,
+            runs,
+            cell.kernel_oom_runs.to_string(),
+            handled,
+            unit(cell.warning_ms_p50, "ms"),
+            unit(cell.overshoot_mib_p50, "MiB"),
+            unit(cell.wasted_mib_p50, "MiB"),
+            cell.wrong_victims.to_string(),
+            cell.collateral.to_string(),
+        ]);
+    }
+    table
+}
+
+/// Tools side by side; `None` when there is nothing to show.
+fn benign_table(figures: &Figures, place: &str) -> Option<Table> {
+    let of: Vec<_> = figures.benign.iter().filter(|benign| benign.place == place).collect();
+    let mut tools: Vec<String> = Vec::new();
+    for benign in &of {
+        let tool = title(&benign.tool, benign.tier, None);
+        if !tools.contains(&tool) {
+            tools.push(tool);
+        }
+    }
+    let cap = of.first()?.cap_mib;
+    let mut table = Table::new();
+    let header = [format!("{cap} MiB for all pods")].into_iter().chain(tools.iter().cloned());
+    table.load_preset(presets::ASCII_MARKDOWN).set_header(header.collect::<Vec<_>>());
+    for shape in Benign::ALL {
+        let mut row = vec![format!("{}: {}", shape.name(), shape.what())];
+        for tool in &tools {
+            let found = of.iter().find(|b| b.shape == shape && title(&b.tool, b.tier, None) == *tool);
+            row.push(found.map_or("-".to_owned(), |b| {
+                let killed = match b.kernel_oom_runs {
+                    0 => String::new(),
+                    runs => format!(" ({runs} OOM-killed)"),
+                };
+                format!("{} of {}{killed}", b.false_evictions, b.runs)
+            }));
+        }
+        table.add_row(row);
+    }
+    Some(table)
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aim {
+    pub what: &'static str,
+    pub reached: bool,
+    pub seen: String,
+}
+
+/// What is promised of oomlet with its brake, on this machine.
+pub fn aims(figures: &Figures) -> Vec<Aim> {
+    let own = |tiers: &'static [u8], speeds: fn(Speed) -> bool| -> Vec<&CellFigures> {
+        let is_own = |cell: &&CellFigures| {
+            cell.place == HOST
+                && cell.brake == Some(true)
+                && cell.tier.is_some_and(|tier| tiers.contains(&tier))
+                && speeds(cell.rate_mib_s)
+        };
+        figures.cells.iter().filter(is_own).collect()
+    };
+    let mut aims = Vec::new();
+    // `least`: the share of the runs, in per cent.
+    let mut aim = |what,
+                   cells: &[&CellFigures],
+                   least: usize,
+                   good: fn(&CellFigures) -> usize,
+                   of: fn(&CellFigures) -> usize| {
+        let (good, of) =
+            (cells.iter().map(|c| good(c)).sum::<usize>(), cells.iter().map(|c| of(c)).sum::<usize>());
+        aims.push(Aim {
+            what,
+            reached: of > 0 && good * 100 >= of * least,
+            seen: format!("{good} of {of} runs"),
+        });
+    };
+    let runs = |cell: &CellFigures| cell.runs;
+    let ended = |cell: &CellFigures| cell.runs - cell.done_runs;
+    let alive = |cell: &CellFigures| cell.runs - cell.kernel_oom_runs;
+    let handled = |cell: &CellFigures| cell.sigterm_completed;
+    let alone =
+        |cell: &CellFigures| cell.each.iter().filter(|run| run.collateral == 0 && !run.wrong_victim).count();
+    aim("tiers 1 and 2: no kernel OOM kill", &own(&[1, 2], |_| true), 100, alive, runs);
+    aim(
+        "tiers 1 and 2, up to 1000 MiB/s: the SIGTERM handler is done",
+        &own(&[1, 2], up_to_1000),
+        100,
+        handled,
+        ended,
+    );
+    aim("tiers 1 and 2, faster: done in 95 %", &own(&[1, 2], |s| !up_to_1000(s)), 95, handled, ended);
+    aim("tiers 1 and 2: the leak alone is ended", &own(&[1, 2], |_| true), 100, alone, runs);
+    aim("tier 0, up to 1000 MiB/s: no kernel OOM kill", &own(&[0], up_to_1000), 100, alive, runs);
+    let benign = figures.benign.iter().filter(|benign| benign.place == HOST && benign.tier.is_some());
+    let (evicted, of) = benign.fold((0, 0), |(evicted, of), b| (evicted + b.false_evictions, of + b.runs));
+    aims.push(Aim {
+        what: "no false eviction",
+        reached: of > 0 && evicted == 0,
+        seen: format!("{evicted} in {of} runs"),
+    });
+    aims
+}
+
+fn up_to_1000(speed: Speed) -> bool {
+    speed <= PICTURED
+}
+
+fn aims_table(aims: &[Aim]) -> Table {
+    let mut table = markdown_table(["aim", "seen", ""]);
+    for aim in aims {
+        table.add_row([aim.what, &aim.seen, if aim.reached { "reached" } else { "**not reached**" }]);
+    }
+    table
+}
+
+/// `text` with `new` between the two marks.
+pub fn replace_between(text: &str, new: &str) -> Result<String> {
+    let missing = || {
+        format!("the lines {BEGIN} and {END} are not there in this order: add them where the tables belong")
+    };
+    let (before, rest) = text.split_once(BEGIN).with_context(missing)?;
+    let (_, after) = rest.split_once(END).with_context(missing)?;
+    Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", new.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use super::super::figures::BenignFigures;
+    use super::super::figures::tests::cell;
+    use super::super::matrix::{MIDDLE, Tool};
+    use super::super::outcome::Run;
+    use super::*;
+
+    fn good() -> Run {
+        Run { evicted: true, sigterm_completed: true, warning_ms: 502, ..Run::default() }
+    }
+
+    fn figures(fast: Vec<Run>, evicted: usize) -> Figures {
+        let tier_0 = Tool::Oomlet { tier: 0, brake: true };
+        let benign = BenignFigures {
+            place: HOST.to_owned(),
+            tool: "oomlet".to_owned(),
+            tier: Some(2),
+            shape: Benign::Heap,
+            cap_mib: 512,
+            runs: 3,
+            false_evictions: evicted,
+            kernel_oom_runs: 0,
+        };
+        Figures {
+            cells: vec![
+                cell(Tool::OOMLET, MIDDLE, vec![good(); 2]),
+                cell(Tool::OOMLET, Speed::MAX, fast),
+                cell(tier_0, MIDDLE, vec![good()]),
+                cell(Tool::Nothing, MIDDLE, vec![Run { kernel_oom_kills: 1, ..Run::default() }]),
+            ],
+            benign: vec![benign],
+            machines: BTreeMap::from([(HOST.to_owned(), Value::Null)]),
+            ..Figures::default()
+        }
+    }
+
+    #[test]
+    fn aims_are_reached_or_not() {
+        let cut = Run { sigterm_completed: false, ..good() };
+        let killed = Run { kernel_oom_kills: 1, collateral: 1, ..cut.clone() };
+        let mostly = [vec![good(); 19], vec![cut.clone()]].concat();
+        for (fast, evicted, expected) in [
+            (vec![good(); 20], 0, [true; 6]),
+            (mostly, 1, [true, true, true, true, true, false]),
+            (vec![cut], 0, [true, true, false, true, true, true]),
+            (vec![killed], 0, [false, true, false, false, true, true]),
+        ] {
+            let aims = aims(&figures(fast.clone(), evicted));
+            let reached: Vec<bool> = aims.iter().map(|aim| aim.reached).collect();
+            assert_eq!(reached, expected, "{fast:?} {aims:?}");
+        }
+        assert!(aims(&Figures::default()).iter().all(|aim| !aim.reached), "nothing is reached by no runs");
+    }
+
+    #[test]
+    fn tables_hold_what_was_measured() {
+        let text = markdown(&figures(vec![good()], 0));
+        let row = |start: &str| {
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(start))
+                .unwrap_or_else(|| panic!("{start}: {text}"));
+            line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(row("| oomlet tier 2")[2..7], ["200", "2", "0", "2 of 2", "502 ms"]);
+        assert_eq!(row("| nothing")[2..6], ["200", "1", "1", "0 of 1"]);
+        assert_eq!(row("| heap")[2], "0 of 3");
+        assert!(text.contains("reached"));
+    }
+
+    #[test]
+    fn the_tables_stand_between_their_marks() {
+        let text = format!("a\n{BEGIN}\nold\n{END}\nb\n");
+        let new = replace_between(&text, "new\n\n").unwrap();
+        assert_eq!(new, format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
+        assert_eq!(replace_between(&new, "new").unwrap(), new);
+        assert!(replace_between("nothing", "new").unwrap_err().to_string().contains(BEGIN));
+    }
+}
