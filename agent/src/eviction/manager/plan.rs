@@ -11,11 +11,11 @@ use crate::eviction::psi::Stalled;
 use crate::eviction::ranking::{Ranked, rank, runaway};
 use crate::eviction::threshold::Signal;
 use crate::eviction::{Candidate, Eviction, EvictionStep, Numbers, ReadScope, StalledFor};
-use crate::forecast::time_to_use;
+use crate::forecast::{DomainForecast, time_to_use};
 use crate::pod::PodUid;
 use crate::reason::Reason;
-use crate::signal::Domain;
 use crate::signal::window::AT_REST_BYTES_PER_S;
+use crate::signal::{Domain, DomainReading};
 
 /// Numbers that happen to be there may be this old: at 1 GiB/s a pod's use is then 5 MiB off, which seldom changes the
 /// order of pods.
@@ -370,14 +370,25 @@ impl EvictionManager {
     }
 
     fn numbers(&self, domain: &TopDomain, threshold_bytes: Option<u64>) -> Numbers {
-        let forecast = domain.forecast.forecast();
-        let last = domain.last.as_ref();
-        let limit_bytes = last.and_then(|d| d.limit_bytes).unwrap_or(0);
+        let available_bytes = domain.available_bytes.unwrap_or(0);
         Numbers {
             threshold_bytes,
-            available_bytes: domain.available_bytes.unwrap_or(0),
+            ..self.numbers_of(&domain.forecast, domain.last.as_ref(), available_bytes)
+        }
+    }
+
+    /// Of any domain.
+    pub(super) fn numbers_of(
+        &self,
+        forecast: &DomainForecast,
+        last: Option<&DomainReading>,
+        available_bytes: u64,
+    ) -> Numbers {
+        let forecast = forecast.forecast();
+        Numbers {
+            available_bytes,
             usage_bytes: last.map_or(0, |d| d.usage_bytes),
-            limit_bytes,
+            limit_bytes: last.and_then(|d| d.limit_bytes).unwrap_or(0),
             headroom_bytes: forecast.map_or(0, |f| f.headroom_bytes),
             fast_rate_bytes_per_s: forecast.map_or(0, |f| f.fast_rate_bytes_per_s),
             slow_rate_bytes_per_s: forecast.map_or(0, |f| f.slow_rate_bytes_per_s),

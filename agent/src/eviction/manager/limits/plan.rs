@@ -131,19 +131,10 @@ impl EvictionManager {
     }
 
     fn limit_numbers(&self, watched: &Watched) -> Numbers {
-        let (last, forecast) = (watched.last.as_ref(), watched.forecast.forecast());
-        let limit_bytes = last.and_then(|d| d.limit_bytes).unwrap_or(0);
-        Numbers {
-            available_bytes: limit_bytes.saturating_sub(last.map_or(0, |d| d.working_set_bytes())),
-            usage_bytes: last.map_or(0, |d| d.usage_bytes),
-            limit_bytes,
-            headroom_bytes: forecast.map_or(0, |f| f.headroom_bytes),
-            fast_rate_bytes_per_s: forecast.map_or(0, |f| f.fast_rate_bytes_per_s),
-            slow_rate_bytes_per_s: forecast.map_or(0, |f| f.slow_rate_bytes_per_s),
-            time_to_oom: forecast.and_then(|f| f.time_to_oom),
-            time_to_free: self.time_to_free.get(),
-            ..Numbers::default()
-        }
+        let last = watched.last.as_ref();
+        let available_bytes =
+            last.map_or(0, |d| d.limit_bytes.unwrap_or(0).saturating_sub(d.working_set_bytes()));
+        self.numbers_of(&watched.forecast, last, available_bytes)
     }
 
     /// As for evicted pods: one that would reach the limit before its grace ends is held first, and loses its grace where
