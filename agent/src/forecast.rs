@@ -59,12 +59,14 @@ impl Level {
     /// A cgroup's: headroom = limit − usage + reclaimable. Reclaimable is all inactive file pages and half of the
     /// active ones (the kernel would take them all, but a workload that refaults them thrashes long before), of those
     /// no more than what does not come back within a second (`comes_back_bytes`), less half of what is dirty: the kernel writes
-    /// it before it kills, but that takes its time. Inactive pages count whatever is refaulted: one that reads through more than fits refaults all the
-    /// time and loses nothing by it. `None` without a limit.
+    /// it before it kills, but that takes its time. What comes back counts up to what is committed: so much may have
+    /// crowded it out, whereas who touches more than ever fits refaults in an empty domain, too, and the kernel does not kill
+    /// for it. For the same reason inactive pages count whatever is refaulted. `None` without a limit.
     #[must_use]
     pub fn of_cgroup(r: &DomainReading, comes_back_bytes: u64) -> Option<Level> {
         let limit_bytes = r.limit_bytes?;
-        let active = (r.active_file_bytes / 2).min(r.active_file_bytes.saturating_sub(comes_back_bytes));
+        let crowded_out = comes_back_bytes.min(committed_bytes(r));
+        let active = (r.active_file_bytes / 2).min(r.active_file_bytes.saturating_sub(crowded_out));
         let clean = (r.inactive_file_bytes + active).saturating_sub(r.dirty_bytes / 2);
         Some(Level {
             limit_bytes,
@@ -237,14 +239,20 @@ mod tests {
 
     #[test]
     fn cache_that_comes_back_is_no_headroom() {
+        // Of 300 MiB that are used up.
         for (inactive, active, comes_back, headroom) in [
             (0, 200, 0, 100),
             (0, 200, 100, 100),
-            (0, 200, 150, 50),
-            (0, 200, 1000, 0),
+            (0, 120, 80, 40),
+            (0, 120, 1000, 0),
             // A reader of more than fits: its pages are inactive, and taking them costs it nothing more.
             (200, 0, 1000, 200),
             (100, 100, 80, 120),
+            // More is touched than would fit without the 20 MiB that are committed.
+            (0, 280, 1000, 140),
+            (80, 200, 1000, 180),
+            (0, 200, 1000, 100),
+            (0, 160, 1000, 20),
         ] {
             let level = Level::of_cgroup(&reading(300, inactive, active, 0), comes_back * MIB).unwrap();
             assert_eq!(level.headroom_bytes / MIB, headroom, "{inactive} {active} {comes_back}");
@@ -254,10 +262,10 @@ mod tests {
         for ms in (0..3000u64).step_by(10) {
             // Read again at 1 GiB/s from the second second on.
             let refaults = 3 + 2570 * (ms / 10).saturating_sub(100);
-            d.observe_cgroup(Mono::from_millis(ms), &DomainReading { refaults, ..reading(300, 0, 200, 0) });
+            d.observe_cgroup(Mono::from_millis(ms), &DomainReading { refaults, ..reading(300, 0, 100, 0) });
             headroom.push(d.level().unwrap().headroom_bytes / MIB);
         }
-        assert_eq!((headroom[100], headroom[299]), (100, 0));
+        assert_eq!((headroom[100], headroom[299]), (50, 0));
     }
 
     /// Grows from `base` by `rate` MiB/s for `grow_ms`, sampled every 5 ms; the usage (MiB) at the first alarm.

@@ -6,7 +6,7 @@ mod forestall;
 mod machine;
 mod signal;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
@@ -33,23 +33,24 @@ impl Bench {
 }
 
 pub fn run(bench: &Bench) -> Result<()> {
-    match bench {
+    let path = match bench {
         Bench::Signal(options) => write("signal", signal::run(options)?),
         Bench::Brake(options) => write("brake", brake::run(options)?),
-        Bench::Forestall(options) => forestall::run(options),
-    }
+        Bench::Forestall(options) => return forestall::run(options),
+    }?;
+    println!("written: {}", shown(&path));
+    Ok(())
 }
 
-/// Adds the machine to `figures` and writes them.
-fn write(name: &str, mut figures: Value) -> Result<()> {
+/// Adds the machine to `figures` and writes them; returns where.
+fn write(name: &str, mut figures: Value) -> Result<PathBuf> {
     figures["machine"] = json!(machine::describe()?);
     let dir = paths::target()?.join("bench");
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let path = dir.join(format!("{name}.json"));
     std::fs::write(&path, serde_json::to_string_pretty(&figures)? + "\n")
         .with_context(|| format!("writing {}", path.display()))?;
-    println!("written: {}", shown(&path));
-    Ok(())
+    Ok(path)
 }
 
 /// Relative to the working directory where that is shorter.

@@ -29,7 +29,6 @@ use crate::lab::kernel::Kernel;
 use crate::{paths, scratch};
 use figures::{BenignFigures, CellFigures, Figures, HOST};
 use matrix::{Cell, Domain, Group, PICTURED, Shape, Tool, title};
-use picture::{Picture, Recording};
 use pods::Benign;
 use session::{Session, Setting};
 
@@ -100,23 +99,47 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(line) = &options.here {
         return inside(options, line);
     }
-    let (json, mut figures) = (json_path()?, Figures::default());
-    if json.is_file() {
-        let text = std::fs::read(&json).with_context(|| format!("reading {}", json.display()))?;
-        figures = serde_json::from_slice(&text)
-            .with_context(|| format!("{} is of another version of this bench; remove it", json.display()))?;
-    } else {
-        ensure!(!options.report, "there is no {} to make tables of; measure first", json.display());
-    }
+    let kept = Kept::open()?;
     if !options.report {
-        let new = match options.lab {
-            Some(kernel) => lab::run(kernel, options)?,
-            None => on_host(options)?,
-        };
-        figures.take(new, !options.is_partial());
-        super::write("forestall", serde_json::to_value(&figures)?)?;
+        match options.lab {
+            Some(kernel) => lab::run(kernel, options, &kept)?,
+            None => on_host(options, &kept)?,
+        }
     }
-    show(options, &figures, &json.with_extension("svg"))
+    show(options, &kept.figures()?, &kept.json.with_extension("svg"))
+}
+
+/// The figures of earlier calls, which new ones are added to as they come: a measurement of hours may be cut short.
+struct Kept {
+    json: PathBuf,
+    before: Figures,
+}
+
+impl Kept {
+    fn open() -> Result<Kept> {
+        let json = json_path()?;
+        let mut kept = Kept { json, before: Figures::default() };
+        if kept.json.is_file() {
+            kept.before = kept.figures()?;
+        }
+        Ok(kept)
+    }
+
+    /// As they stand in the file.
+    fn figures(&self) -> Result<Figures> {
+        let path = self.json.display();
+        ensure!(self.json.is_file(), "there is no {path} to make tables of; measure first");
+        let text = std::fs::read(&self.json).with_context(|| format!("reading {path}"))?;
+        serde_json::from_slice(&text)
+            .with_context(|| format!("{path} is of another version of this bench; remove it"))
+    }
+
+    /// Writes the earlier figures and `new`; `whole`: nothing earlier of the same place stays.
+    fn write(&self, new: &Figures, whole: bool) -> Result<()> {
+        let mut all = self.before.clone();
+        all.take(new.clone(), whole);
+        super::write("forestall", serde_json::to_value(&all)?).map(drop)
+    }
 }
 
 fn json_path() -> Result<PathBuf> {
@@ -125,8 +148,9 @@ fn json_path() -> Result<PathBuf> {
 
 fn show(options: &Options, figures: &Figures, svg: &Path) -> Result<()> {
     let tables = report::markdown(figures);
-    println!("\n{tables}");
-    let drawn = figures.picture.as_ref().map(picture::draw).transpose()?;
+    println!("\n{tables}\nwritten: {}", super::shown(&svg.with_extension("json")));
+    let both = figures.watched.as_ref().zip(figures.alone.as_ref());
+    let drawn = both.map(|(watched, alone)| picture::draw(watched, alone)).transpose()?;
     if let Some(drawn) = &drawn {
         std::fs::write(svg, drawn).with_context(|| format!("writing {}", svg.display()))?;
         println!("written: {}", super::shown(svg));
@@ -148,16 +172,17 @@ fn show(options: &Options, figures: &Figures, svg: &Path) -> Result<()> {
     Ok(())
 }
 
-fn on_host(options: &Options) -> Result<Figures> {
+fn on_host(options: &Options, kept: &Kept) -> Result<()> {
     let stop = Interrupted::install()?;
     let groups = options.chosen(matrix::host(options.quick));
-    let mut measured = Measured::new(HOST, false, &stop)?;
+    let keep = |figures: &Figures| kept.write(figures, false);
+    let mut measured = Measured::new(HOST, false, &stop, &keep)?;
     measured.figures.quick = options.is_short();
     measured.cells(&groups)?;
     if options.only.as_ref().is_none_or(|only| only == "benign") {
         measured.benign(options)?;
     }
-    Ok(measured.into_figures())
+    kept.write(&measured.figures, !options.is_partial())
 }
 
 /// In a machine of the lab: with its profile's peers, and with swap at the end.
@@ -165,7 +190,7 @@ fn inside(options: &Options, line: &str) -> Result<()> {
     let stop = Interrupted::install()?;
     lab::install_peers()?;
     let place = format!("lab {line}");
-    let mut measured = Measured::new(&place, true, &stop)?;
+    let mut measured = Measured::new(&place, true, &stop, &lab::leave)?;
     if Path::new("/run/systemd/system").is_dir() {
         measured.cells(&options.chosen(matrix::lab_with_systemd(options.quick)))?;
     } else {
@@ -176,7 +201,7 @@ fn inside(options: &Options, line: &str) -> Result<()> {
             measured.cells(&with_swap)?;
         }
     }
-    lab::leave(&measured.into_figures())
+    lab::leave(&measured.figures)
 }
 
 /// The figures as they come.
@@ -185,16 +210,21 @@ struct Measured<'a> {
     /// The machine is ours alone.
     alone: bool,
     stop: &'a Interrupted,
+    /// Called with all of them after each cell.
+    keep: &'a dyn Fn(&Figures) -> Result<()>,
     figures: Figures,
-    watched: Option<Recording>,
-    unwatched: Option<Recording>,
 }
 
 impl<'a> Measured<'a> {
-    fn new(place: &'a str, alone: bool, stop: &'a Interrupted) -> Result<Measured<'a>> {
+    fn new(
+        place: &'a str,
+        alone: bool,
+        stop: &'a Interrupted,
+        keep: &'a dyn Fn(&Figures) -> Result<()>,
+    ) -> Result<Measured<'a>> {
         let mut figures = Figures::default();
         figures.machines.insert(place.to_owned(), run::machine()?);
-        Ok(Measured { place, alone, stop, figures, watched: None, unwatched: None })
+        Ok(Measured { place, alone, stop, keep, figures })
     }
 
     fn cells(&mut self, groups: &[Group]) -> Result<()> {
@@ -213,6 +243,7 @@ impl<'a> Measured<'a> {
                 let of = CellFigures::of(self.place, runner.hierarchy, group, *cell, each, failed);
                 println!("{}", of.line());
                 self.figures.cells.push(of);
+                (self.keep)(&self.figures)?;
             }
         }
         Ok(())
@@ -229,8 +260,8 @@ impl<'a> Measured<'a> {
             };
             if cell.shape == Shape::Anonymous && cell.speed == PICTURED {
                 match runner.setting.tool {
-                    Tool::OOMLET if run.sigterm_completed => self.watched = Some(recording),
-                    Tool::Nothing => self.unwatched = Some(recording),
+                    Tool::OOMLET if run.sigterm_completed => self.figures.watched = Some(recording),
+                    Tool::Nothing => self.figures.alone = Some(recording),
                     _ => {}
                 }
             }
@@ -281,15 +312,10 @@ impl<'a> Measured<'a> {
                     of.kernel_oom_runs
                 );
                 self.figures.benign.push(of);
+                (self.keep)(&self.figures)?;
             }
         }
         Ok(())
-    }
-
-    fn into_figures(self) -> Figures {
-        let pictures = self.watched.zip(self.unwatched);
-        let picture = pictures.map(|(watched, alone)| Picture { rate: PICTURED.name(), watched, alone });
-        Figures { picture, ..self.figures }
     }
 }
 

@@ -64,7 +64,8 @@ impl ThresholdState {
 
 /// What kubelet calls available: limit − working set (cAdvisor's), or the forecast's headroom where that is more. kubelet
 /// takes every active file page for used, so that one who reads files is evicted with memory left (kubernetes#43916); the
-/// headroom has half of them, unless they come back as soon as they are reclaimed (`comes_back_bytes`).
+/// headroom has half of them, unless they come back as soon as they are reclaimed (`comes_back_bytes`) because pods take
+/// their place.
 ///
 /// For the node no more than the kernel's own estimate `MemAvailable`: kubelet takes every inactive file page for free, and
 /// with the multi-gen LRU (Linux 6.1 and later, where it is on) nearly all are called inactive. A node of 1 GiB then reads

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::matrix::{Cell, Domain, Group, Shape, Speed, title};
 use super::outcome::Run;
-use super::picture::Picture;
+use super::picture::Recording;
 use super::pods::Benign;
 use crate::bench::quantile;
 
@@ -20,7 +20,9 @@ pub struct Figures {
     pub quick: bool,
     pub cells: Vec<CellFigures>,
     pub benign: Vec<BenignFigures>,
-    pub picture: Option<Picture>,
+    /// The runs in the picture: with oomlet, and with nobody.
+    pub watched: Option<Recording>,
+    pub alone: Option<Recording>,
     /// What each place is.
     pub machines: BTreeMap<String, Value>,
 }
@@ -158,8 +160,10 @@ impl Figures {
         self.benign.retain(|old| !again(&old.place) && !new.benign.iter().any(|benign| benign.is_same(old)));
         let host_anew = again(HOST);
         self.quick = new.quick || (self.quick && !host_anew);
-        if new.picture.is_some() || host_anew {
-            self.picture = new.picture;
+        for (kept, new) in [(&mut self.watched, new.watched), (&mut self.alone, new.alone)] {
+            if new.is_some() || host_anew {
+                *kept = new;
+            }
         }
         self.cells.extend(new.cells);
         self.benign.extend(new.benign);

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Options;
 use super::figures::Figures;
 use super::peers::{self, ARCHIVE};
+use super::{Kept, Options};
 use crate::build::{Profile as BuildProfile, TestBinary};
 use crate::lab::kernel::Kernel;
 use crate::lab::machine::{Machine, Output, Profile};
@@ -25,8 +25,8 @@ const BOUND: Duration = Duration::from_secs(3 * 3600);
 const MEMORY_MIB: u64 = 1024;
 const SWAP_MIB: u64 = 512;
 
-/// Boots one machine after the other.
-pub fn run(kernel: Kernel, options: &Options) -> Result<Figures> {
+/// Boots one machine after the other. What one has left is kept also when it was cut short.
+pub(super) fn run(kernel: Kernel, options: &Options, kept: &Kept) -> Result<()> {
     let archive = peers::fetch().context("fetching earlyoom, nohang and systemd-oomd")?;
     let own = std::env::current_exe().context("finding the path of this program")?;
     let along =
@@ -36,14 +36,22 @@ pub fn run(kernel: Kernel, options: &Options) -> Result<Figures> {
     for profile in [Profile::Fast, Profile::Systemd] {
         let machine = Machine { profile, memory_mib: MEMORY_MIB, bound: BOUND, ..lab.machine(kernel)? };
         let artifacts = lab.artifacts(&format!("forestall-{}-{}", kernel.line(), profile.name()))?;
+        let left = artifacts.join(FILE);
+        if left.exists() {
+            // Of an earlier call.
+            std::fs::remove_file(&left).with_context(|| format!("removing {}", left.display()))?;
+        }
         let code =
             machine.run(&command(options, kernel.line(), profile), Output::Inherit, Some(&artifacts))?;
+        if left.is_file() {
+            let new = read(&left)?;
+            figures.cells.extend(new.cells);
+            figures.machines.extend(new.machines);
+            kept.write(&figures, false)?;
+        }
         ensure!(code == 0, "the machine's command ended with exit code {code}; its output says why");
-        let new = read(&artifacts.join(FILE))?;
-        figures.cells.extend(new.cells);
-        figures.machines.extend(new.machines);
     }
-    Ok(figures)
+    kept.write(&figures, !options.is_partial())
 }
 
 fn command(options: &Options, line: &str, profile: Profile) -> String {

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::{Deserialize, Serialize};
 
-use super::matrix::{CAP_MIB, THRESHOLD_MIB};
+use super::matrix::{CAP_MIB, PICTURED, THRESHOLD_MIB};
 use super::outcome::mark_ms;
 use super::watch::Watched;
 use crate::node::manifest::is_pod_of;
@@ -40,13 +41,6 @@ pub struct Recording {
 pub struct Event {
     pub ms: f64,
     pub what: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Picture {
-    pub rate: String,
-    pub watched: Recording,
-    pub alone: Recording,
 }
 
 impl Recording {
@@ -96,8 +90,8 @@ impl Recording {
 }
 
 /// As SVG.
-pub fn draw(picture: &Picture) -> Result<String> {
-    let end = picture.watched.end_ms().max(picture.alone.end_ms()) + MARGIN_MS;
+pub fn draw(watched: &Recording, alone: &Recording) -> Result<String> {
+    let end = watched.end_ms().max(alone.end_ms()) + MARGIN_MS;
     let top = CAP_MIB as f64 * 1.3;
     let mut svg = String::new();
     {
@@ -105,7 +99,7 @@ pub fn draw(picture: &Picture) -> Result<String> {
         root.fill(&PAPER)?;
         let font = |size: u32, color: RGBColor| ("sans-serif", size).into_font().color(&color);
         let title =
-            format!("A leak of {} MiB/s: held and ended by oomlet, or killed by the kernel", picture.rate);
+            format!("A leak of {} MiB/s: held and ended by oomlet, or killed by the kernel", PICTURED.name());
         let mut chart = ChartBuilder::on(&root)
             .caption(title, font(18, INK))
             .margin(14)
@@ -125,14 +119,13 @@ pub fn draw(picture: &Picture) -> Result<String> {
             .y_label_formatter(&|mib| format!("{mib:.0}"))
             .x_label_formatter(&|ms| format!("{ms:.0}"))
             .draw()?;
-        for ((from, to), share, name) in
-            [(picture.watched.held, 0.12, "held"), (picture.watched.frozen, 0.35, "")]
-                .into_iter()
-                .filter_map(|(span, share, name)| Some((span?, share, name)))
+        for ((from, to), share, name) in [(watched.held, 0.12, "held"), (watched.frozen, 0.35, "")]
+            .into_iter()
+            .filter_map(|(span, share, name)| Some((span?, share, name)))
         {
             let corners = [(from, 0.0), (to, CAP_MIB as f64)];
             chart.draw_series([Rectangle::new(corners, HELD.mix(share).filled())])?;
-            chart.draw_series([Text::new(name, ((from + to) / 2.0, 40.0), font(13, WATCHED))])?;
+            chart.draw_series([Text::new(name, (from + 6.0, 70.0), font(13, WATCHED))])?;
         }
         for (mib, name) in [(CAP_MIB, "cap"), (CAP_MIB - THRESHOLD_MIB, "threshold")] {
             let level = mib as f64;
@@ -143,14 +136,16 @@ pub fn draw(picture: &Picture) -> Result<String> {
                 font(12, INK),
             )])?;
         }
-        for (recording, color, first_line) in [(&picture.alone, ALONE, 5), (&picture.watched, WATCHED, 0)] {
+        for (recording, color, first_line) in [(alone, ALONE, 5), (watched, WATCHED, 0)] {
             let shown = recording.usage.iter().copied().filter(|(ms, _)| (-MARGIN_MS..=end).contains(ms));
             chart.draw_series(LineSeries::new(shown, color.stroke_width(2)))?;
             for (line, event) in (first_line..).zip(&recording.events) {
                 let mark = [(event.ms, 0.0), (event.ms, top * 0.985)];
                 chart.draw_series(LineSeries::new(mark, color.mix(0.7)))?;
                 let label = format!("{} {:.1}", event.what, event.ms);
-                chart.draw_series([Text::new(label, label_at(event.ms, line, end, top), font(12, color))])?;
+                let (at, side) = label_at(event.ms, line, end, top);
+                let style = font(12, color).pos(Pos::new(side, VPos::Top));
+                chart.draw_series([Text::new(label, at, style)])?;
             }
         }
         root.present()?;
@@ -158,12 +153,12 @@ pub fn draw(picture: &Picture) -> Result<String> {
     Ok(svg)
 }
 
-/// Events that follow one another closely have their names on lines of their own, above the cap; those at the right edge end
-/// there.
-fn label_at(ms: f64, line: u32, end: f64, top: f64) -> (f64, f64) {
-    let width = (end + MARGIN_MS) * 0.16;
-    let at = if ms + width > end { ms - width } else { ms + 4.0 };
-    (at, top * (0.985 - 0.032 * f64::from(line)))
+/// Events that follow one another closely have their names on lines of their own, above the cap: beside their marks, on the
+/// side where there is room.
+fn label_at(ms: f64, line: u32, end: f64, top: f64) -> ((f64, f64), HPos) {
+    let leftwards = ms + (end + MARGIN_MS) * 0.16 > end;
+    let (x, side) = if leftwards { (ms - 4.0, HPos::Right) } else { (ms + 4.0, HPos::Left) };
+    ((x, top * (0.985 - 0.032 * f64::from(line))), side)
 }
 
 #[cfg(test)]
@@ -214,9 +209,7 @@ mod tests {
 
     #[test]
     fn the_picture_says_what_happened() {
-        let svg =
-            draw(&Picture { rate: "1000".to_owned(), watched: recording(), alone: Recording::default() })
-                .unwrap();
+        let svg = draw(&recording(), &Recording::default()).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
         for text in ["signal 469.8", "decision", "SIGTERM", "exit", "threshold 924", "held"] {
             assert!(svg.contains(text), "{text}");
@@ -225,9 +218,9 @@ mod tests {
 
     #[test]
     fn labels_stay_inside() {
-        for (ms, line) in [(0.0, 0), (900.0, 4), (1000.0, 5)] {
-            let (x, y) = label_at(ms, line, 1040.0, 1300.0);
-            assert!(x > -MARGIN_MS && x < 1040.0 * 0.9 && y > 900.0, "{x} {y}");
+        for (ms, line, leftwards) in [(0.0, 0, false), (800.0, 4, false), (1000.0, 5, true)] {
+            let ((x, y), side) = label_at(ms, line, 1040.0, 1300.0);
+            assert!((x < ms, matches!(side, HPos::Right)) == (leftwards, leftwards) && y > 900.0, "{x} {y}");
         }
     }
 }
