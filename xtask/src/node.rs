@@ -175,6 +175,12 @@ impl TestNode {
         let mut command = self.oomlet(&["run", "--config"])?;
         command.arg(&path).args(["--container-runtime-endpoint", &self.containerd.endpoint()]);
         command.arg("--root-dir").arg(self.root_dir()).envs(&self.environment);
+        self.start_in_its_place(command)
+    }
+
+    /// Another program instead of the agent, with the agent's log; an agent that runs is killed first.
+    pub fn start_in_its_place(&mut self, command: Command) -> Result<()> {
+        self.kill_agent()?;
         self.agent = Some(Agent::start(command, &self.agent_log_path())?);
         Ok(())
     }

@@ -3,8 +3,8 @@
 
 use oomlet_tests::capped::{CAP_MIB, CappedNode};
 use oomlet_tests::node::pod_name;
-use oomlet_tests::{newest, oldest, pod};
-use serde_json::json;
+use oomlet_tests::{newest, oldest, pod, speed};
+use serde_json::{Value, json};
 use xtask::node::manifest::{pod as workload, with_memory};
 use xtask::node::trace::TraceRecord;
 use xtask::private_containerd::Version;
@@ -61,6 +61,36 @@ fn a_hog_goes_before_idle_pods_of_its_own_kind() {
     capped.expect_eviction();
     let after: Vec<_> = idle.iter().map(|name| capped.node.the_container_of(name)).collect();
     assert_eq!(after, before);
+}
+
+/// The threshold is as good as none: 2 ms away from the end.
+fn fast_past_the_threshold(label: &str, eviction: Value) -> CappedNode {
+    let capped = CappedNode::start(label, newest(), "1Mi", |config| config["oomlet"]["eviction"] = eviction);
+    capped.hog(500, &["--max-mib", "1000", "--leak-after-sigterm"]);
+    capped
+}
+
+#[test]
+fn the_forecast_alone_is_ahead_of_the_kernel() {
+    let capped = fast_past_the_threshold("forecast", json!({ "forecast": true }));
+    capped.expect_eviction();
+    let decision = capped.node.wait_record("the decision", |r| r.kind == "Decision");
+    assert_eq!(decision.reason, "ForecastOutOfMemory", "{decision:?}");
+}
+
+/// What the test above would see without it: killed by the kernel, or by the agent just before that.
+#[test]
+fn without_the_forecast_its_handler_is_not_done() {
+    if speed::is_emulated() {
+        eprintln!("an emulated CPU, busy with looking, touches less in a second than there is left");
+        return;
+    }
+    let capped = fast_past_the_threshold("no-forecast", json!({ "forecast": false, "brake": false }));
+    let node = &capped.node;
+    node.wait_pod("hog", "ended", |pod| pod::phase(pod) == "Failed");
+    node.wait("the hog is gone", |node| node.running_of("hog").is_empty());
+    assert!(!capped.mark().contains("sigterm handled"), "{}", capped.mark());
+    assert!(node.records("Decision").iter().all(|r| r.reason != "ForecastOutOfMemory"));
 }
 
 #[test]

@@ -3,11 +3,13 @@
 //!
 //! - [`matrix`]: what is measured; [`pods`]: the leaks, and what only looks like one.
 //! - [`session`]: a node for many runs; [`run`]: one of them; [`watch`], [`gauge`]: what is seen from outside.
-//! - [`outcome`]: a run judged; [`figures`]: cells of many; [`report`], [`picture`]: what people read.
-//! - [`lab`]: the same in a machine whose own memory runs out, beside [`peers`].
+//! - [`outcome`]: a run judged; [`figures`]: cells of many; [`report`], [`summary`], [`picture`]: what
+//!   people read.
+//! - [`lab`]: the same in a machine whose own memory runs out, beside [`peers`], or with a [`kubelet`].
 
 mod figures;
 mod gauge;
+mod kubelet;
 mod lab;
 mod matrix;
 mod outcome;
@@ -17,6 +19,7 @@ mod pods;
 mod report;
 mod run;
 mod session;
+mod summary;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +37,8 @@ use session::{Session, Setting};
 
 /// The benign pods meet a smaller cap: some of them write it to the disk one and a half times.
 const BENIGN_CAP_MIB: u64 = 512;
+/// Of docs/forestall.md.
+const WHOLE_TITLE: &str = "# Forestalled?\n\nWritten by `cargo xtask bench forestall --report --write`.";
 /// Attempts without a result that end a cell.
 const FAILURES: usize = 3;
 
@@ -51,10 +56,14 @@ pub struct Options {
     /// In a machine of the lab with this kernel, whose own memory runs out, beside earlyoom, nohang and systemd-oomd.
     #[arg(long, value_name = "KERNEL", value_parser = parse_kernel)]
     lab: Option<Kernel>,
+    /// In the lab with this kubelet as well, in oomlet's place. Such as one of the release binaries, of any 1.x that the
+    /// lab's containerd serves.
+    #[arg(long, value_name = "PATH", requires = "lab")]
+    kubelet: Option<PathBuf>,
     /// Measures nothing: makes tables and picture from the figures that are there.
     #[arg(long, conflicts_with_all = ["quick", "runs", "only", "lab"])]
     report: bool,
-    /// Puts the tables into README.md and the picture into docs/.
+    /// Puts a summary into README.md, and tables and picture into docs/.
     #[arg(long)]
     write: bool,
     /// Inside a machine of the lab with this kernel.
@@ -156,18 +165,21 @@ fn show(options: &Options, figures: &Figures, svg: &Path) -> Result<()> {
         println!("written: {}", super::shown(svg));
     }
     if options.write {
-        let readme = paths::repository().join("README.md");
+        let drawn = drawn.context("there is no picture: measure tier 2 and nothing at 1000 MiB/s")?;
+        let repository = paths::repository();
+        let readme = repository.join("README.md");
         let text =
             std::fs::read_to_string(&readme).with_context(|| format!("reading {}", readme.display()))?;
-        let text =
-            report::replace_between(&text, &tables).with_context(|| format!("in {}", readme.display()))?;
-        std::fs::write(&readme, text).with_context(|| format!("writing {}", readme.display()))?;
-        let docs = paths::repository().join("docs");
-        std::fs::create_dir_all(&docs).with_context(|| format!("creating {}", docs.display()))?;
-        let drawn = drawn.context("there is no picture: measure tier 2 and nothing at 1000 MiB/s")?;
-        let path = docs.join("forestall.svg");
-        std::fs::write(&path, drawn).with_context(|| format!("writing {}", path.display()))?;
-        println!("written: {}, {}", super::shown(&readme), super::shown(&path));
+        let text = summary::replace_between(&text, &summary::markdown(figures))
+            .with_context(|| format!("in {}", readme.display()))?;
+        let whole = format!("{WHOLE_TITLE}\n\n{}\n", tables.trim());
+        for (name, text) in [("README.md", text), (summary::WHOLE, whole), (summary::PICTURE, drawn)] {
+            let path = repository.join(name);
+            let dir = path.parent().context("a file without a folder")?;
+            std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+            std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+            println!("written: {}", super::shown(&path));
+        }
     }
     Ok(())
 }
@@ -194,8 +206,9 @@ fn inside(options: &Options, line: &str) -> Result<()> {
     if Path::new("/run/systemd/system").is_dir() {
         measured.cells(&options.chosen(matrix::lab_with_systemd(options.quick)))?;
     } else {
-        measured.cells(&options.chosen(matrix::lab(options.quick, false)))?;
-        let with_swap = options.chosen(matrix::lab(options.quick, true));
+        let kubelet = kubelet::is_here();
+        measured.cells(&options.chosen(matrix::lab(options.quick, false, kubelet)))?;
+        let with_swap = options.chosen(matrix::lab(options.quick, true, kubelet));
         if !with_swap.is_empty() {
             lab::swap_on()?;
             measured.cells(&with_swap)?;

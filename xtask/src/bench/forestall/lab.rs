@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::figures::Figures;
 use super::peers::{self, ARCHIVE};
-use super::{Kept, Options};
+use super::{Kept, Options, kubelet};
 use crate::build::{Profile as BuildProfile, TestBinary};
 use crate::lab::kernel::Kernel;
 use crate::lab::machine::{Machine, Output, Profile};
@@ -29,8 +29,12 @@ const SWAP_MIB: u64 = 512;
 pub(super) fn run(kernel: Kernel, options: &Options, kept: &Kept) -> Result<()> {
     let archive = peers::fetch().context("fetching earlyoom, nohang and systemd-oomd")?;
     let own = std::env::current_exe().context("finding the path of this program")?;
-    let along =
-        [(PROGRAM, own), (ARCHIVE, archive)].map(|(name, path)| TestBinary { name: name.to_owned(), path });
+    let kubelet = options.kubelet.clone();
+    let kubelet_version = kubelet.as_deref().map(kubelet::version).transpose()?;
+    let along = [(PROGRAM, own), (ARCHIVE, archive)].into_iter();
+    let along = along.chain(kubelet.map(|path| (kubelet::PROGRAM, path)));
+    let along: Vec<TestBinary> =
+        along.map(|(name, path)| TestBinary { name: name.to_owned(), path }).collect();
     let lab = Lab::new(BuildProfile::Release, &along)?;
     let mut figures = Figures::default();
     for profile in [Profile::Fast, Profile::Systemd] {
@@ -47,6 +51,9 @@ pub(super) fn run(kernel: Kernel, options: &Options, kept: &Kept) -> Result<()> 
             let new = read(&left)?;
             figures.cells.extend(new.cells);
             figures.machines.extend(new.machines);
+            for machine in figures.machines.values_mut() {
+                machine["kubelet"] = kubelet_version.clone().into();
+            }
             kept.write(&figures, false)?;
         }
         ensure!(code == 0, "the machine's command ended with exit code {code}; its output says why");

@@ -33,6 +33,8 @@ pub enum Tool {
         peer: Peer,
         tuned: bool,
     },
+    /// In oomlet's place.
+    Kubelet,
     /// The kernel's OOM killer alone.
     Nothing,
 }
@@ -51,6 +53,7 @@ impl Tool {
     pub fn name(self) -> String {
         match self {
             Tool::Oomlet { .. } => "oomlet".to_owned(),
+            Tool::Kubelet => "kubelet".to_owned(),
             Tool::Nothing => "nothing".to_owned(),
             Tool::Peer { peer, tuned } => format!("{}{}", peer.name(), if tuned { " tuned" } else { "" }),
         }
@@ -251,16 +254,18 @@ pub fn host(quick: bool) -> Vec<Group> {
 
 /// In a machine of the lab, whose memory as a whole runs out: what all tools watch. An emulated CPU touches some hundred
 /// MiB in a second.
-pub fn lab(quick: bool, swap_is_there: bool) -> Vec<Group> {
+pub fn lab(quick: bool, swap_is_there: bool, kubelet: bool) -> Vec<Group> {
     let runs = if quick { 1 } else { 5 };
     let speeds = [Speed::MibS(10), Speed::MibS(50), Speed::MAX];
     let peer = |peer| [false, true].map(|tuned| Tool::Peer { peer, tuned });
     let oomlet = [2, 1, 0].map(|tier| Tool::Oomlet { tier, brake: true });
-    let tools =
-        oomlet.into_iter().chain(peer(Peer::Earlyoom)).chain(peer(Peer::Nohang)).chain([Tool::Nothing]);
+    let kubelet = kubelet.then_some(Tool::Kubelet);
+    let peers = peer(Peer::Earlyoom).into_iter().chain(peer(Peer::Nohang));
+    let tools = oomlet.into_iter().chain(kubelet).chain(peers).chain([Tool::Nothing]);
     let mut groups: Vec<Group> = Vec::new();
     for tool in tools {
-        if swap_is_there && matches!(tool, Tool::Oomlet { tier: 0 | 1, .. }) {
+        // A kubelet wants no swap.
+        if swap_is_there && matches!(tool, Tool::Oomlet { tier: 0 | 1, .. } | Tool::Kubelet) {
             continue;
         }
         let speeds = if swap_is_there { &speeds[1..2] } else { &speeds[..] };

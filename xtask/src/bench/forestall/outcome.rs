@@ -86,6 +86,14 @@ impl Run {
     }
 }
 
+impl Run {
+    /// As everybody would have it: the leak could finish what it does at its end, and nobody else paid.
+    pub fn in_order(&self) -> bool {
+        let orderly = self.sigterm_completed || self.done;
+        orderly && self.kernel_oom_kills == 0 && self.collateral == 0 && !self.wrong_victim
+    }
+}
+
 /// Where only the machine's counter rose, it is about this run unless everything here came to an orderly end. The
 /// processes of a fork bomb die one by one without a word.
 fn kills(seen: &Seen<'_>, orderly: bool, others_ended: bool) -> u64 {

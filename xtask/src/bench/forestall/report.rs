@@ -2,24 +2,23 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 
 use super::figures::{CellFigures, Figures, HOST};
 use super::matrix::{BALLAST_MIB, CAP_MIB, PICTURED, Shape, Speed, THRESHOLD_MIB, title};
 use super::pods::{Benign, SIGTERM_MS};
 
-/// Where the tables stand in README.md.
-pub const BEGIN: &str = "<!-- bench forestall: begin -->";
-pub const END: &str = "<!-- bench forestall: end -->";
+/// The machine itself first.
+pub fn places(figures: &Figures) -> Vec<&str> {
+    let mut places: Vec<&str> = figures.machines.keys().map(String::as_str).collect();
+    places.sort_by_key(|place| (*place != HOST, *place));
+    places
+}
 
-/// Everything, as it stands in README.md.
+/// Everything.
 pub fn markdown(figures: &Figures) -> String {
     let mut text = String::new();
-    let mut places: Vec<&str> = figures.machines.keys().map(String::as_str).collect();
-    // The machine itself first.
-    places.sort_by_key(|place| (*place != HOST, *place));
-    for place in places {
+    for place in places(figures) {
         let cells: Vec<&CellFigures> = figures.cells.iter().filter(|cell| cell.place == place).collect();
         let _ = writeln!(text, "{}\n", introduction(figures, place));
         let anonymous = |cell: &&CellFigures| cell.shape == Shape::Anonymous;
@@ -36,18 +35,29 @@ pub fn markdown(figures: &Figures) -> String {
             );
         }
     }
-    let _ = writeln!(text, "{}\n\n{}", aims_table(&aims(figures)), NOT_COMPARABLE);
+    let _ = writeln!(text, "{}\n\n{NOT_COMPARABLE} {}", aims_table(&aims(figures)), kubelet(figures));
     text
+}
+
+fn kubelet(figures: &Figures) -> String {
+    let versions = figures.machines.values().filter_map(|machine| machine["kubelet"].as_str());
+    match versions.max() {
+        Some(version) if figures.cells.iter().any(|cell| cell.tool == "kubelet") => format!(
+            "kubelet is {version}, in oomlet's place, with the same pods and the same threshold, at which it looks every ten seconds."
+        ),
+        _ => {
+            "kubelet is measured in the lab when it is given by `--kubelet PATH`; here it was not.".to_owned()
+        }
+    }
 }
 
 const NOT_COMPARABLE: &str = "\
 Not comparable: earlyoom, nohang and systemd-oomd watch the machine and not a cap on its pods, and choose a process or a cgroup, not a
 pod; so they meet the leak in the lab only, where the machine itself runs out, at what an emulated CPU can touch. Tuned means: earlyoom
 with `-p`, `--prefer` the workload and `--avoid` what the node needs (README, \"Preferred Processes\"; earlyoom(1)); nohang with the
-thresholds of earlyoom, 10 % and 5 %, PSI on and containerd's badness lowered (its configuration file, sections 2, 5, 6 and 7). kubelet is not
-measured here. What is over the threshold of `dirty` is page cache and not told.";
+thresholds of earlyoom, 10 % and 5 %, PSI on and containerd's badness lowered (its configuration file, sections 2, 5, 6 and 7). What is over the threshold of `dirty` is page cache and not told.";
 
-fn introduction(figures: &Figures, place: &str) -> String {
+pub fn introduction(figures: &Figures, place: &str) -> String {
     let machine = figures.machines.get(place);
     let say = |key: &str| machine.and_then(|m| m[key].as_str()).unwrap_or("?").to_owned();
     let number = |key: &str| machine.and_then(|m| m[key].as_u64()).unwrap_or(0);
@@ -80,6 +90,14 @@ fn markdown_table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
+/// Only what is not anonymous memory says so.
+pub fn leak_name(shape: Shape, speed: Speed) -> String {
+    match shape {
+        Shape::Anonymous => speed.name(),
+        shape => format!("{} {}", shape.name(), speed.name()),
+    }
+}
+
 fn cell_table(cells: &[&CellFigures]) -> Table {
     let mut table = markdown_table([
         "tool",
@@ -95,10 +113,6 @@ fn cell_table(cells: &[&CellFigures]) -> Table {
     ]);
     let unit = |n: Option<i64>, unit: &str| n.map_or("-".to_owned(), |n| format!("{n} {unit}"));
     for cell in cells {
-        let leak = match cell.shape {
-            Shape::Anonymous => cell.rate_mib_s.name(),
-            shape => format!("{} {}", shape.name(), cell.rate_mib_s.name()),
-        };
         let handled = match cell.runs - cell.done_runs {
             0 if cell.runs > 0 => "- (ended by itself)".to_owned(),
             ended => format!("{} of {ended}", cell.sigterm_completed),
@@ -109,7 +123,7 @@ fn cell_table(cells: &[&CellFigures]) -> Table {
         };
         table.add_row([
             cell.title(),
-            leak,
+            leak_name(cell.shape, cell.rate_mib_s),
             runs,
             cell.kernel_oom_runs.to_string(),
             handled,
@@ -218,22 +232,12 @@ fn up_to_1000(speed: Speed) -> bool {
     speed <= PICTURED
 }
 
-fn aims_table(aims: &[Aim]) -> Table {
+pub fn aims_table(aims: &[Aim]) -> Table {
     let mut table = markdown_table(["aim", "seen", ""]);
     for aim in aims {
         table.add_row([aim.what, &aim.seen, if aim.reached { "reached" } else { "**not reached**" }]);
     }
     table
-}
-
-/// `text` with `new` between the two marks.
-pub fn replace_between(text: &str, new: &str) -> Result<String> {
-    let missing = || {
-        format!("the lines {BEGIN} and {END} are not there in this order: add them where the tables belong")
-    };
-    let (before, rest) = text.split_once(BEGIN).with_context(missing)?;
-    let (_, after) = rest.split_once(END).with_context(missing)?;
-    Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", new.trim()))
 }
 
 #[cfg(test)]
@@ -308,15 +312,14 @@ mod tests {
         assert_eq!(row("| oomlet tier 2")[2..7], ["200", "2", "0", "2 of 2", "502 ms"]);
         assert_eq!(row("| nothing")[2..6], ["200", "1", "1", "0 of 1"]);
         assert_eq!(row("| heap")[2], "0 of 3");
-        assert!(text.contains("reached"));
+        assert!(text.contains("reached") && text.contains("here it was not"));
     }
 
     #[test]
-    fn the_tables_stand_between_their_marks() {
-        let text = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        let new = replace_between(&text, "new\n\n").unwrap();
-        assert_eq!(new, format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
-        assert_eq!(replace_between(&new, "new").unwrap(), new);
-        assert!(replace_between("nothing", "new").unwrap_err().to_string().contains(BEGIN));
+    fn kubelet_is_named_where_it_was_measured() {
+        let mut figures = figures(vec![good()], 0);
+        figures.cells.push(cell(Tool::Kubelet, MIDDLE, vec![good()]));
+        figures.machines.insert("lab".to_owned(), serde_json::json!({ "kubelet": "v1.20.2" }));
+        assert!(markdown(&figures).contains("kubelet is v1.20.2"));
     }
 }

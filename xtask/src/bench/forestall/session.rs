@@ -14,7 +14,7 @@ use super::gauge::{Gauge, machine_oom_kills};
 use super::matrix::{BALLAST_MIB, Domain, THRESHOLD_MIB, Tool};
 use super::outcome::Kills;
 use super::peers::Daemon;
-use super::{pods, watch};
+use super::{kubelet, pods, watch};
 use crate::build::Profile;
 use crate::demo::Interrupted;
 use crate::node::manifest::is_pod_of;
@@ -77,7 +77,12 @@ impl Session {
         }
         configure(node.config_mut(), setting.tool);
         let marks = node.scratch().create_dir("marks")?;
-        node.start_agent()?;
+        if setting.tool == Tool::Kubelet {
+            let command = kubelet::command(&mut node)?;
+            node.start_in_its_place(command)?;
+        } else {
+            node.start_agent()?;
+        }
         let begun = Instant::now();
         while !node.kubepods_dir()?.is_dir() {
             stop.check()?;
@@ -174,6 +179,12 @@ impl Session {
             let back = session.gauge.level()?.committed <= most;
             Ok((back && !session.pressure).then_some(()))
         })?;
+        if self.setting.tool == Tool::Kubelet {
+            let before = kubelet::calm_looks(&self.node);
+            self.wait("kubelet has seen that the pressure is over", SOON, |session| {
+                Ok((kubelet::calm_looks(&session.node) > before).then_some(()))
+            })?;
+        }
         let (gone, living): (Vec<_>, Vec<_>) =
             self.neighbours.drain(..).partition(|n| watch::has_ended(&n.pidfd));
         self.neighbours = living;
@@ -282,8 +293,8 @@ fn configure(config: &mut Value, tool: Tool) {
     config["crashLoopBackOff"] = json!({ "maxContainerRestartPeriod": "1s" });
     let (tier, eviction) = match tool {
         Tool::Oomlet { tier, brake } => (tier, json!({ "enabled": true, "brake": brake })),
-        // It runs the pods, and tells of the kernel's kills.
-        Tool::Nothing | Tool::Peer { .. } => (2, json!({ "enabled": false })),
+        // It runs the pods, and tells of the kernel's kills. A kubelet does not know this section.
+        Tool::Nothing | Tool::Peer { .. } | Tool::Kubelet => (2, json!({ "enabled": false })),
     };
     config["oomlet"]["kernel"] = json!({ "maxTier": tier });
     config["oomlet"]["eviction"] = eviction;
