@@ -35,7 +35,7 @@ impl Bench {
 pub fn run(bench: &Bench) -> Result<()> {
     let path = match bench {
         Bench::Signal(options) => write("signal", signal::run(options)?),
-        Bench::Brake(options) => write("brake", brake::run(options)?),
+        Bench::Brake(options) => return brake::run(options),
         Bench::Forestall(options) => return forestall::run(options),
     }?;
     println!("written: {}", shown(&path));
@@ -48,9 +48,32 @@ fn write(name: &str, mut figures: Value) -> Result<PathBuf> {
     let dir = paths::target()?.join("bench");
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let path = dir.join(format!("{name}.json"));
-    std::fs::write(&path, serde_json::to_string_pretty(&figures)? + "\n")
-        .with_context(|| format!("writing {}", path.display()))?;
+    // In one step: what is there may be hours of measuring.
+    let new = path.with_extension("json.new");
+    std::fs::write(&new, serde_json::to_string_pretty(&figures)? + "\n")
+        .with_context(|| format!("writing {}", new.display()))?;
+    std::fs::rename(&new, &path).with_context(|| format!("renaming to {}", path.display()))?;
     Ok(path)
+}
+
+/// Puts `new` between README.md's two marks for this bench.
+fn write_readme(name: &str, new: &str) -> Result<()> {
+    let path = paths::repository().join("README.md");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let text = replace_between(&text, name, new).with_context(|| format!("in {}", path.display()))?;
+    std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    println!("written: {}", shown(&path));
+    Ok(())
+}
+
+fn replace_between(text: &str, name: &str, new: &str) -> Result<String> {
+    let [begin, end] = ["begin", "end"].map(|which| format!("<!-- bench {name}: {which} -->"));
+    let missing = || {
+        format!("the lines {begin} and {end} are not there in this order: add them where the tables belong")
+    };
+    let (before, rest) = text.split_once(&begin).with_context(missing)?;
+    let (_, after) = rest.split_once(&end).with_context(missing)?;
+    Ok(format!("{before}{begin}\n{}\n{end}{after}", new.trim()))
 }
 
 /// Relative to the working directory where that is shorter.
@@ -71,6 +94,17 @@ fn quantile(samples: &[i64], per_cent: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_stand_between_their_marks() {
+        let text = "a\n<!-- bench x: begin -->\nold\n<!-- bench x: end -->\nb\n";
+        let new = replace_between(text, "x", "new\n\n").unwrap();
+        assert_eq!(new, text.replace("old", "new"));
+        assert_eq!(replace_between(&new, "x", "new").unwrap(), new);
+        assert!(
+            replace_between(text, "y", "new").unwrap_err().to_string().contains("<!-- bench y: begin -->")
+        );
+    }
 
     #[test]
     fn quantiles_are_samples() {

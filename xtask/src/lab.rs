@@ -68,11 +68,8 @@ fn parse_kernels(text: &str) -> Result<Kernels, String> {
     if text == "all" {
         return Ok(Kernels(Kernel::ALL.to_vec()));
     }
-    let known = Kernel::ALL.map(Kernel::line);
-    match Kernel::ALL.into_iter().find(|kernel| kernel.line() == text) {
-        Some(kernel) => Ok(Kernels(vec![kernel])),
-        None => Err(format!("there is no kernel {text} in the lab; there are {} and all", known.join(", "))),
-    }
+    let kernel = text.parse().map_err(|error| format!("{error}, and all"))?;
+    Ok(Kernels(vec![kernel]))
 }
 
 /// `512M`, `2G`, or MiB without a suffix.

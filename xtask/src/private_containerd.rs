@@ -187,6 +187,13 @@ impl PrivateContainerd {
         self.spawn()
     }
 
+    /// Injects a runtime that is slow to answer: from now on, while the file `hold` is there, the second start (of a pod's
+    /// container, after its sandbox) is answered only once the file has gone; it goes with the scratch that it is in.
+    pub fn hold_second_start(&mut self, hold: &Path) -> Result<()> {
+        config::wrap_runc(&self.dir, hold)?;
+        self.restart()
+    }
+
     /// Imports an archive for CRI.
     pub fn import_image(&self, tar: &Path) -> Result<()> {
         process::output(self.ctr().args(["images", "import"]).arg(tar)).map(drop)

@@ -237,15 +237,31 @@ impl CgroupDriver {
     /// # Errors
     /// As [`CgroupDriver::kill_pod`].
     pub fn kill_container(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<usize, CgroupError> {
+        self.container_path(uid, qos, id)?.map_or(Ok(0), |path| self.kill_at(&path))
+    }
+
+    /// Process ids in one container of the pod; none while it has no cgroup.
+    ///
+    /// # Errors
+    /// When the pod's cgroup cannot be read although it is there.
+    pub fn container_processes(
+        &self,
+        uid: &PodUid,
+        qos: QosClass,
+        id: &str,
+    ) -> Result<BTreeSet<i32>, CgroupError> {
+        let path = self.container_path(uid, qos, id)?;
+        path.map_or(Ok(BTreeSet::new()), |path| tree::processes(&below(&self.memory.0, &path)))
+    }
+
+    fn container_path(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<Option<String>, CgroupError> {
         check_uid(uid)?;
         let pod = self.pod_path(uid, qos);
         // What the runtime calls it is known only in part; it is the same in each hierarchy.
         let dirs = tree::child_dirs(&below(&self.memory.0, &pod))?;
         let mut its_names = dirs.iter().filter_map(|dir| dir.file_name()?.to_str());
-        match its_names.find(|name| names::container_id(self.layout, name).as_deref() == Some(id)) {
-            Some(name) => self.kill_at(&format!("{pod}/{name}")),
-            None => Ok(0),
-        }
+        let name = its_names.find(|name| names::container_id(self.layout, name).as_deref() == Some(id));
+        Ok(name.map(|name| format!("{pod}/{name}")))
     }
 
     /// Every pod that has a cgroup in any hierarchy.

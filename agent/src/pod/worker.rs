@@ -49,6 +49,7 @@ use crate::sync_loop::event::Event;
 pub use context::{PodCgroups, WorkerContext};
 pub use error::WorkerError;
 use mailbox::Standing;
+use stop_by_hand::BeingStarted;
 use stop_container::{Signalled, Stops};
 
 /// How long an ending agent waits for a container that is just being made. What is not made by then is found by
@@ -152,6 +153,7 @@ impl PodWorkers {
             removed: false,
             killed: false,
             signalled: signalled.clone(),
+            being_started: Vec::new(),
             sigkilled: BTreeSet::new(),
             completed_cleanly: false,
         };
@@ -200,6 +202,8 @@ struct Worker {
     removed: bool,
     /// Containers whose stop signal the agent itself has sent.
     signalled: Signalled,
+    /// Containers that the runtime was told to start since `known` was read.
+    being_started: Vec<BeingStarted>,
     /// SIGKILL was sent.
     killed: bool,
     /// Containers that had not been seen to end by then.
@@ -318,6 +322,7 @@ impl Worker {
             }
         }
         self.known = status.clone();
+        self.being_started.clear();
         Ok(status)
     }
 

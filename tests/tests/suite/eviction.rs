@@ -1,6 +1,8 @@
 //! A pod that leaks under a capped `kubepods` is evicted before the kernel's OOM killer acts, whatever its speed and
 //! whatever the agent can see of the kernel. With eviction off, the kernel does kill: that is what is being averted.
 
+use std::fs;
+
 use oomlet_tests::capped::{CAP_MIB, CappedNode};
 use oomlet_tests::node::pod_name;
 use oomlet_tests::{newest, oldest, pod, speed};
@@ -90,7 +92,25 @@ fn without_the_forecast_its_handler_is_not_done() {
     node.wait_pod("hog", "ended", |pod| pod::phase(pod) == "Failed");
     node.wait("the hog is gone", |node| node.running_of("hog").is_empty());
     assert!(!capped.mark().contains("sigterm handled"), "{}", capped.mark());
+    let mine = |r: &TraceRecord| r.pod_name() == pod_name("hog");
+    let ends = ["OomKill", "Decision"].map(|kind| node.records(kind).iter().filter(|r| mine(r)).count());
+    assert!(ends.iter().sum::<usize>() > 0, "killed by the kernel, or evicted");
     assert!(node.records("Decision").iter().all(|r| r.reason != "ForecastOutOfMemory"));
+}
+
+/// The runtime does not answer StartContainer until the hog has ended: its signal does not wait for that.
+#[test]
+fn a_leak_that_is_ahead_of_its_own_start_is_ended_in_order() {
+    let mut capped = CappedNode::start("start-pending", newest(), "100Mi", |_| {});
+    let hold = capped.node.scratch().path().join("hold");
+    capped.node.containerd.hold_second_start(&hold).unwrap();
+    fs::write(&hold, "").unwrap();
+    capped.hog(500, &["--max-mib", "1000"]);
+    capped.node.wait("the hog's handler is done", |_| capped.mark().contains("sigterm handled"));
+    let starts = capped.node.agent_log().matches("container started").count();
+    assert_eq!(starts, 3, "the neighbours' alone were answered: {}", capped.node.agent_log());
+    fs::remove_file(&hold).unwrap();
+    capped.expect_eviction();
 }
 
 #[test]

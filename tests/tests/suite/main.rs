@@ -14,4 +14,5 @@ mod node_pressure;
 mod oom;
 mod runtime_restart;
 mod service;
+mod stall;
 mod trace;

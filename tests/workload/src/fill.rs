@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::growth::MIB;
-use crate::sigterm::{self, Sigterm, say};
-use crate::{each, number, unknown};
+use crate::sigterm::{Handler, Sigterm};
+use crate::{each, number};
 
 /// Between two looks for SIGTERM and for the end of the writing.
 const LOOK: Duration = Duration::from_millis(2);
@@ -24,9 +24,7 @@ pub struct Options {
     rate_mib_s: Option<u64>,
     /// How long to stay after the last write; `None`: until SIGTERM.
     hold_ms: Option<u64>,
-    sigterm_ms: u64,
-    leak_after_sigterm: bool,
-    mark: Option<PathBuf>,
+    handler: Handler,
 }
 
 impl Options {
@@ -38,9 +36,7 @@ impl Options {
             mib: 16,
             rate_mib_s: None,
             hold_ms,
-            sigterm_ms: 0,
-            leak_after_sigterm: false,
-            mark: None,
+            handler: Handler::working_for(0),
         };
         each(args, |option, args| {
             match option {
@@ -48,10 +44,7 @@ impl Options {
                 "mib" => options.mib = number(args)?,
                 "rate-mib-s" => options.rate_mib_s = Some(number(args)?),
                 "hold-ms" => options.hold_ms = Some(number(args)?),
-                "sigterm-ms" => options.sigterm_ms = number(args)?,
-                "leak-after-sigterm" => options.leak_after_sigterm = true,
-                "mark" => options.mark = Some(args.value()?.into()),
-                other => return Err(unknown(other)),
+                other => options.handler.option(other, args)?,
             }
             Ok(())
         })?;
@@ -69,7 +62,6 @@ pub fn run(options: Options) -> io::Result<ExitCode> {
         let stop = stop.clone();
         move || write(&path, mib, rate, &stop)
     });
-    let mark = options.mark.as_deref();
     while !sigterm.arrived() {
         if writer.is_finished() {
             writer.join().map_err(|_| io::Error::other("the writing thread has panicked"))??;
@@ -77,22 +69,22 @@ pub fn run(options: Options) -> io::Result<ExitCode> {
             return match options.hold_ms {
                 Some(ms) => {
                     std::thread::sleep(Duration::from_millis(ms));
-                    say("done", mark)?;
+                    options.handler.say("done")?;
                     end(&options)
                 }
                 None => {
                     sigterm.wait();
-                    sigterm::handle(options.sigterm_ms, mark)?;
+                    options.handler.run()?;
                     end(&options)
                 }
             };
         }
         std::thread::sleep(LOOK);
     }
-    if !options.leak_after_sigterm {
+    if !options.handler.leaks_on {
         stop.store(true, Ordering::Relaxed);
     }
-    sigterm::handle(options.sigterm_ms, mark)?;
+    options.handler.run()?;
     end(&options)
 }
 

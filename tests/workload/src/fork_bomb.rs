@@ -1,14 +1,13 @@
 //! `fork-bomb`: a leak by ever more processes, each of which holds a little.
 
 use std::io;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::sigterm::{self, Sigterm, say};
-use crate::{each, number, unknown};
+use crate::sigterm::{Handler, Sigterm};
+use crate::{each, number};
 
 /// Between two looks for SIGTERM and for the end of the starting.
 const LOOK: Duration = Duration::from_millis(2);
@@ -22,30 +21,19 @@ pub struct Options {
     rate_mib_s: u64,
     /// Of all processes that are ever started.
     max_mib: u64,
-    sigterm_ms: u64,
-    leak_after_sigterm: bool,
-    mark: Option<PathBuf>,
+    handler: Handler,
 }
 
 impl Options {
     pub fn parse(args: &mut lexopt::Parser) -> Result<Options, lexopt::Error> {
-        let mut options = Options {
-            mib: 4,
-            rate_mib_s: 100,
-            max_mib: 64,
-            sigterm_ms: 500,
-            leak_after_sigterm: false,
-            mark: None,
-        };
+        let mut options =
+            Options { mib: 4, rate_mib_s: 100, max_mib: 64, handler: Handler::working_for(500) };
         each(args, |option, args| {
             match option {
                 "mib" => options.mib = number::<u64>(args)?.max(1),
                 "rate-mib-s" => options.rate_mib_s = number::<u64>(args)?.max(1),
                 "max-mib" => options.max_mib = number(args)?,
-                "sigterm-ms" => options.sigterm_ms = number(args)?,
-                "leak-after-sigterm" => options.leak_after_sigterm = true,
-                "mark" => options.mark = Some(args.value()?.into()),
-                other => return Err(unknown(other)),
+                other => options.handler.option(other, args)?,
             }
             Ok(())
         })?;
@@ -66,20 +54,19 @@ pub fn run(options: Options) -> io::Result<ExitCode> {
         let (options, stop) = (options.clone(), stop.clone());
         move || start_all(&options, &stop)
     });
-    let mark = options.mark.as_deref();
     while !sigterm.arrived() {
         if starter.is_finished() {
             let children =
                 starter.join().map_err(|_| io::Error::other("the starting thread has panicked"))??;
-            say("done", mark)?;
+            options.handler.say("done")?;
             return end(children).map(|()| ExitCode::SUCCESS);
         }
         std::thread::sleep(LOOK);
     }
-    if !options.leak_after_sigterm {
+    if !options.handler.leaks_on {
         stop.store(true, Ordering::Relaxed);
     }
-    sigterm::handle(options.sigterm_ms, mark)?;
+    options.handler.run()?;
     stop.store(true, Ordering::Relaxed);
     let children = starter.join().map_err(|_| io::Error::other("the starting thread has panicked"))??;
     end(children).map(|()| ExitCode::SUCCESS)
@@ -118,14 +105,7 @@ mod tests {
 
     #[test]
     fn processes_follow_the_rate() {
-        let options = Options {
-            mib: 4,
-            rate_mib_s: 100,
-            max_mib: 64,
-            sigterm_ms: 0,
-            leak_after_sigterm: false,
-            mark: None,
-        };
+        let options = Options { mib: 4, rate_mib_s: 100, max_mib: 64, handler: Handler::working_for(0) };
         for (number, ms) in [(0, 0), (1, 40), (25, 1000)] {
             assert_eq!(options.due(number), Duration::from_millis(ms), "{number}");
         }

@@ -1,15 +1,14 @@
 //! `hog`: leaks anonymous memory until it is stopped, at a rate or in a burst.
 
 use std::io;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::growth::{self, MIB, Plan};
-use crate::sigterm::{self, Sigterm};
-use crate::{each, number, unknown};
+use crate::sigterm::{Handler, Sigterm};
+use crate::{each, number};
 
 #[derive(Debug)]
 pub struct Options {
@@ -20,10 +19,8 @@ pub struct Options {
     burst: bool,
     threads: u64,
     hold_ms: Option<u64>,
-    sigterm_ms: u64,
     ignore_sigterm: bool,
-    leak_after_sigterm: bool,
-    mark: Option<PathBuf>,
+    handler: Handler,
 }
 
 impl Options {
@@ -36,10 +33,8 @@ impl Options {
             burst: false,
             threads: 1,
             hold_ms: None,
-            sigterm_ms: 500,
             ignore_sigterm: false,
-            leak_after_sigterm: false,
-            mark: None,
+            handler: Handler::working_for(500),
         };
         each(args, |option, args| {
             match option {
@@ -50,11 +45,8 @@ impl Options {
                 "burst" => options.burst = true,
                 "threads" => options.threads = number::<u64>(args)?.max(1),
                 "hold-ms" => options.hold_ms = Some(number(args)?),
-                "sigterm-ms" => options.sigterm_ms = number(args)?,
                 "ignore-sigterm" => options.ignore_sigterm = true,
-                "leak-after-sigterm" => options.leak_after_sigterm = true,
-                "mark" => options.mark = Some(args.value()?.into()),
-                other => return Err(unknown(other)),
+                other => options.handler.option(other, args)?,
             }
             Ok(())
         })?;
@@ -98,9 +90,9 @@ pub fn run(options: Options) -> io::Result<ExitCode> {
         }
         println!("sigterm ignored");
     }
-    if !options.leak_after_sigterm {
+    if !options.handler.leaks_on {
         stop.store(true, Ordering::Relaxed);
     }
-    sigterm::handle(options.sigterm_ms, options.mark.as_deref())?;
+    options.handler.run()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,20 +1,60 @@
 //! `bench brake`: how fast a leak is frozen, and what holds it while its SIGTERM handler runs. The measuring is done by the
 //! agent's own code in `agent/examples/brake.rs`, one JSON object a run; this makes the table.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::quantile;
+use crate::build::TestBinary;
+use crate::lab::kernel::Kernel;
+use crate::lab::machine::{Machine, Output};
+use crate::lab::{Lab, test_path};
 use crate::{build, paths, process, root};
+
+/// What measures, and what it measures with, as a machine of the lab gets them.
+const PROGRAM: &str = "brake";
+const WORKLOAD: &str = "oomlet-workload";
+/// Where a machine leaves the runs, in `$OOMLET_LAB_OUT`.
+const FILE: &str = "brake.jsonl";
+/// All runs in a machine whose CPUs are emulated.
+const BOUND: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Debug, Args)]
 pub struct Options {
     /// Runs of each candidate with each number of threads.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
+    /// In a machine of the lab with this kernel, on cgroup v2.
+    #[arg(long, value_name = "KERNEL")]
+    lab: Option<Kernel>,
+    /// Measures nothing: makes tables from the figures that are there.
+    #[arg(long, conflicts_with_all = ["runs", "lab"])]
+    report: bool,
+    /// Puts the tables of all that was measured into README.md.
+    #[arg(long)]
+    write: bool,
+}
+
+/// The file with the figures of a place, without its ending.
+fn name(lab: Option<Kernel>) -> String {
+    lab.map_or("brake".to_owned(), |kernel| format!("brake-{}", kernel.line()))
+}
+
+/// What was measured in one place.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Figures {
+    /// The lab's kernel; none: this machine.
+    lab: Option<String>,
+    runs: Vec<Run>,
+    #[serde(default)]
+    machine: Value,
 }
 
 /// One run, as `agent/examples/brake.rs` prints it.
@@ -32,22 +72,74 @@ struct Run {
     oom_kills: u64,
 }
 
-pub fn run(options: &Options) -> Result<Value> {
-    root::require("a leak is put into cgroups")?;
+pub fn run(options: &Options) -> Result<()> {
+    if !options.report {
+        super::write(&name(options.lab), serde_json::to_value(measure(options)?)?)?;
+    }
+    let mut tables = String::new();
+    for lab in [None].into_iter().chain(Kernel::ALL.map(Some)) {
+        let path = paths::target()?.join("bench").join(name(lab)).with_added_extension("json");
+        if path.is_file() {
+            let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            let figures = serde_json::from_slice(&text).with_context(|| {
+                format!("{} is of another version of this bench; remove it", path.display())
+            })?;
+            tables.push_str(&markdown(&figures));
+        }
+    }
+    ensure!(!tables.is_empty(), "nothing was measured that a table could be made of");
+    println!("{tables}");
+    if options.write { super::write_readme("brake", &tables) } else { Ok(()) }
+}
+
+fn markdown(figures: &Figures) -> String {
+    let say = |key: &str| figures.machine[key].as_str().unwrap_or("?").to_owned();
+    let (cpus, runs) = (figures.machine["cpus"].as_u64().unwrap_or(0), &figures.runs);
+    let place = match &figures.lab {
+        Some(kernel) => format!("In a machine of the lab, Linux {kernel}, emulated on the above"),
+        None => format!("On {cpus} CPUs ({}), Linux {}, load {}", say("cpu"), say("kernel"), say("load")),
+    };
+    format!("{place}:\n\n{}\n\n{}\n\n", freezer_table(runs), hold_table(runs))
+}
+
+fn measure(options: &Options) -> Result<Figures> {
     let workload = build::workload()?;
     let mut cargo = build::cargo();
     cargo.args(["build", "--release", "--package", "oomlet", "--example", "brake"]);
     process::run(cargo.arg("--target-dir").arg(paths::target()?))?;
     let program = paths::target()?.join("release/examples/brake");
-    let text =
-        process::output(std::process::Command::new(program).arg(workload).arg(options.runs.to_string()))?;
+    let text = match options.lab {
+        Some(kernel) => in_the_lab(kernel, program, workload, options.runs)?,
+        None => here(&program, &workload, options.runs)?,
+    };
     let runs: Vec<Run> = text
         .lines()
         .map(|line| serde_json::from_str(line).with_context(|| format!("not a run: {line}")))
         .collect::<Result<_>>()?;
     ensure!(!runs.is_empty(), "no run was made");
-    println!("{}\n\n{}", freezer_table(&runs), hold_table(&runs));
-    Ok(json!({ "runs": runs }))
+    Ok(Figures { lab: options.lab.map(|kernel| kernel.line().to_owned()), runs, machine: Value::Null })
+}
+
+fn here(program: &Path, workload: &Path, runs: u32) -> Result<String> {
+    root::require("a leak is put into cgroups")?;
+    process::output(Command::new(program).arg(workload).arg(runs.to_string()))
+}
+
+fn in_the_lab(kernel: Kernel, program: PathBuf, workload: PathBuf, runs: u32) -> Result<String> {
+    let along = [(PROGRAM, program), (WORKLOAD, workload)]
+        .map(|(name, path)| TestBinary { name: name.to_owned(), path });
+    let profile = build::Profile::Release;
+    build::agent(profile)?;
+    let lab = Lab::new(profile, &along)?;
+    let artifacts = lab.artifacts(&format!("brake-{}", kernel.line()))?;
+    let [program, workload] = [PROGRAM, WORKLOAD].map(|name| test_path(profile, name));
+    let line = format!("{} {} {runs} >\"$OOMLET_LAB_OUT/{FILE}\"", program.display(), workload.display());
+    let machine = Machine { bound: BOUND, ..lab.machine(kernel)? };
+    let code = machine.run(&line, Output::Inherit, Some(&artifacts))?;
+    ensure!(code == 0, "the machine's command ended with exit code {code}; its output says why");
+    let file = artifacts.join(FILE);
+    std::fs::read_to_string(&file)
+        .with_context(|| format!("reading what the machine left in {}", file.display()))
 }
 
 /// Of the same threads and candidate, in the order in which they were run.

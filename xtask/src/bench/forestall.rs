@@ -31,12 +31,14 @@ use crate::demo::Interrupted;
 use crate::lab::kernel::Kernel;
 use crate::{paths, scratch};
 use figures::{BenignFigures, CellFigures, Figures, HOST};
-use matrix::{Cell, Domain, Group, PICTURED, Shape, Tool, title};
+use matrix::{Cell, Domain, Group, PICTURED, Part, Shape, Tool};
 use pods::Benign;
 use session::{Session, Setting};
 
 /// The benign pods meet a smaller cap: some of them write it to the disk one and a half times.
 const BENIGN_CAP_MIB: u64 = 512;
+/// About what an idle machine of the lab has available.
+const LAB_BENIGN_MIB: u64 = 560;
 /// Of docs/forestall.md.
 const WHOLE_TITLE: &str = "# Forestalled?\n\nWritten by `cargo xtask bench forestall --report --write`.";
 /// Attempts without a result that end a cell.
@@ -54,7 +56,7 @@ pub struct Options {
     #[arg(long)]
     only: Option<String>,
     /// In a machine of the lab with this kernel, whose own memory runs out, beside earlyoom, nohang and systemd-oomd.
-    #[arg(long, value_name = "KERNEL", value_parser = parse_kernel)]
+    #[arg(long, value_name = "KERNEL")]
     lab: Option<Kernel>,
     /// In the lab with this kubelet as well, in oomlet's place. Such as one of the release binaries, of any 1.x that the
     /// lab's containerd serves.
@@ -71,14 +73,6 @@ pub struct Options {
     here: Option<String>,
 }
 
-fn parse_kernel(text: &str) -> Result<Kernel, String> {
-    let known = || Kernel::ALL.map(Kernel::line).join(", ");
-    Kernel::ALL
-        .into_iter()
-        .find(|kernel| kernel.line() == text)
-        .ok_or_else(|| format!("there is no kernel {text} in the lab; there are {}", known()))
-}
-
 impl Options {
     /// In a machine that has all it needs, and nothing to build it with.
     pub fn is_inside(&self) -> bool {
@@ -88,6 +82,10 @@ impl Options {
     /// Fewer runs than the figures should rest on.
     fn is_short(&self) -> bool {
         self.quick || self.runs.is_some()
+    }
+
+    fn wants_benign(&self) -> bool {
+        self.only.as_ref().is_none_or(|only| only == "benign")
     }
 
     fn is_partial(&self) -> bool {
@@ -108,7 +106,7 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(line) = &options.here {
         return inside(options, line);
     }
-    let kept = Kept::open()?;
+    let kept = Kept { json: json_path()? };
     if !options.report {
         match options.lab {
             Some(kernel) => lab::run(kernel, options, &kept)?,
@@ -118,23 +116,12 @@ pub fn run(options: &Options) -> Result<()> {
     show(options, &kept.figures()?, &kept.json.with_extension("svg"))
 }
 
-/// The figures of earlier calls, which new ones are added to as they come: a measurement of hours may be cut short.
+/// The file with the figures of all calls, to which new ones are added as they come: a measurement of hours may be cut short.
 struct Kept {
     json: PathBuf,
-    before: Figures,
 }
 
 impl Kept {
-    fn open() -> Result<Kept> {
-        let json = json_path()?;
-        let mut kept = Kept { json, before: Figures::default() };
-        if kept.json.is_file() {
-            kept.before = kept.figures()?;
-        }
-        Ok(kept)
-    }
-
-    /// As they stand in the file.
     fn figures(&self) -> Result<Figures> {
         let path = self.json.display();
         ensure!(self.json.is_file(), "there is no {path} to make tables of; measure first");
@@ -143,9 +130,9 @@ impl Kept {
             .with_context(|| format!("{path} is of another version of this bench; remove it"))
     }
 
-    /// Writes the earlier figures and `new`; `whole`: nothing earlier of the same place stays.
+    /// Adds `new`, of which those before it are a part; `whole`: nothing else of the same place stays.
     fn write(&self, new: &Figures, whole: bool) -> Result<()> {
-        let mut all = self.before.clone();
+        let mut all = if self.json.is_file() { self.figures()? } else { Figures::default() };
         all.take(new.clone(), whole);
         super::write("forestall", serde_json::to_value(&all)?).map(drop)
     }
@@ -166,15 +153,10 @@ fn show(options: &Options, figures: &Figures, svg: &Path) -> Result<()> {
     }
     if options.write {
         let drawn = drawn.context("there is no picture: measure tier 2 and nothing at 1000 MiB/s")?;
-        let repository = paths::repository();
-        let readme = repository.join("README.md");
-        let text =
-            std::fs::read_to_string(&readme).with_context(|| format!("reading {}", readme.display()))?;
-        let text = summary::replace_between(&text, &summary::markdown(figures))
-            .with_context(|| format!("in {}", readme.display()))?;
+        super::write_readme("forestall", &summary::markdown(figures))?;
         let whole = format!("{WHOLE_TITLE}\n\n{}\n", tables.trim());
-        for (name, text) in [("README.md", text), (summary::WHOLE, whole), (summary::PICTURE, drawn)] {
-            let path = repository.join(name);
+        for (name, text) in [(summary::WHOLE, whole), (summary::PICTURE, drawn)] {
+            let path = paths::repository().join(name);
             let dir = path.parent().context("a file without a folder")?;
             std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
             std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
@@ -191,28 +173,38 @@ fn on_host(options: &Options, kept: &Kept) -> Result<()> {
     let mut measured = Measured::new(HOST, false, &stop, &keep)?;
     measured.figures.quick = options.is_short();
     measured.cells(&groups)?;
-    if options.only.as_ref().is_none_or(|only| only == "benign") {
-        measured.benign(options)?;
+    if options.wants_benign() {
+        let tiers: &[u8] = if options.quick { &[2, 0] } else { &[2, 1, 0] };
+        let tools = tiers.iter().map(|&tier| Tool::Oomlet { tier, brake: true });
+        let runs = options.runs.unwrap_or(if options.quick { 1 } else { 5 });
+        // Nobody's: shows that the kernel lets all of it be.
+        let nobody = (!options.quick).then_some((Tool::Nothing, 1));
+        for (tool, runs) in tools.map(|tool| (tool, runs)).chain(nobody) {
+            measured.benign(tool, Domain::Kubepods, BENIGN_CAP_MIB, runs)?;
+        }
     }
     kept.write(&measured.figures, !options.is_partial())
 }
 
-/// In a machine of the lab: with its profile's peers, and with swap at the end.
-fn inside(options: &Options, line: &str) -> Result<()> {
+/// In a machine of the lab, which is for one part; `here` is `KERNEL/PART`.
+fn inside(options: &Options, here: &str) -> Result<()> {
     let stop = Interrupted::install()?;
     lab::install_peers()?;
-    let place = format!("lab {line}");
+    let part = here.split_once('/').and_then(|(line, part)| Some((line, Part::of(part)?)));
+    let (line, part) = part.with_context(|| format!("--here {here}: not KERNEL/PART"))?;
+    let place = if part == Part::Capped { format!("lab {line}, capped") } else { format!("lab {line}") };
     let mut measured = Measured::new(&place, true, &stop, &lab::leave)?;
-    if Path::new("/run/systemd/system").is_dir() {
-        measured.cells(&options.chosen(matrix::lab_with_systemd(options.quick)))?;
-    } else {
-        let kubelet = kubelet::is_here();
-        measured.cells(&options.chosen(matrix::lab(options.quick, false, kubelet)))?;
-        let with_swap = options.chosen(matrix::lab(options.quick, true, kubelet));
-        if !with_swap.is_empty() {
-            lab::swap_on()?;
-            measured.cells(&with_swap)?;
+    let (with_swap, without): (Vec<_>, Vec<_>) =
+        options.chosen(part.groups(options.quick)).into_iter().partition(|group| group.swap);
+    measured.cells(&without)?;
+    if options.wants_benign() {
+        for tool in part.benign() {
+            measured.benign(tool, Domain::Node, LAB_BENIGN_MIB, options.runs.unwrap_or(1))?;
         }
+    }
+    if !with_swap.is_empty() {
+        lab::swap_on()?;
+        measured.cells(&with_swap)?;
     }
     lab::leave(&measured.figures)
 }
@@ -283,50 +275,27 @@ impl<'a> Measured<'a> {
         Ok((each, failed))
     }
 
-    fn benign(&mut self, options: &Options) -> Result<()> {
-        let tiers: &[u8] = if options.quick { &[2, 0] } else { &[2, 1, 0] };
-        let tools = tiers.iter().map(|&tier| Tool::Oomlet { tier, brake: true });
-        let runs = if options.quick { 1 } else { 5 };
-        // Nobody's: shows that the kernel lets all of it be.
-        let nobody = (!options.quick).then_some((Tool::Nothing, 1));
-        for (tool, runs) in tools.map(|tool| (tool, runs)).chain(nobody) {
-            let (domain, cap_mib) = (Domain::Kubepods, BENIGN_CAP_MIB);
-            let setting = Setting { tool, domain, cap_mib, alone: self.alone };
-            let mut runner = Runner::new(setting);
-            for shape in Benign::ALL {
-                let (mut seen, mut failed) = (Vec::new(), 0);
-                while seen.len() < options.runs.unwrap_or(runs) as usize && failed < FAILURES {
-                    match runner.attempt(self.stop, |session| run::benign(session, shape))? {
-                        Some((why, kills)) => {
-                            if let Some(why) = &why {
-                                println!("{} evicted: {why}", shape.name());
-                            }
-                            seen.push((why.is_some(), kills));
+    /// All shapes of it, with sizes by `cap_mib`.
+    fn benign(&mut self, tool: Tool, domain: Domain, cap_mib: u64, runs: u32) -> Result<()> {
+        let setting = Setting { tool, domain, cap_mib, alone: self.alone };
+        let mut runner = Runner::new(setting);
+        for shape in Benign::ALL {
+            let (mut seen, mut failed) = (Vec::new(), 0);
+            while seen.len() < runs as usize && failed < FAILURES {
+                match runner.attempt(self.stop, |session| run::benign(session, shape))? {
+                    Some((why, kills)) => {
+                        if let Some(why) = &why {
+                            println!("{} evicted: {why}", shape.name());
                         }
-                        None => failed += 1,
+                        seen.push((why.is_some(), kills));
                     }
+                    None => failed += 1,
                 }
-                let of = BenignFigures {
-                    place: self.place.to_owned(),
-                    tool: tool.name(),
-                    tier: tool.tier(),
-                    shape,
-                    cap_mib,
-                    runs: seen.len(),
-                    false_evictions: seen.iter().filter(|(evicted, _)| *evicted).count(),
-                    kernel_oom_runs: seen.iter().filter(|(_, kills)| *kills > 0).count(),
-                };
-                println!(
-                    "{:24} {:16} {} runs: {} false evictions, {} OOM",
-                    title(&of.tool, of.tier, None),
-                    shape.name(),
-                    of.runs,
-                    of.false_evictions,
-                    of.kernel_oom_runs
-                );
-                self.figures.benign.push(of);
-                (self.keep)(&self.figures)?;
             }
+            let of = BenignFigures::of(self.place, tool, shape, cap_mib, &seen);
+            println!("{}", of.line());
+            self.figures.benign.push(of);
+            (self.keep)(&self.figures)?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ pub struct Machine {
     memory_mib: u64,
     kernel: String,
     cgroup: &'static str,
-    /// Load averages of 1, 5 and 15 minutes when the bench ended.
+    /// Load averages of 1, 5 and 15 minutes when the machine was described: forestall does so at its beginning, the others at their end.
     load: String,
     unix_s: u64,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -23,6 +24,17 @@ pub enum Kernel {
 
 /// Without a disk and without output nothing can be done; the rest is loaded from the root file system.
 const BOOT_MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "virtio_console"];
+
+impl FromStr for Kernel {
+    type Err = String;
+
+    /// By its line, such as `6.12`.
+    fn from_str(text: &str) -> Result<Kernel, String> {
+        let known = || Kernel::ALL.map(Kernel::line).join(", ");
+        let found = Kernel::ALL.into_iter().find(|kernel| kernel.line() == text);
+        found.ok_or_else(|| format!("there is no kernel {text} in the lab; there are {}", known()))
+    }
+}
 
 impl Kernel {
     pub const ALL: [Kernel; 4] = [Kernel::V5_10, Kernel::V6_1, Kernel::V6_12, Kernel::V7_2];

@@ -1,9 +1,10 @@
 //! containerd's configuration file (version 2 for 1.x, version 3 for 2.x) and the CNI network.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{Version, runc};
@@ -24,6 +25,36 @@ pub(super) fn write(version: Version, dir: &Path, network: &str, driver: CgroupD
         Version::V2 => format!("{}{}", common(3, dir), cri_v3(dir, cni_bin, &runc)),
     };
     write_file(&dir.join("config.toml"), &text)
+}
+
+/// Has containerd call runc by a script that does what [`super::PrivateContainerd::hold_second_start`] says.
+pub(super) fn wrap_runc(dir: &Path, hold: &Path) -> Result<()> {
+    let (runc, wrapper, hold) = (runc()?, dir.join("slow-runc"), hold.display());
+    let script = format!(
+        r#"#!/bin/sh
+"{runc}" "$@"
+code=$?
+case " $* " in
+*" start "*)
+    if [ -e "{hold}" ] && ! mkdir "{hold}.first" 2>/dev/null; then
+        while [ -e "{hold}" ]; do
+            sleep 0.1
+        done
+    fi
+    ;;
+esac
+exit $code
+"#,
+        runc = runc.display()
+    );
+    write_file(&wrapper, &script)?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("making {} a program", wrapper.display()))?;
+    let config = dir.join("config.toml");
+    let text = fs::read_to_string(&config).with_context(|| format!("reading {}", config.display()))?;
+    let line = |program: &Path| format!("BinaryName = \"{}\"", program.display());
+    ensure!(text.contains(&line(&runc)), "{} does not name {}", config.display(), runc.display());
+    write_file(&config, &text.replace(&line(&runc), &line(&wrapper)))
 }
 
 fn write_file(path: &Path, text: &str) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What all pod workers share.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,6 +67,17 @@ pub trait PodCgroups: Debug + Send + Sync {
     /// # Errors
     /// When some do not end.
     fn kill_container(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<usize, CgroupError>;
+
+    /// Process ids in one of its containers; none while it has no cgroup.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn container_processes(
+        &self,
+        uid: &PodUid,
+        qos: QosClass,
+        id: &str,
+    ) -> Result<BTreeSet<i32>, CgroupError>;
 }
 
 impl PodCgroups for CgroupDriver {
@@ -83,5 +95,14 @@ impl PodCgroups for CgroupDriver {
 
     fn kill_container(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<usize, CgroupError> {
         CgroupDriver::kill_container(self, uid, qos, id)
+    }
+
+    fn container_processes(
+        &self,
+        uid: &PodUid,
+        qos: QosClass,
+        id: &str,
+    ) -> Result<BTreeSet<i32>, CgroupError> {
+        CgroupDriver::container_processes(self, uid, qos, id)
     }
 }

@@ -7,6 +7,7 @@ use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::Container;
 use tracing::info;
 
+use super::stop_by_hand::BeingStarted;
 use super::{Worker, WorkerError, files, hosts};
 use crate::cri::CriError;
 use crate::cri::container_config::{ContainerInputs, container_config, termination_message_path};
@@ -191,6 +192,9 @@ impl Worker {
         }
         let (runtime, named) = (self.context.runtime.clone(), target);
         let started_id = id.clone();
+        // For a termination that interrupts the sync.
+        self.being_started
+            .extend(image.stop_signal.map(|signal| BeingStarted::new(&id, &start.name, signal)));
         let started = self.to_the_end(async move { runtime.start_container(&started_id, &named).await });
         let started = started.await.map_err(|e| Failure::config(&e))?;
         started.map_err(|e| Failure::call("RunContainerError", &e))?;

@@ -2,16 +2,23 @@
 //! that has to be read from a disk: tens of milliseconds on a node at rest, seconds on one that thrashes, and all the
 //! while the container grows. The runtime is told afterwards.
 //!
-//! Only where nothing is guessed: the agent made the container and knows its stop signal, and the process that the
-//! runtime named is in that container's cgroup. A second signal is not sent, by an agent that was restarted meanwhile
+//! Only where nothing is guessed: the agent made the container and knows its stop signal, and the process is in that
+//! container's cgroup: the one that the runtime named, or, while the runtime has not answered for the start, the first of
+//! its pid namespace. A second signal is not sent, by an agent that was restarted meanwhile
 //! either: many programs give up at once on one. A file in the pod's directory tells the next agent.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tracing::{info, warn};
+
+use super::Worker;
 use crate::kernel::pidfd::HeldProcess;
+use crate::pod::Pod;
 use crate::pod::order::InitProcess;
+use crate::pod::qos::QosClass;
 use crate::pod::runtime_status::ContainerStatus;
 use crate::pod::stop_signal::StopSignal;
 use crate::signal::attribution::parse_cgroup_path;
@@ -75,6 +82,115 @@ impl Init {
     }
 }
 
+/// A container that the runtime has been told to start and has not answered for: its program may run already, and grow.
+#[derive(Clone, Debug)]
+pub(super) struct BeingStarted {
+    id: String,
+    name: String,
+    stop_signal: StopSignal,
+    /// Once it has been looked for, and found.
+    init: Option<InitProcess>,
+}
+
+impl BeingStarted {
+    pub fn new(id: &str, name: &str, stop_signal: StopSignal) -> BeingStarted {
+        BeingStarted { id: id.to_owned(), name: name.to_owned(), stop_signal, init: None }
+    }
+
+    /// Its id and name, if it does run.
+    pub fn running(&self) -> Option<(&str, &str)> {
+        self.init.map(|_| (self.id.as_str(), self.name.as_str()))
+    }
+
+    /// Its first process, as soon as that would not miss the signal.
+    fn init_of(&self, pids: BTreeSet<i32>) -> Option<InitProcess> {
+        let mut pids = pids.into_iter().filter_map(|pid| u32::try_from(pid).ok());
+        let status = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let pid = pids.find(|pid| listens_as_first(&status(pid), self.stop_signal.number()))?;
+        Some(InitProcess { pid, stop_signal: self.stop_signal })
+    }
+}
+
+impl Worker {
+    /// An evicted pod does not wait for the runtime's answer to get its signal: the first process of what is being started is
+    /// looked for in the container's cgroup. Whether one was found.
+    pub(super) async fn find_being_started(&mut self, pod: &Pod) -> bool {
+        let sought = self.being_started.iter().filter(|started| started.init.is_none());
+        let sought: Vec<BeingStarted> = if self.evicted() { sought.cloned().collect() } else { Vec::new() };
+        if sought.is_empty() {
+            return false;
+        }
+        let (context, uid, qos) = (self.context.clone(), self.uid.clone(), QosClass::of(pod));
+        let look = move || {
+            let processes = |id: &str| context.cgroups.container_processes(&uid, qos, id);
+            let look = |started: &BeingStarted| processes(&started.id).map(|pids| started.init_of(pids));
+            sought.iter().map(|started| (started.id.clone(), look(started))).collect::<Vec<_>>()
+        };
+        // A panic is told where it was; the runtime's answer is waited for then.
+        let found = self.blocking("looking for a container's first process", look).await.unwrap_or_default();
+        let mut any = false;
+        for (id, init) in found {
+            match init {
+                Ok(init) => {
+                    any |= init.is_some();
+                    let started = self.being_started.iter_mut().find(|started| started.id == id);
+                    started.into_iter().for_each(|started| started.init = init);
+                }
+                Err(error) => {
+                    warn!(pod = %self.who, container_id = id, %error, "it gets its stop signal when the runtime has started it");
+                }
+            }
+        }
+        any
+    }
+
+    /// `None`: the runtime has to send the signal.
+    pub(super) fn signal_by_hand(&mut self, id: &str) -> Option<Init> {
+        let pod_dir = self.context.volumes.pod_dir(&self.uid);
+        let sent = self.signalled.contains(id) || was_sent(&pod_dir, id);
+        if !sent && !self.evicted() {
+            return None;
+        }
+        let (name, init) = match self.known.containers.iter().find(|c| c.id == id) {
+            Some(container) => (&container.name, Init::of(container)?),
+            None => {
+                let started = self.being_started.iter().find(|started| started.id == id)?;
+                (&started.name, Init::hold(started.init?, id)?)
+            }
+        };
+        if !sent {
+            if let Err(error) = init.signal() {
+                warn!(pod = %self.who, container = name, %error, "the runtime has to send the stop signal");
+                return None;
+            }
+            info!(pod = %self.who, container = name, "stop signal sent");
+            self.signalled.insert(id);
+            let (who, id) = (self.who.clone(), id.to_owned());
+            // Not waited for: a disk may be slow just now.
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = note_sent(&pod_dir, &id) {
+                    warn!(pod = %who, %error, "an agent that is restarted now would send the stop signal again");
+                }
+            });
+        }
+        Some(init)
+    }
+
+    fn evicted(&self) -> bool {
+        self.standing().is_some_and(|standing| standing.is_eviction())
+    }
+}
+
+/// `status`: a `/proc/<pid>/status`. The first process of a pid namespace that is not ours, and it has a handler for the
+/// signal: without one the kernel drops signals to it. Until its program is there, and has come so far, it has none.
+fn listens_as_first(status: &str, signal: i32) -> bool {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let first = field("NSpid:").is_some_and(|pids| pids.split_whitespace().skip(1).last() == Some("1"));
+    let caught = field("SigCgt:").and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    // Signals are counted from 1.
+    first && caught >> (signal - 1) & 1 == 1
+}
+
 /// `cgroups`: a `/proc/<pid>/cgroup`.
 fn is_in(cgroups: &str, container_id: &str) -> bool {
     let paths = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
@@ -101,6 +217,27 @@ mod tests {
         assert!(!of(&format!("/kubepods/burstable/pod{uid}")));
         assert!(!of("/user.slice"));
         assert!(!is_in("", ID));
+    }
+
+    #[test]
+    fn the_first_process_of_a_container_once_it_listens() {
+        let term = format!("SigCgt:\t{:016x}\n", 1u64 << (libc::SIGTERM - 1));
+        for (pids, caught, expected) in [
+            ("NSpid:\t4711\t1\n", term.as_str(), true),
+            ("NSpid:\t4711\t12\t1\n", &term, true),
+            // It would miss the signal.
+            ("NSpid:\t4711\t1\n", "SigCgt:\t0000000000000002\n", false),
+            ("NSpid:\t4711\t1\n", "", false),
+            ("NSpid:\t4711\t7\n", &term, false),
+            // Of the node's own pid namespace.
+            ("NSpid:\t1\n", &term, false),
+            ("NSpid:\t4711\n", &term, false),
+            ("", &term, false),
+        ] {
+            let status = format!("Name:\tx\n{pids}NSpgid:\t1\n{caught}");
+            assert_eq!(listens_as_first(&status, libc::SIGTERM), expected, "{status}");
+        }
+        assert!(!listens_as_first(&format!("NSpid:\t4711\t1\n{term}"), libc::SIGQUIT));
     }
 
     #[test]

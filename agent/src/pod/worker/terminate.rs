@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::mailbox::{Standing, Termination};
-use super::stop_by_hand::{self, Init};
+use super::stop_by_hand::{self, BeingStarted};
 use super::stop_order::stop_order;
 use super::sync::alive;
 use super::{Gone, Worker, WorkerError, files};
@@ -27,6 +27,9 @@ use crate::pod::runtime_status::PodRuntimeStatus;
 const RUNTIME_KILLS_LATER: Duration = Duration::from_secs(2);
 /// How often a round of stopping is repeated for what still runs afterwards.
 const MAX_ROUNDS: usize = 5;
+/// How often a container is looked for that is just being started, and, once the grace is over, killed.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const KILL_AGAIN: Duration = Duration::from_millis(100);
 pub(super) const RETRY: Exponential = Exponential::new(Duration::from_millis(500), Duration::from_secs(10));
 
 /// Where a round of stopping stands.
@@ -36,8 +39,10 @@ struct Round {
     stopping: BTreeSet<String>,
     /// Groups whose turn has not come, last first.
     later: Vec<Vec<String>>,
-    /// SIGKILL has been sent to all.
+    /// SIGKILL is due to all.
     killing: bool,
+    /// It has not reached all yet.
+    kill_under_way: bool,
     /// The last failure, if any.
     failure: Option<CriError>,
 }
@@ -78,6 +83,7 @@ impl Worker {
                 Err(e) => return self.termination_failed(e).await.map(Some),
             }
         }
+        while self.wait_in_flight(&pod).await {}
         // Removal may have been ordered meanwhile; whatever came until now is obeyed by what follows.
         let remove = matches!(
             self.orders.borrow_and_update().clone(),
@@ -99,7 +105,7 @@ impl Worker {
         Ok(None)
     }
 
-    fn standing(&self) -> Option<Standing> {
+    pub(super) fn standing(&self) -> Option<Standing> {
         self.orders.borrow().clone()
     }
 
@@ -127,15 +133,22 @@ impl Worker {
             // The list of the first round asks again.
             warn!(pod = %self.who, %error, "what an earlier agent has signalled is not known");
         }
+        self.find_being_started(pod).await;
         for _ in 0..MAX_ROUNDS {
             let running = self.known.containers.iter().filter(|c| alive(c.state));
-            let groups = stop_order(pod, running.map(|c| (c.id.as_str(), c.name.as_str())));
+            let running = running.map(|c| (c.id.as_str(), c.name.as_str()));
+            let started = self.being_started.iter().filter_map(BeingStarted::running);
+            let groups = stop_order(pod, running.chain(started));
             let failure = self.stop_round(pod, groups).await?;
             let ended_at = Mono::now();
-            // What a sync was just making comes to its end and then to a stop.
-            self.in_flight.close();
-            self.in_flight.wait().await;
-            self.in_flight.reopen();
+            let answer_awaited = self.being_started.iter().all(|started| started.running().is_some());
+            if answer_awaited && !self.being_started.is_empty() && failure.is_none() && !self.killed {
+                // The last of what a sync was making runs no more, whatever the runtime has to say of it.
+                return Ok(Ok(ended_at));
+            }
+            if self.wait_in_flight(pod).await {
+                continue;
+            }
             let status = match self.read().await {
                 Ok(status) => status,
                 Err(e) => {
@@ -156,6 +169,23 @@ impl Worker {
         Ok(Err(WorkerError::StillRunning { pod: self.who.clone(), containers: containers.join(", ") }))
     }
 
+    /// What a sync was just making comes to its end, and then to a stop. `true`: a container that it was starting runs, before
+    /// the runtime has said so.
+    async fn wait_in_flight(&mut self, pod: &Pod) -> bool {
+        self.in_flight.close();
+        let in_flight = self.in_flight.clone();
+        let (mut runs, mut pause) = (false, LOOK_AGAIN);
+        while !runs && timeout(pause, in_flight.wait()).await.is_err() {
+            if self.termination().is_some_and(|t| t.kill_at <= Mono::now()) {
+                pause = KILL_AGAIN;
+                self.kill_without_runtime().await;
+            }
+            runs = self.find_being_started(pod).await;
+        }
+        self.in_flight.reopen();
+        runs
+    }
+
     /// Stops the groups one after the other, and what a list made meanwhile finds beside them.
     async fn stop_round(&mut self, pod: &Pod, groups: Vec<Vec<String>>) -> Result<Option<CriError>, Gone> {
         let mut round = Round {
@@ -163,6 +193,7 @@ impl Worker {
             stopping: BTreeSet::new(),
             later: groups.into_iter().rev().collect(),
             killing: false,
+            kill_under_way: false,
             failure: None,
         };
         let mut orders = self.orders.clone();
@@ -179,7 +210,8 @@ impl Worker {
             if left.is_zero() && !round.killing && !(round.stopping.is_empty() && round.later.is_empty()) {
                 self.kill_all(&mut round);
             }
-            if round.stopping.is_empty() && self.next_group(&mut round).is_none() && !listing {
+            let pending = listing || round.kill_under_way;
+            if round.stopping.is_empty() && self.next_group(&mut round).is_none() && !pending {
                 return Ok(round.failure);
             }
             // Cancel-safe: a task that is not joined now is joined in the next turn.
@@ -193,10 +225,18 @@ impl Worker {
                         round.stopping.remove(&id);
                         round.failure = stopped.err().or(round.failure);
                     }
-                    Ok(Done::Killed(Ok(processes))) => info!(pod = %self.who, processes, "killed"),
-                    Ok(Done::Killed(Err(error))) => warn!(pod = %self.who, %error, "killing the pod's processes failed"),
+                    Ok(Done::Killed(killed)) => {
+                        round.kill_under_way = false;
+                        match killed {
+                            Ok(processes) => info!(pod = %self.who, processes, "killed"),
+                            Err(error) => warn!(pod = %self.who, %error, "killing the pod's processes failed"),
+                        }
+                    }
                     // It panicked; the list after the round tells what still runs.
-                    Err(_) => round.stopping.clear(),
+                    Err(_) => {
+                        round.stopping.clear();
+                        round.kill_under_way = false;
+                    }
                 },
                 changed = orders.changed() => changed.map_err(|_| Gone)?,
                 // At zero there is nothing to kill yet: only the list is awaited.
@@ -241,36 +281,9 @@ impl Worker {
         by_hand
     }
 
-    /// `None`: the runtime has to send the signal.
-    fn signal_by_hand(&mut self, id: &str) -> Option<Init> {
-        let pod_dir = self.context.volumes.pod_dir(&self.uid);
-        let sent = self.signalled.contains(id) || stop_by_hand::was_sent(&pod_dir, id);
-        if !sent && !self.standing().is_some_and(|s| s.is_eviction()) {
-            return None;
-        }
-        let container = self.known.containers.iter().find(|c| c.id == id)?;
-        let init = Init::of(container)?;
-        if !sent {
-            if let Err(error) = init.signal() {
-                warn!(pod = %self.who, container = container.name, %error, "the runtime has to send the stop signal");
-                return None;
-            }
-            info!(pod = %self.who, container = container.name, "stop signal sent");
-            self.signalled.insert(id);
-            let (who, id) = (self.who.clone(), id.to_owned());
-            // Not waited for: a disk may be slow just now.
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = stop_by_hand::note_sent(&pod_dir, &id) {
-                    warn!(pod = %who, %error, "an agent that is restarted now would send the stop signal again");
-                }
-            });
-        }
-        Some(init)
-    }
-
     /// SIGKILL to every process of the pod, past the runtime, which is told as well.
     fn kill_all(&mut self, round: &mut Round) {
-        round.killing = true;
+        (round.killing, round.kill_under_way) = (true, true);
         self.killed = true;
         let (context, uid) = (self.context.clone(), self.uid.clone());
         round.tasks.spawn_blocking(move || Done::Killed(kill_pod(&context, &uid)));
@@ -303,7 +316,7 @@ impl Worker {
         }
     }
 
-    /// The grace is over and the runtime away: the kernel does not need it.
+    /// The grace is over and the runtime away, or silent: the kernel does not need it.
     async fn kill_without_runtime(&mut self) {
         let over = self.termination().is_some_and(|t| t.kill_at <= Mono::now());
         if !over || self.killed {
@@ -315,7 +328,9 @@ impl Worker {
                 self.killed |= processes > 0;
                 let running = self.known.containers.iter().filter(|c| alive(c.state)).map(|c| c.id.clone());
                 self.sigkilled.extend(running);
-                warn!(pod = %self.who, processes, "the runtime is away and the grace is over: killed");
+                if processes > 0 {
+                    warn!(pod = %self.who, processes, "the runtime does not answer and the grace is over: killed");
+                }
             }
             Ok(Err(error)) => warn!(pod = %self.who, %error, "killing the pod's processes failed"),
             Err(error) => warn!(pod = %self.who, %error, "killing the pod's processes failed"),

@@ -44,6 +44,9 @@ impl PodCgroups for FakeCgroups {
         fake.state().calls.push(format!("kill container {id}"));
         Ok(fake.kill(id))
     }
+    fn container_processes(&self, _: &PodUid, _: QosClass, _: &str) -> Result<BTreeSet<i32>, CgroupError> {
+        Ok(BTreeSet::new())
+    }
 }
 
 struct Rig {

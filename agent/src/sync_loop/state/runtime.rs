@@ -87,8 +87,8 @@ impl State {
             _ => {}
         }
         if matches!(outcome, WorkerOutcome::CleanedUp) {
+            // What the runtime says now may be more than was known when the pod had ended.
             self.resources.cleaned_up(&uid);
-            return;
         }
         let resync = self.resync_after(&uid);
         let Some(pod) = self.pods.get_mut(&uid) else { return };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::matrix::{Cell, Domain, Group, Shape, Speed, title};
+use super::matrix::{Cell, Domain, Group, Shape, Speed, Tool, title};
 use super::outcome::Run;
 use super::picture::Recording;
 use super::pods::Benign;
@@ -25,6 +25,8 @@ pub struct Figures {
     pub alone: Option<Recording>,
     /// What each place is.
     pub machines: BTreeMap<String, Value>,
+    /// The version of the one that was measured.
+    pub kubelet: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,6 +72,32 @@ pub struct BenignFigures {
 }
 
 impl BenignFigures {
+    /// `seen`: of each run, whether something was evicted, and how many the kernel killed.
+    pub fn of(place: &str, tool: Tool, shape: Benign, cap_mib: u64, seen: &[(bool, u64)]) -> BenignFigures {
+        BenignFigures {
+            place: place.to_owned(),
+            tool: tool.name(),
+            tier: tool.tier(),
+            shape,
+            cap_mib,
+            runs: seen.len(),
+            false_evictions: seen.iter().filter(|(evicted, _)| *evicted).count(),
+            kernel_oom_runs: seen.iter().filter(|(_, kills)| *kills > 0).count(),
+        }
+    }
+
+    /// For who watches the bench.
+    pub fn line(&self) -> String {
+        format!(
+            "{:24} {:16} {} runs: {} false evictions, {} OOM",
+            title(&self.tool, self.tier, None),
+            self.shape.name(),
+            self.runs,
+            self.false_evictions,
+            self.kernel_oom_runs
+        )
+    }
+
     fn is_same(&self, other: &BenignFigures) -> bool {
         let key =
             |benign: &BenignFigures| (benign.place.clone(), benign.tool.clone(), benign.tier, benign.shape);
@@ -160,20 +188,26 @@ impl Figures {
         self.benign.retain(|old| !again(&old.place) && !new.benign.iter().any(|benign| benign.is_same(old)));
         let host_anew = again(HOST);
         self.quick = new.quick || (self.quick && !host_anew);
-        for (kept, new) in [(&mut self.watched, new.watched), (&mut self.alone, new.alone)] {
+        for (kept, new) in [(&mut self.watched, &new.watched), (&mut self.alone, &new.alone)] {
             if new.is_some() || host_anew {
-                *kept = new;
+                kept.clone_from(new);
             }
         }
+        self.add(Figures { watched: None, alone: None, ..new });
+    }
+
+    /// Those of another part of the matrix.
+    pub fn add(&mut self, new: Figures) {
         self.cells.extend(new.cells);
         self.benign.extend(new.benign);
         self.machines.extend(new.machines);
+        self.kubelet = new.kubelet.or(self.kubelet.take());
     }
 }
 
 #[cfg(test)]
 pub mod tests {
-    use super::super::matrix::{MIDDLE, Tool};
+    use super::super::matrix::MIDDLE;
     use super::*;
 
     pub fn cell(tool: Tool, speed: Speed, each: Vec<Run>) -> CellFigures {

@@ -21,11 +21,7 @@ const REMOTE_ALONE: u32 = 24;
 /// (pkg/kubelet/eviction/eviction_manager.go); the same words since 1.3.
 const CALM: &str = "no resources are starved";
 
-/// Inside a machine: whether one was brought along.
-pub fn is_here() -> bool {
-    path().is_file()
-}
-
+/// Inside a machine.
 fn path() -> PathBuf {
     test_path(Profile::Release, PROGRAM)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::figures::Figures;
+use super::matrix::Part;
 use super::peers::{self, ARCHIVE};
 use super::{Kept, Options, kubelet};
 use crate::build::{Profile as BuildProfile, TestBinary};
@@ -23,9 +24,11 @@ const FILE: &str = "forestall.json";
 /// All of it, on emulated CPUs that others use as well.
 const BOUND: Duration = Duration::from_secs(3 * 3600);
 const MEMORY_MIB: u64 = 1024;
+/// Of one whose pods share a gigabyte.
+const CAPPED_MEMORY_MIB: u64 = 2048;
 const SWAP_MIB: u64 = 512;
 
-/// Boots one machine after the other. What one has left is kept also when it was cut short.
+/// Boots one machine after the other. What one has left is kept also when its command failed.
 pub(super) fn run(kernel: Kernel, options: &Options, kept: &Kept) -> Result<()> {
     let archive = peers::fetch().context("fetching earlyoom, nohang and systemd-oomd")?;
     let own = std::env::current_exe().context("finding the path of this program")?;
@@ -37,23 +40,24 @@ pub(super) fn run(kernel: Kernel, options: &Options, kept: &Kept) -> Result<()> 
         along.map(|(name, path)| TestBinary { name: name.to_owned(), path }).collect();
     let lab = Lab::new(BuildProfile::Release, &along)?;
     let mut figures = Figures::default();
-    for profile in [Profile::Fast, Profile::Systemd] {
-        let machine = Machine { profile, memory_mib: MEMORY_MIB, bound: BOUND, ..lab.machine(kernel)? };
-        let artifacts = lab.artifacts(&format!("forestall-{}-{}", kernel.line(), profile.name()))?;
-        let left = artifacts.join(FILE);
-        if left.exists() {
-            // Of an earlier call.
-            std::fs::remove_file(&left).with_context(|| format!("removing {}", left.display()))?;
+    for part in Part::ALL {
+        let cells = !options.chosen(part.groups(options.quick)).is_empty();
+        let benign = options.wants_benign() && !part.benign().is_empty();
+        if !(cells || benign) || (part == Part::Kubelet && options.kubelet.is_none()) {
+            continue;
         }
-        let code =
-            machine.run(&command(options, kernel.line(), profile), Output::Inherit, Some(&artifacts))?;
+        let profile = if part == Part::Systemd { Profile::Systemd } else { Profile::Fast };
+        let memory_mib = if part == Part::Capped { CAPPED_MEMORY_MIB } else { MEMORY_MIB };
+        let machine = Machine { profile, memory_mib, bound: BOUND, ..lab.machine(kernel)? };
+        let artifacts = lab.artifacts(&format!("forestall-{}-{}", kernel.line(), part.name()))?;
+        let code = machine.run(&command(options, kernel.line(), part), Output::Inherit, Some(&artifacts))?;
+        let left = artifacts.join(FILE);
         if left.is_file() {
-            let new = read(&left)?;
-            figures.cells.extend(new.cells);
-            figures.machines.extend(new.machines);
-            for machine in figures.machines.values_mut() {
-                machine["kubelet"] = kubelet_version.clone().into();
+            let mut new = read(&left)?;
+            if let (Part::Kubelet, Some(version)) = (part, &kubelet_version) {
+                new.kubelet = Some(version.clone());
             }
+            figures.add(new);
             kept.write(&figures, false)?;
         }
         ensure!(code == 0, "the machine's command ended with exit code {code}; its output says why");
@@ -61,10 +65,10 @@ pub(super) fn run(kernel: Kernel, options: &Options, kept: &Kept) -> Result<()> 
     kept.write(&figures, !options.is_partial())
 }
 
-fn command(options: &Options, line: &str, profile: Profile) -> String {
+fn command(options: &Options, line: &str, part: Part) -> String {
     let program = test_path(BuildProfile::Release, PROGRAM).display().to_string();
-    let mut words = vec![program, "bench forestall --here".to_owned(), line.to_owned()];
-    if profile == Profile::Systemd {
+    let mut words = vec![program, format!("bench forestall --here {line}/{}", part.name())];
+    if part == Part::Systemd {
         // systemd-oomd knows cgroups that systemd manages.
         words.insert(0, "OOMLET_TEST_CGROUP_DRIVER=systemd".to_owned());
     }

@@ -252,40 +252,77 @@ pub fn host(quick: bool) -> Vec<Group> {
     ]
 }
 
-/// In a machine of the lab, whose memory as a whole runs out: what all tools watch. An emulated CPU touches some hundred
-/// MiB in a second.
-pub fn lab(quick: bool, swap_is_there: bool, kubelet: bool) -> Vec<Group> {
-    let runs = if quick { 1 } else { 5 };
-    let speeds = [Speed::MibS(10), Speed::MibS(50), Speed::MAX];
-    let peer = |peer| [false, true].map(|tuned| Tool::Peer { peer, tuned });
-    let oomlet = [2, 1, 0].map(|tier| Tool::Oomlet { tier, brake: true });
-    let kubelet = kubelet.then_some(Tool::Kubelet);
-    let peers = peer(Peer::Earlyoom).into_iter().chain(peer(Peer::Nohang));
-    let tools = oomlet.into_iter().chain(kubelet).chain(peers).chain([Tool::Nothing]);
-    let mut groups: Vec<Group> = Vec::new();
-    for tool in tools {
-        // A kubelet wants no swap.
-        if swap_is_there && matches!(tool, Tool::Oomlet { tier: 0 | 1, .. } | Tool::Kubelet) {
-            continue;
-        }
-        let speeds = if swap_is_there { &speeds[1..2] } else { &speeds[..] };
-        let cells = cells(Shape::Anonymous, speeds, runs).collect();
-        groups.push(Group { tool, domain: Domain::Node, swap: swap_is_there, cells });
-    }
-    groups
+/// What is measured in one machine of the lab. An emulated CPU touches some hundred MiB in a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The machine's memory as a whole runs out: what all tools watch.
+    Node,
+    /// Pods under a cap, as on this machine.
+    Capped,
+    /// The machine's memory, and a kubelet: it leaves sysctls behind.
+    Kubelet,
+    /// The machine's memory, and systemd runs it.
+    Systemd,
 }
 
-/// In a machine that systemd runs.
-pub fn lab_with_systemd(quick: bool) -> Vec<Group> {
-    let runs = if quick { 1 } else { 5 };
-    let speeds = [Speed::MibS(10), Speed::MibS(50), Speed::MAX];
-    let group = |tuned| Group {
-        tool: Tool::Peer { peer: Peer::SystemdOomd, tuned },
-        domain: Domain::Node,
-        swap: false,
-        cells: cells(Shape::Anonymous, &speeds, runs).collect(),
-    };
-    vec![group(false), group(true)]
+impl Part {
+    pub const ALL: [Part; 4] = [Part::Node, Part::Capped, Part::Kubelet, Part::Systemd];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Node => "node",
+            Part::Capped => "capped",
+            Part::Kubelet => "kubelet",
+            Part::Systemd => "systemd",
+        }
+    }
+
+    pub fn of(name: &str) -> Option<Part> {
+        Part::ALL.into_iter().find(|part| part.name() == name)
+    }
+
+    fn tools(self) -> Vec<Tool> {
+        let oomlet = [2, 1, 0].map(|tier| Tool::Oomlet { tier, brake: true });
+        let peer = |peer| [false, true].map(|tuned| Tool::Peer { peer, tuned });
+        match self {
+            Part::Node => {
+                [&oomlet[..], &peer(Peer::Earlyoom), &peer(Peer::Nohang), &[Tool::Nothing]].concat()
+            }
+            Part::Capped => [&oomlet[..], &[Tool::Nothing]].concat(),
+            Part::Kubelet => vec![Tool::Kubelet],
+            Part::Systemd => peer(Peer::SystemdOomd).to_vec(),
+        }
+    }
+
+    /// Those without swap come first: it stays on.
+    pub fn groups(self, quick: bool) -> Vec<Group> {
+        let runs = if quick { 1 } else { 5 };
+        let (slow, middle) = (Speed::MibS(50), MIDDLE);
+        let anonymous = |speeds: &[Speed]| cells(Shape::Anonymous, speeds, runs).collect::<Vec<_>>();
+        let group = |tool, domain, swap, cells| Group { tool, domain, swap, cells };
+        let tools = self.tools();
+        if self == Part::Capped {
+            let mut all = anonymous(&[slow, middle, Speed::MAX]);
+            let shapes = [Shape::Tmpfs, Shape::ForkBomb];
+            all.extend(shapes.map(|shape| Cell { shape, speed: middle, runs }));
+            all.sort_by_key(|cell| !cell.wants_ballast(Domain::Kubepods));
+            return tools.into_iter().map(|tool| group(tool, Domain::Kubepods, false, all.clone())).collect();
+        }
+        // A kubelet wants no swap.
+        let swapping = |tool: &Tool| !matches!(tool, Tool::Oomlet { tier: 0 | 1, .. } | Tool::Kubelet);
+        let with_swap: Vec<Tool> = tools.iter().copied().filter(swapping).collect();
+        let without =
+            tools.into_iter().map(|tool| group(tool, Domain::Node, false, anonymous(&[slow, Speed::MAX])));
+        let with = with_swap.into_iter().map(|tool| group(tool, Domain::Node, true, anonymous(&[slow])));
+        without.chain(with).collect()
+    }
+
+    /// Whom the benign suite is run beside, as the whole machine's memory is.
+    pub fn benign(self) -> Vec<Tool> {
+        let mut tools = self.tools();
+        tools.retain(|tool| self != Part::Capped && !matches!(tool, Tool::Oomlet { tier: 0 | 1, .. }));
+        tools
+    }
 }
 
 /// Keeps the cells whose name contains `part`, such as `tier 2/anonymous/1000`.
@@ -320,6 +357,27 @@ mod tests {
         // The benign suite comes on top.
         assert!(hours(false) < 1.7, "{} h", hours(false));
         assert!(hours(true) < 6.5 / 60.0, "{} min", hours(true) * 60.0);
+    }
+
+    #[test]
+    fn each_tool_is_measured_in_the_lab() {
+        let groups: Vec<Group> = Part::ALL.into_iter().flat_map(|part| part.groups(false)).collect();
+        let runs = |holds: &dyn Fn(&Group) -> bool| {
+            groups.iter().filter(|g| holds(g)).flat_map(|g| &g.cells).map(|cell| cell.runs).sum::<u32>()
+        };
+        for peer in [Peer::Earlyoom, Peer::Nohang, Peer::SystemdOomd] {
+            for (tuned, swap) in [(false, false), (true, false), (false, true), (true, true)] {
+                let measured = runs(&|g| g.tool == Tool::Peer { peer, tuned } && g.swap == swap);
+                assert!(measured >= 5, "{peer:?} {tuned} {swap}");
+            }
+        }
+        assert!(runs(&|g| g.tool == Tool::Kubelet) >= 10);
+        assert!(runs(&|g| g.tool == Tool::OOMLET && g.domain == Domain::Kubepods) >= 25);
+        for part in Part::ALL {
+            assert_eq!(Part::of(part.name()), Some(part));
+            // Nobody comes after swap has been turned on who wants none.
+            assert!(part.groups(true).is_sorted_by_key(|group| group.swap));
+        }
     }
 
     #[test]

@@ -119,9 +119,10 @@ pub fn draw(watched: &Recording, alone: &Recording) -> Result<String> {
             .y_label_formatter(&|mib| format!("{mib:.0}"))
             .x_label_formatter(&|ms| format!("{ms:.0}"))
             .draw()?;
-        for ((from, to), share, name) in [(watched.held, 0.12, "held"), (watched.frozen, 0.35, "")]
-            .into_iter()
-            .filter_map(|(span, share, name)| Some((span?, share, name)))
+        for ((from, to), share, name) in
+            [(watched.held, 0.12, "held by the brake"), (watched.frozen, 0.35, "")]
+                .into_iter()
+                .filter_map(|(span, share, name)| Some((span?, share, name)))
         {
             let corners = [(from, 0.0), (to, CAP_MIB as f64)];
             chart.draw_series([Rectangle::new(corners, HELD.mix(share).filled())])?;
@@ -211,7 +212,7 @@ mod tests {
     fn the_picture_says_what_happened() {
         let svg = draw(&recording(), &Recording::default()).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
-        for text in ["signal 469.8", "decision", "SIGTERM", "exit", "threshold 924", "held"] {
+        for text in ["signal 469.8", "decision", "SIGTERM", "exit", "threshold 924", "held by the brake"] {
             assert!(svg.contains(text), "{text}");
         }
     }

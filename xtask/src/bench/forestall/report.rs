@@ -40,10 +40,10 @@ pub fn markdown(figures: &Figures) -> String {
 }
 
 fn kubelet(figures: &Figures) -> String {
-    let versions = figures.machines.values().filter_map(|machine| machine["kubelet"].as_str());
-    match versions.max() {
+    match &figures.kubelet {
         Some(version) if figures.cells.iter().any(|cell| cell.tool == "kubelet") => format!(
-            "kubelet is {version}, in oomlet's place, with the same pods and the same threshold, at which it looks every ten seconds."
+            "kubelet is {version} in oomlet's place, in the lab alone, since it sets sysctls of its whole machine; with the same pods and \
+             the same threshold, at which it looks every ten seconds. To a pod over a hard threshold it gives no time for a handler."
         ),
         _ => {
             "kubelet is measured in the lab when it is given by `--kubelet PATH`; here it was not.".to_owned()
@@ -74,9 +74,14 @@ pub fn introduction(figures: &Figures, place: &str) -> String {
             say("load"),
         );
     }
+    let (lab, capped) = place.split_once(", ").map_or((place, false), |(lab, _)| (lab, true));
+    let what = if capped {
+        format!("all pods share {CAP_MIB} MiB, as above.")
+    } else {
+        "the whole machine runs out of memory, and everybody watches that.".to_owned()
+    };
     format!(
-        "In a machine of the {place} ({} MiB, {} {}, Linux {}, cgroup v2): the whole machine runs out of memory, and everybody \
-         watches that.",
+        "In a machine of the {lab} ({} MiB, {} {}, Linux {}, cgroup v2): {what}",
         number("memory_mib"),
         number("cpus"),
         if machine.is_some_and(|m| m["emulated"] == true) { "emulated CPUs" } else { "CPUs" },
@@ -175,12 +180,14 @@ pub struct Aim {
     pub seen: String,
 }
 
-/// What is promised of oomlet with its brake, on this machine.
+/// Runs of tiers 1 and 2 that the aims rest on, at least, of each.
+const RUNS: usize = 200;
+
+/// What is promised of oomlet with its brake, wherever it was measured. A run that came to no result is not one that went well.
 pub fn aims(figures: &Figures) -> Vec<Aim> {
     let own = |tiers: &'static [u8], speeds: fn(Speed) -> bool| -> Vec<&CellFigures> {
         let is_own = |cell: &&CellFigures| {
-            cell.place == HOST
-                && cell.brake == Some(true)
+            cell.brake == Some(true)
                 && cell.tier.is_some_and(|tier| tiers.contains(&tier))
                 && speeds(cell.rate_mib_s)
         };
@@ -201,8 +208,8 @@ pub fn aims(figures: &Figures) -> Vec<Aim> {
             seen: format!("{good} of {of} runs"),
         });
     };
-    let runs = |cell: &CellFigures| cell.runs;
-    let ended = |cell: &CellFigures| cell.runs - cell.done_runs;
+    let runs = |cell: &CellFigures| cell.runs + cell.failed_runs;
+    let ended = |cell: &CellFigures| cell.runs + cell.failed_runs - cell.done_runs;
     let alive = |cell: &CellFigures| cell.runs - cell.kernel_oom_runs;
     let handled = |cell: &CellFigures| cell.sigterm_completed;
     let alone =
@@ -218,7 +225,16 @@ pub fn aims(figures: &Figures) -> Vec<Aim> {
     aim("tiers 1 and 2, faster: done in 95 %", &own(&[1, 2], |s| !up_to_1000(s)), 95, handled, ended);
     aim("tiers 1 and 2: the leak alone is ended", &own(&[1, 2], |_| true), 100, alone, runs);
     aim("tier 0, up to 1000 MiB/s: no kernel OOM kill", &own(&[0], up_to_1000), 100, alive, runs);
-    let benign = figures.benign.iter().filter(|benign| benign.place == HOST && benign.tier.is_some());
+    let least = [1, 2].map(|tier| {
+        figures.cells.iter().filter(|c| c.tier == Some(tier) && c.brake == Some(true)).map(|c| c.runs).sum()
+    });
+    let least: usize = least.into_iter().min().unwrap_or(0);
+    aims.push(Aim {
+        what: "tiers 1 and 2: runs enough to rest this on",
+        reached: least >= RUNS,
+        seen: format!("{least} of {RUNS} runs"),
+    });
+    let benign = figures.benign.iter().filter(|benign| benign.tier.is_some());
     let (evicted, of) = benign.fold((0, 0), |(evicted, of), b| (evicted + b.false_evictions, of + b.runs));
     aims.push(Aim {
         what: "no false eviction",
@@ -292,7 +308,8 @@ mod tests {
             (vec![cut], 0, [true, true, false, true, true, true]),
             (vec![killed], 0, [false, true, false, false, true, true]),
         ] {
-            let aims = aims(&figures(fast.clone(), evicted));
+            let mut aims = aims(&figures(fast.clone(), evicted));
+            assert!(!aims.remove(5).reached, "there are too few runs for anything");
             let reached: Vec<bool> = aims.iter().map(|aim| aim.reached).collect();
             assert_eq!(reached, expected, "{fast:?} {aims:?}");
         }
@@ -316,10 +333,20 @@ mod tests {
     }
 
     #[test]
+    fn what_failed_did_not_go_well() {
+        let mut figures = figures(vec![good(); RUNS], 0);
+        let tier_1 = Tool::Oomlet { tier: 1, brake: true };
+        figures.cells.push(cell(tier_1, MIDDLE, vec![good(); RUNS]));
+        assert!(aims(&figures).iter().all(|aim| aim.reached), "{:?}", aims(&figures));
+        figures.cells[0].failed_runs = 1;
+        assert_eq!(aims(&figures).iter().filter(|aim| !aim.reached).count(), 3, "{:?}", aims(&figures));
+    }
+
+    #[test]
     fn kubelet_is_named_where_it_was_measured() {
         let mut figures = figures(vec![good()], 0);
         figures.cells.push(cell(Tool::Kubelet, MIDDLE, vec![good()]));
-        figures.machines.insert("lab".to_owned(), serde_json::json!({ "kubelet": "v1.20.2" }));
+        figures.kubelet = Some("v1.20.2".to_owned());
         assert!(markdown(&figures).contains("kubelet is v1.20.2"));
     }
 }

@@ -2,16 +2,12 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 
 use super::figures::{CellFigures, Figures};
 use super::matrix::{Shape, Speed};
 use super::report;
 
-/// Where it stands in README.md.
-pub const BEGIN: &str = "<!-- bench forestall: begin -->";
-pub const END: &str = "<!-- bench forestall: end -->";
 /// What is shown beside it.
 pub const PICTURE: &str = "docs/forestall.svg";
 /// With every cell.
@@ -68,17 +64,8 @@ fn ended(cell: &CellFigures) -> String {
         0 => String::new(),
         killed => format!(" ({killed} OOM-killed)"),
     };
-    format!("{in_order} of {}{killed}", cell.runs)
-}
-
-/// `text` with `new` between the two marks.
-pub fn replace_between(text: &str, new: &str) -> Result<String> {
-    let missing = || {
-        format!("the lines {BEGIN} and {END} are not there in this order: add them where the tables belong")
-    };
-    let (before, rest) = text.split_once(BEGIN).with_context(missing)?;
-    let (_, after) = rest.split_once(END).with_context(missing)?;
-    Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", new.trim()))
+    let failed = if cell.failed_runs > 0 { format!(" ({} failed)", cell.failed_runs) } else { String::new() };
+    format!("{in_order} of {}{killed}{failed}", cell.runs)
 }
 
 #[cfg(test)]
@@ -104,14 +91,5 @@ mod tests {
         assert_eq!(rows[0][1..4], ["leak, MiB/s", "200", "max"]);
         assert_eq!(rows[2][1..4], ["oomlet tier 2", "3 of 3", "1 of 2"]);
         assert_eq!(rows[3][1..4], ["nothing", "0 of 1 (1 OOM-killed)", "-"]);
-    }
-
-    #[test]
-    fn it_stands_between_its_marks() {
-        let text = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        let new = replace_between(&text, "new\n\n").unwrap();
-        assert_eq!(new, format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
-        assert_eq!(replace_between(&new, "new").unwrap(), new);
-        assert!(replace_between("nothing", "new").unwrap_err().to_string().contains(BEGIN));
     }
 }

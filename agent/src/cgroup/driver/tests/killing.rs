@@ -46,6 +46,8 @@ fn kill_takes_every_process_even_frozen_ones() {
     let beside = memory.with_file_name(tree.container("c2"));
     fs::create_dir_all(&beside).unwrap();
     let mut c = Sleeper::start(&[&beside]);
+    let in_container = |id| d.container_processes(&pod, QosClass::BestEffort, id).unwrap();
+    assert_eq!((in_container("c2").len(), in_container("c3").len()), (1, 0));
     assert_eq!(d.kill_container(&pod, QosClass::BestEffort, "c2").unwrap(), 1);
     assert!(!c.is_alive() && a.is_alive());
     assert_eq!(d.kill_container(&pod, QosClass::BestEffort, "c3").unwrap(), 0);
