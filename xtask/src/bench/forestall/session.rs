@@ -243,9 +243,14 @@ impl Session {
         Ok(())
     }
 
+    /// Also for the agent, which would not admit another one of its size before.
     fn wait_gone(&mut self, name: &str) -> Result<()> {
         self.wait(&format!("{name} is gone"), SOON, |session| {
-            Ok(session.running(name)?.is_none().then_some(()))
+            let pods = session.node.pods()?;
+            let pods = pods["items"].as_array().context("`oomlet pods` has no items")?;
+            let known =
+                pods.iter().any(|pod| is_pod_of(pod["metadata"]["name"].as_str().unwrap_or_default(), name));
+            Ok((!known && session.running(name)?.is_none()).then_some(()))
         })
     }
 
