@@ -180,6 +180,15 @@ impl CellFigures {
     }
 }
 
+/// Whoever was measured first: oomlet, its peers, nobody.
+fn rank(tool: &str) -> u8 {
+    match tool {
+        "oomlet" => 0,
+        "nothing" => 2,
+        _ => 1,
+    }
+}
+
 impl Figures {
     /// Takes in what was measured: `whole` places are replaced, of others the cells that were measured again.
     pub fn take(&mut self, new: Figures, whole: bool) {
@@ -199,7 +208,9 @@ impl Figures {
     /// Those of another part of the matrix.
     pub fn add(&mut self, new: Figures) {
         self.cells.extend(new.cells);
+        self.cells.sort_by_key(|cell| rank(&cell.tool));
         self.benign.extend(new.benign);
+        self.benign.sort_by_key(|benign| rank(&benign.tool));
         self.machines.extend(new.machines);
         self.kubelet = new.kubelet.or(self.kubelet.take());
     }
