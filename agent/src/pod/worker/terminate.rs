@@ -141,8 +141,8 @@ impl Worker {
             let groups = stop_order(pod, running.chain(started));
             let failure = self.stop_round(pod, groups).await?;
             let ended_at = Mono::now();
-            let answer_awaited = self.being_started.iter().all(|started| started.running().is_some());
-            if answer_awaited && !self.being_started.is_empty() && failure.is_none() && !self.killed {
+            let all_ran = self.being_started.iter().all(|started| started.running().is_some());
+            if all_ran && !self.being_started.is_empty() && failure.is_none() && !self.killed {
                 // The last of what a sync was making runs no more, whatever the runtime has to say of it.
                 return Ok(Ok(ended_at));
             }
