@@ -5,9 +5,10 @@
 //!   its grace; where it runs ahead of that it is frozen again until the budget has caught up. On cgroup v2
 //!   `memory.high` slows the threads that allocate, and leaves the handler alone.
 //!
-//! Only an evicted pod, or a container that is stopped before it reaches its own limit, is ever held, and only until it has
-//! ended or its grace is over. Nothing stays held when the agent goes: [`guard`] is a process of its own that lets go, and
-//! so does the next start.
+//! Held are an evicted pod, and a container that is stopped before it reaches its own limit, until they have ended or their
+//! grace is over; and one that grows within its request while another is evicted for it, for less than a second. Nobody is
+//! held before there is a decision: that falls in the turn that reads, and takes no longer than a freezer does. Nothing
+//! stays held when the agent goes: [`guard`] is a process of its own that lets go, and so does the next start.
 //!
 //! - [`plan`]: which gear, and when. Core.
 //! - [`files`]: the cgroup files. Shell.

@@ -60,6 +60,9 @@ reasons! {
     GraceCutShort,
     /// An evicted pod grows so fast that the memory would be gone before its grace ends: it is held.
     GrowthOutrunsGrace,
+    /// A pod that is not evicted itself grows so fast that the memory would be gone before the grace of one that is evicted
+    /// ends: it is held meanwhile.
+    GrowthOutrunsOthersGrace,
     /// A pod that is held has its stop signal: it runs, on a budget.
     StopSignalSent,
     /// A pod that is held has no stop signal yet and has stood still for as long as it may: it runs, on a budget.

@@ -109,7 +109,8 @@ impl CappedNode {
 
     /// The kernel has killed nobody here. Of kills elsewhere on the machine, such as in another test's pods, the agent
     /// tells too.
-    fn expect_no_kill(&self) {
+    #[track_caller]
+    pub fn expect_no_kill(&self) {
         let here = |r: &TraceRecord| r.kind == "OomKill" && r.domain.as_deref() != Some("other");
         let killed = self.node.trace().unwrap().iter().any(here);
         assert!(!killed, "{}", self.story());

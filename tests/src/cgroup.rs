@@ -25,6 +25,12 @@ pub fn memory_limit(dir: &Path) -> Option<u64> {
     text.parse().ok().filter(|bytes| *bytes < 1 << 62)
 }
 
+/// The memory in use, in bytes.
+#[must_use]
+pub fn memory_usage(dir: &Path) -> u64 {
+    read(dir, &["memory.usage_in_bytes", "memory.current"]).parse().expect("a number of bytes")
+}
+
 /// What a cgroup gets of the CPU beside its siblings: v1's shares, v2's weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuShare {

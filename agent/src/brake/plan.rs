@@ -3,6 +3,7 @@
 //! tells what it did of a plan by [`Brakes::ordered`].
 
 mod budget;
+mod hold;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use crate::clock::Mono;
 use crate::pod::{ContainerInstance, PodUid};
 use crate::reason::Reason;
 use crate::signal::Domain;
-use budget::Budget;
 pub use budget::room_bytes;
+use hold::Hold;
+pub use hold::{LONGEST_BESIDE, LONGEST_FREEZE};
 
 /// Who is held: a pod, or one of its containers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,16 +41,6 @@ impl Held {
         if self.container.is_some() { "container" } else { "pod" }
     }
 }
-
-/// A frozen pod answers nobody. Where its stop signal has not been sent by then (the runtime has to do it), it runs
-/// again, on its budget.
-pub const LONGEST_FREEZE: Duration = Duration::from_millis(300);
-
-/// How long after the end of the grace SIGKILL has had its effect: a task in v1's freezer does not die of it.
-const KILL_TAKES: Duration = Duration::from_millis(100);
-
-/// A freezer stops threads as they return to user space: growth within this time after the order is still theirs.
-const FREEZE_SETTLES: Duration = Duration::from_millis(2);
 
 /// A gear that could not be set is tried again.
 const RETRY: Duration = Duration::from_millis(10);
@@ -90,84 +82,8 @@ pub struct BrakeStep {
     /// How often it has been frozen, this time included, and for how long in all before.
     pub freezes: u32,
     pub frozen: Duration,
-}
-
-#[derive(Clone, Debug)]
-struct Hold {
-    domain: Domain,
-    since: Mono,
-    /// SIGKILL comes then.
-    ends_at: Mono,
-    /// From the stop signal on.
-    budget: Option<Budget>,
-    headroom_bytes: u64,
-    /// `None`: it could not be set, or somebody else has changed it.
-    gear: Option<Gear>,
-    geared_at: Mono,
-    /// The headroom once the pod really stood still: what goes after that, others take.
-    settled_bytes: Option<u64>,
-    freezes: u32,
-    frozen: Duration,
-    /// It has run on its budget before.
-    has_run: bool,
-    /// Its grace is: no budget lets it run any more.
-    is_over: bool,
-    /// Nothing is to hold it any more, from then on.
-    let_go_at: Option<Mono>,
-}
-
-impl Hold {
-    /// From the stop signal on, or from when waiting for it is over.
-    fn budget_at(&self, now: Mono) -> Option<Budget> {
-        let waited = || (now >= self.since + LONGEST_FREEZE).then(|| self.begin(self.since + LONGEST_FREEZE));
-        self.budget.or_else(waited)
-    }
-
-    fn begin(&self, from: Mono) -> Budget {
-        Budget::new(from, self.ends_at, &self.domain, self.headroom_bytes)
-    }
-
-    fn wanted(&self, now: Mono) -> (Gear, Reason) {
-        if self.let_go_at.is_some() || now >= self.ends_at + KILL_TAKES {
-            return (Gear::Free, Reason::Evicted);
-        }
-        if now >= self.ends_at {
-            // SIGKILL is on its way, and thaws what it meets frozen.
-            return (Gear::Frozen, Reason::GrowthOutrunsGrace);
-        }
-        let frozen = self.gear == Some(Gear::Frozen);
-        match self.budget_at(now) {
-            Some(budget) if budget.allows(self.headroom_bytes, frozen, now) => {
-                let reason =
-                    if self.budget.is_some() { Reason::StopSignalSent } else { Reason::StopSignalAwaited };
-                (Gear::Throttled { room_bytes: budget.first() }, reason)
-            }
-            _ => (Gear::Frozen, Reason::GrowthOutrunsGrace),
-        }
-    }
-
-    /// When the gear changes by the clock alone.
-    fn next_change(&self) -> Mono {
-        let ends = if self.gear == Some(Gear::Frozen) { self.ends_at + KILL_TAKES } else { self.ends_at };
-        let by_budget = match &self.budget {
-            None => Some(self.since + LONGEST_FREEZE),
-            Some(budget) if self.gear == Some(Gear::Frozen) => budget.allows_from(self.headroom_bytes),
-            Some(_) => None,
-        };
-        by_budget.filter(|at| !self.is_over && *at < self.ends_at).map_or(ends, |at| at.min(ends))
-    }
-
-    fn frozen_until(&self, now: Mono) -> Duration {
-        let standing = self.gear == Some(Gear::Frozen);
-        self.frozen + if standing { now.since(self.geared_at) } else { Duration::ZERO }
-    }
-
-    /// Memory goes although the pod stands still, or more of it than the pod could be given.
-    fn fails(&self) -> bool {
-        let budget = self.budget.unwrap_or_else(|| self.begin(self.since));
-        let others = self.settled_bytes.unwrap_or(0).saturating_sub(self.headroom_bytes);
-        budget.is_overdrawn(self.headroom_bytes) || others > budget.bytes() / 4
-    }
+    /// It is not evicted itself: it is held so that this pod can end, which is.
+    pub beside: Option<PodUid>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -187,7 +103,7 @@ impl Brakes {
         signalled: bool,
         now: Mono,
     ) {
-        if self.holds(held) {
+        if self.holds(held) && self.beside(held).is_none() {
             return;
         }
         // Earlier runs of the container that nothing holds any more.
@@ -196,28 +112,55 @@ impl Brakes {
             other.container.is_some() && other.pod == held.pod && name(other) == name(held)
         };
         self.holds.retain(|other, hold| hold.gear != Some(Gear::Free) || !same(other));
-        let mut hold = Hold {
-            domain,
-            since: now,
-            ends_at,
-            budget: None,
-            headroom_bytes,
-            gear: Some(Gear::Frozen),
-            geared_at: now,
-            settled_bytes: None,
-            freezes: 1,
-            frozen: Duration::ZERO,
-            has_run: false,
-            is_over: false,
-            let_go_at: None,
-        };
+        let mut hold = Hold::frozen((domain, headroom_bytes), ends_at, now);
         if signalled {
-            hold.budget = Some(hold.begin(now));
-            let room_bytes = room_bytes(&hold.domain, headroom_bytes);
-            hold.gear = Some(Gear::Throttled { room_bytes });
-            (hold.freezes, hold.has_run) = (0, true);
+            hold.run(now);
         }
         self.holds.insert(held.clone(), hold);
+    }
+
+    /// A pod that is not evicted itself, and grows so fast that `victim` could not end in order, is held until that has
+    /// stopped or `ends_at`, for [`LONGEST_BESIDE`] at most: on a budget from the beginning.
+    pub fn hold_beside(
+        &mut self,
+        pod: &PodUid,
+        victim: &PodUid,
+        (domain, headroom_bytes): (Domain, u64),
+        ends_at: Mono,
+        now: Mono,
+    ) {
+        let ends_at = ends_at.min(now + LONGEST_BESIDE);
+        let mut hold = Hold::frozen((domain, headroom_bytes), ends_at, now);
+        hold.beside = Some(victim.clone());
+        hold.run(now);
+        if let Some(victims) = self.holds.get_mut(&Held::pod(victim)) {
+            victims.begin_anew(now);
+        }
+        self.holds.insert(Held::pod(pod), hold);
+    }
+
+    /// It may be held for the sake of another: it is not held already, the last time was no false alarm or is some time
+    /// ago, and it can be held at all.
+    #[must_use]
+    pub fn may_hold_beside(&self, pod: &PodUid, now: Mono) -> bool {
+        self.holds.get(&Held::pod(pod)).is_none_or(|hold| hold.may_follow(now))
+    }
+
+    /// Those that are held so that `victim` can end, for this domain's sake: whether that does not help, or not much longer.
+    pub fn beside_fails<'a>(
+        &'a self,
+        victim: &'a PodUid,
+        domain: &'a Domain,
+        now: Mono,
+    ) -> impl Iterator<Item = bool> + 'a {
+        let its = move |hold: &&Hold| {
+            hold.beside.as_ref() == Some(victim) && hold.domain == *domain && hold.gear != Some(Gear::Free)
+        };
+        self.holds.values().filter(its).map(move |hold| hold.fails() || hold.is_nearly_over(now))
+    }
+
+    fn beside(&self, held: &Held) -> Option<&PodUid> {
+        self.holds.get(held)?.beside.as_ref()
     }
 
     /// It has its stop signal.
@@ -236,18 +179,23 @@ impl Brakes {
         }
     }
 
-    /// It, or all its containers, have ended: what is left of it must be able to.
+    /// It, or all its containers, have ended: what is left of it must be able to, and nobody is held for its sake.
     pub fn let_go(&mut self, held: &Held, now: Mono) {
-        if let Some(hold) = self.holds.get_mut(held) {
-            hold.let_go_at.get_or_insert(now);
+        for (other, hold) in &mut self.holds {
+            let for_its_sake = held.container.is_none() && hold.beside.as_ref() == Some(&held.pod);
+            if other == held || for_its_sake {
+                hold.let_go_at.get_or_insert(now);
+            }
         }
     }
 
-    /// Its gear could not be set: it is let go, again and again until that succeeds.
-    pub fn failed(&mut self, held: &Held, now: Mono) {
-        if let Some(hold) = self.holds.get_mut(held) {
-            (hold.gear, hold.let_go_at) = (None, Some(now + RETRY));
-        }
+    /// Its gear could not be set: it is let go, again and again until that succeeds. `true`: it is not evicted itself, and
+    /// this is the first time.
+    pub fn failed(&mut self, held: &Held, now: Mono) -> bool {
+        let Some(hold) = self.holds.get_mut(held) else { return false };
+        let first = hold.beside.is_some() && !hold.has_failed;
+        (hold.gear, hold.let_go_at, hold.has_failed) = (None, Some(now + RETRY), true);
+        first
     }
 
     /// Somebody has let go of all: the guard, which took the agent for stuck.
@@ -265,14 +213,7 @@ impl Brakes {
     /// As read at `at`.
     pub fn observe(&mut self, domain: &Domain, headroom_bytes: u64, at: Mono) {
         for hold in self.holds.values_mut().filter(|hold| hold.domain == *domain) {
-            hold.headroom_bytes = headroom_bytes;
-            hold.is_over |= at >= hold.ends_at;
-            if hold.gear != Some(Gear::Frozen) {
-                hold.settled_bytes = None;
-            } else if at >= hold.geared_at + FREEZE_SETTLES {
-                let settled = hold.settled_bytes.get_or_insert(headroom_bytes);
-                *settled = headroom_bytes.max(*settled);
-            }
+            hold.observe(headroom_bytes, at);
         }
     }
 
@@ -290,7 +231,7 @@ impl Brakes {
     /// It has been let run on its budget.
     #[must_use]
     pub fn has_run(&self, held: &Held) -> bool {
-        self.holds.get(held).is_some_and(|hold| hold.has_run)
+        self.holds(held) && self.holds.get(held).is_some_and(|hold| hold.has_run)
     }
 
     /// Somebody runs on a budget for the sake of such a domain: what is taken of it is to be seen at once.
@@ -300,10 +241,11 @@ impl Brakes {
         self.holds.values().any(|hold| running(hold) && of(&hold.domain))
     }
 
-    /// For which domain's sake it is held, and whether that does not help.
+    /// For which domain's sake it is held until it has ended, and whether that does not help.
     #[must_use]
     pub fn state(&self, held: &Held) -> Option<(&Domain, bool)> {
-        self.holds.get(held).filter(|_| self.holds(held)).map(|hold| (&hold.domain, hold.fails()))
+        let hold = self.holds.get(held).filter(|hold| self.holds(held) && hold.beside.is_none())?;
+        Some((&hold.domain, hold.fails()))
     }
 
     /// How long it has stood still.
@@ -331,6 +273,7 @@ impl Brakes {
                 headroom_bytes: hold.headroom_bytes,
                 freezes: hold.freezes + u32::from(gear == Gear::Frozen && hold.gear != Some(gear)),
                 frozen: hold.frozen_until(now),
+                beside: hold.beside.clone(),
             })
         };
         self.holds.iter().filter_map(step).collect()

@@ -5,9 +5,10 @@
 //! The SyncLoop tells what it did of a plan: [`EvictionManager::read_ordered`], [`EvictionManager::eviction_ordered`],
 //! [`EvictionManager::grace_cut`]. Planning again after that plans nothing until something happens.
 //!
-//! - `plan`: decisions. - `pace`: when to read. - `pressure`: thresholds and the MemoryPressure condition.
+//! - `plan`: decisions. - `grace`: whether an evicted pod's grace can last, and who is held for it. - `pace`: when to read. - `pressure`: thresholds and the MemoryPressure condition.
 //! - `limits`: containers that are stopped before they reach their own limit.
 
+mod grace;
 mod limits;
 mod pace;
 mod plan;
@@ -297,22 +298,25 @@ impl EvictionManager {
         self.brakes.signalled(&Held::pod(pod), now);
     }
 
-    /// The SyncLoop has had the gear changed. One that is not held yet has its stop signal for long.
+    /// The SyncLoop has had the gear changed. One that is evicted and not held yet has its stop signal for long.
     pub fn brake_ordered(&mut self, step: &BrakeStep, now: Mono) {
         if !self.brakes.holds(&step.held) {
-            self.hold(&step.held, &step.domain, true, now);
+            match &step.beside {
+                Some(victim) => self.hold_beside(&step.held.pod, victim, &step.domain, now),
+                None => self.hold(&step.held, &step.domain, true, now),
+            }
         }
         self.brakes.ordered(step, now);
     }
 
     /// Its gear could not be set: it is let go. `true`: for the first time.
     pub fn brake_failed(&mut self, held: &Held, now: Mono) -> bool {
-        self.brakes.failed(held, now);
+        let first_beside = self.brakes.failed(held, now);
         if held.container.is_some() {
             return self.container_brake_failed(held);
         }
         let evicting = self.evicting.get_mut(&held.pod);
-        evicting.is_some_and(|evicting| !std::mem::replace(&mut evicting.no_brake, true))
+        evicting.map_or(first_beside, |evicting| !std::mem::replace(&mut evicting.no_brake, true))
     }
 
     /// The guard took the agent for stuck and has let go of all.

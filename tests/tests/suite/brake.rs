@@ -8,7 +8,8 @@ use oomlet_tests::capped::CappedNode;
 use oomlet_tests::node::{Node, pod_name};
 use oomlet_tests::{cgroup, newest, oldest, pod, speed};
 use serde_json::json;
-use xtask::node::manifest::pod as workload;
+use xtask::node::manifest::{pod as workload, with_memory};
+use xtask::node::trace::TraceRecord;
 
 fn brake_node(label: &str, brake: bool) -> CappedNode {
     CappedNode::start(label, newest(), "100Mi", |config| {
@@ -52,6 +53,63 @@ fn without_the_brake_its_handler_is_not_done() {
     node.wait("the hog is gone", |node| node.running_of("hog").is_empty());
     let mark = fs::read_to_string(capped.marks.join("mark")).unwrap_or_default();
     assert!(!mark.contains("sigterm handled"), "{mark}");
+    assert!(node.records("Brake").is_empty());
+}
+
+/// One pod holds a third of the memory and needs half a second to end; another one takes the rest in a tenth of that, and keeps
+/// to its request.
+fn pushed_out(label: &str, brake: bool) -> CappedNode {
+    let capped = CappedNode::start(label, newest(), "60Mi", |config| {
+        config["oomlet"]["eviction"] = json!({ "brake": brake, "forecast": false });
+    });
+    capped.besteffort_hog(50, &["--start-mib", "100", "--max-mib", "100"]);
+    capped.node.wait_up(&["hog"]);
+    let uid = pod::uid(&capped.node.pod("hog").unwrap()).to_owned();
+    let dir = cgroup::dir(capped.node.scratch(), "memory", &format!("besteffort/pod{uid}"));
+    capped.node.wait("it holds its memory", |_| cgroup::memory_usage(&dir) >= 100 << 20);
+    let rate = speed::rate_mib_s(1000);
+    let grower = workload("grower", "hog", &["--rate-mib-s", &rate, "--max-mib", "170", "--threads", "2"]);
+    capped.node.put(&with_memory(grower, "200Mi", ""));
+    capped
+}
+
+#[test]
+fn one_that_grows_within_its_request_is_held_while_another_ends() {
+    let capped = pushed_out("brake-beside", true);
+    let node = &capped.node;
+    capped.expect_eviction();
+    let name = pod_name("grower");
+    let told = |text: &'static str| {
+        let of_it = |r: &TraceRecord| r.kind == "Brake" && r.pod_name() == name && r.message.contains(text);
+        node.wait_record(text, of_it)
+    };
+    let held = told("while default/hog");
+    assert_eq!(held.reason, "GrowthOutrunsOthersGrace");
+    let let_go = told("let go");
+    assert!(let_go.number("freezes") >= Some(1), "{let_go:?}");
+    let stood_us = let_go.number("frozen_us").unwrap();
+    assert!((1..1_000_000).contains(&stood_us), "less than the shortest timeout of a probe: {let_go:?}");
+    // It lives on, and has what it wanted.
+    let before = node.the_container_of("grower");
+    let uid = pod::uid(&node.pod("grower").unwrap()).to_owned();
+    assert!(cgroup::named(node.scratch(), &format!("pod{uid}")).iter().all(|dir| is_free(dir)));
+    let dir = cgroup::dir(node.scratch(), "memory", &format!("burstable/pod{uid}"));
+    node.wait("it grows on", |_| cgroup::memory_usage(&dir) >= 170 << 20);
+    capped.expect_no_kill();
+    assert_eq!(node.the_container_of("grower"), before);
+}
+
+#[test]
+fn without_the_brake_that_one_leaves_no_time() {
+    if speed::is_emulated() {
+        eprintln!("an emulated CPU touches less in half a second than there is left");
+        return;
+    }
+    let capped = pushed_out("no-brake-beside", false);
+    let node = &capped.node;
+    node.wait_pod("hog", "ended", |pod| pod::phase(pod) == "Failed");
+    node.wait("the hog is gone", |node| node.running_of("hog").is_empty());
+    assert!(!capped.mark().contains("sigterm handled"), "{}", capped.mark());
     assert!(node.records("Brake").is_empty());
 }
 

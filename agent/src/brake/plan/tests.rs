@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::hold::KILL_TAKES;
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -172,7 +173,102 @@ fn containers_are_held_one_by_one_for_the_sake_of_their_own_limits() {
     assert!(!brakes.any());
 }
 
+/// 100 MiB are left and `victim` has this much of its grace.
+fn held_beside(grace: Duration) -> Brakes {
+    let mut brakes = Brakes::default();
+    brakes.hold_beside(&"p".into(), &"victim".into(), (Domain::Kubepods, 100 * MIB), at(0) + grace, at(0));
+    brakes
+}
+
+#[test]
+fn one_that_is_not_evicted_runs_on_a_budget_and_stands_still_for_no_longer_than_it_may() {
+    let mut brakes = held_beside(30 * GRACE);
+    let (p, victim) = (PodUid::from("p"), PodUid::from("victim"));
+    assert_eq!((brakes.state(&pod()), brakes.any_running(|_| true)), (None, true), "it is not evicted");
+    let fails =
+        |brakes: &Brakes, ms| brakes.beside_fails(&victim, &Domain::Kubepods, at(ms)).collect::<Vec<_>>();
+    for (ms, headroom, expected, failing) in [
+        (1, 88, None, false),
+        (2, 80, Some(Gear::Frozen), false),
+        // By its budget it would stand still for 335 ms.
+        (301, 80, None, false),
+        (302, 80, Some(THROTTLED), false),
+        (304, 70, None, false),
+        (305, 70, Some(Gear::Frozen), false),
+        (605, 70, Some(THROTTLED), false),
+        (608, 60, Some(Gear::Frozen), false),
+        (799, 60, None, false),
+        (800, 60, None, true),
+        (900, 60, Some(Gear::Free), false),
+    ] {
+        brakes.observe(&Domain::Kubepods, headroom * MIB, at(ms));
+        assert_eq!(gear(&mut brakes, at(ms)), expected, "{headroom} MiB at {ms} ms");
+        let expected = if brakes.any() { vec![failing] } else { vec![] };
+        assert_eq!(fails(&brakes, ms), expected, "{headroom} MiB at {ms} ms");
+    }
+    assert!(brakes.may_hold_beside(&p, at(900)), "it did grow, and still may for the next one");
+}
+
+#[test]
+fn it_is_let_go_with_the_pod_that_was_evicted_and_a_false_alarm_is_not_repeated() {
+    let (p, victim) = (PodUid::from("p"), PodUid::from("victim"));
+    let mut brakes = held_beside(GRACE);
+    assert!(!brakes.may_hold_beside(&p, at(1)), "it is held");
+    brakes.let_go(&Held::pod(&victim), at(100));
+    assert_eq!(gear(&mut brakes, at(100)), Some(Gear::Free));
+    assert!(!brakes.may_hold_beside(&p, at(10_099)) && brakes.may_hold_beside(&p, at(10_100)));
+
+    // Evicted next, it is held as such.
+    let mut brakes = held_beside(GRACE);
+    brakes.hold(&pod(), (Domain::Kubepods, 50 * MIB), at(100) + GRACE, false, at(100));
+    assert_eq!(brakes.state(&pod()), Some((&Domain::Kubepods, false)));
+    brakes.let_go(&Held::pod(&victim), at(100));
+    assert_eq!(gear(&mut brakes, at(100)), None);
+
+    // One that cannot be held is not tried again soon, and told of once.
+    let mut brakes = held_beside(GRACE);
+    assert!(brakes.failed(&pod(), at(0)) && !brakes.failed(&pod(), at(1)));
+    assert_eq!(gear(&mut brakes, at(11)), Some(Gear::Free));
+    assert!(!brakes.may_hold_beside(&p, at(1_000)) && brakes.may_hold_beside(&p, at(10_011)));
+}
+
 proptest! {
+    /// Whatever the speed, who is not evicted stands still for a few hundred ms at a stretch unless memory is at its end, for
+    /// less than a second in all, and is then let go; and the loop is never kept awake for nothing.
+    #[test]
+    fn who_is_not_evicted_is_held_for_less_than_a_second(
+        mib_s in 0u64..8000, headroom_mib in 8u64..4096, grace_ms in 50u64..40_000, stops_ms in 0u64..2_000
+    ) {
+        let start = headroom_mib * MIB;
+        let mut brakes = Brakes::default();
+        let (p, victim) = (PodUid::from("p"), PodUid::from("victim"));
+        brakes.hold_beside(&p, &victim, (Domain::Node, start), at(grace_ms), at(0));
+        let (mut left, mut now, mut frozen_since) = (start, at(0), None);
+        while now < at(1_000) {
+            if now == at(stops_ms) {
+                brakes.let_go(&Held::pod(&victim), now);
+            }
+            brakes.observe(&Domain::Node, left, now);
+            for step in brakes.plan(now) {
+                prop_assert!(mib_s > 0 || step.gear == Gear::Free);
+                prop_assert_eq!(&step.beside, &Some(victim.clone()));
+                frozen_since = (step.gear == Gear::Frozen).then_some(now);
+                brakes.ordered(&step, now);
+            }
+            prop_assert_eq!(brakes.plan(now), []);
+            prop_assert!(brakes.next_wakeup().is_none_or(|wake| wake > now), "spins at {}", now);
+            let fails = brakes.beside_fails(&victim, &Domain::Node, at(0)).any(|fails| fails);
+            let stretch = frozen_since.map_or(Duration::ZERO, |since| now.since(since));
+            prop_assert!(stretch <= LONGEST_FREEZE || fails, "{:?} of {}", stretch, left);
+            prop_assert!(!brakes.any() || now < at(0) + LONGEST_BESIDE.min(Duration::from_millis(grace_ms)));
+            if frozen_since.is_none() {
+                left = left.saturating_sub(mib_s * MIB / 1000);
+            }
+            now = now + Duration::from_millis(1);
+        }
+        prop_assert!(!brakes.any());
+    }
+
     /// Whatever the speed, the pod takes its budget and what one look misses, no more; one that stands still is never
     /// frozen; and the loop is never kept awake for nothing, whatever else comes and goes.
     #[test]

@@ -2,19 +2,18 @@
 
 use std::time::Duration;
 
+use super::grace::KILL_TIME;
 use super::{Evicting, EvictionManager, TopDomain};
-use crate::brake::plan::room_bytes;
-use crate::brake::{BrakeStep, Gear, Held};
+use crate::brake::Gear;
 use crate::clock::Mono;
 use crate::eviction::message::eviction_message;
 use crate::eviction::psi::Stalled;
 use crate::eviction::ranking::{Ranked, rank, runaway};
 use crate::eviction::threshold::Signal;
 use crate::eviction::{Candidate, Eviction, EvictionStep, Numbers, ReadScope, StalledFor};
-use crate::forecast::{DomainForecast, time_to_use};
+use crate::forecast::DomainForecast;
 use crate::pod::PodUid;
 use crate::reason::Reason;
-use crate::signal::window::AT_REST_BYTES_PER_S;
 use crate::signal::{Domain, DomainReading};
 
 /// Numbers that happen to be there may be this old: at 1 GiB/s a pod's use is then 5 MiB off, which seldom changes the
@@ -32,29 +31,14 @@ pub(super) const LEAST_GRACE: Duration = Duration::from_secs(1);
 /// One that is held, and stands still for much of the time, gets more.
 const LEAST_HELD_GRACE: Duration = Duration::from_secs(2);
 
-/// From the order to a stop until the pod has its SIGTERM and has had a moment to act on it: the runtime takes 20
-/// to 50 ms. Growth before that is not held against the pod.
-pub(super) const SIGTERM_SETTLES: Duration = Duration::from_millis(50);
-
-/// What SIGKILL takes, runtime included, until memory is back.
-pub(super) const KILL_TIME: Duration = Duration::from_millis(100);
-
 /// A pod that has not stopped this long after the end of its grace is not going to; the next one may be evicted.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
-
-/// Headroom below this share of the limit is none: allocations stall in reclaim and growth no longer shows.
-pub(super) const NO_HEADROOM_SHARE: u64 = 256;
 
 /// A threshold is met and one pod alone takes what is left within this time: evicting an idle neighbour of lower
 /// priority would buy less, so the runaway goes first, as with a forecast.
 const RUNAWAY_HORIZON: Duration = Duration::from_secs(10);
 
-/// There is a headroom worth speaking of.
-fn has_room(domain: &TopDomain) -> bool {
-    domain.forecast.level().is_none_or(|l| l.headroom_bytes >= l.limit_bytes / NO_HEADROOM_SHARE)
-}
-
-const fn domain_of(signal: Signal) -> Domain {
+pub(super) const fn domain_of(signal: Signal) -> Domain {
     match signal {
         Signal::MemoryAvailable => Domain::Node,
         Signal::AllocatableMemoryAvailable => Domain::Kubepods,
@@ -101,10 +85,14 @@ impl EvictionManager {
             return steps;
         }
         if self.cfg.enabled {
-            let cuts = self.grace_cuts(now);
+            let cuts = self.grace_steps(candidates, now);
             let decision = if cuts.is_empty() { self.decide(candidates, now) } else { None };
             let reads = matches!(decision, Some(EvictionStep::Read { .. }));
-            steps.extend(cuts.into_iter().chain(decision));
+            let beside = match &decision {
+                Some(EvictionStep::Evict(eviction)) => self.holds_beside_new(eviction, candidates, now),
+                _ => Vec::new(),
+            };
+            steps.extend(cuts.into_iter().chain(decision).chain(beside));
             if reads {
                 return steps;
             }
@@ -230,68 +218,9 @@ impl EvictionManager {
             now >= killed_at && now.since(killed_at) >= KILL_TIME
         };
         self.evicting.values().all(|e| {
-            e.written_off(now) || (killed(e) && self.gone_within(danger.domain, self.needed(), e.ordered_at))
+            e.written_off(now)
+                || (killed(e) && self.gone_within(danger.domain, self.needed(), e.settled_at()))
         })
-    }
-
-    /// Evicted pods that must not have the rest of their grace, because a domain runs out before it ends. They are held
-    /// first, and lose their grace where that does not help. The first second is the pod's as long as a kill would
-    /// still be in time; after that the kill comes as early as an eviction would.
-    fn grace_cuts(&self, now: Mono) -> Vec<EvictionStep> {
-        if self.top_at.is_none_or(|read| now.since(read) > FRESH_FOR_DECISION) {
-            return Vec::new();
-        }
-        let cut = |e: &Evicting| {
-            if e.cut_at.is_some() || now >= e.grace_ends() {
-                return None;
-            }
-            let early = now.since(e.ordered_at) < LEAST_GRACE;
-            let needed =
-                if early { KILL_TIME.mul_f64(self.cfg.safety.clamp(1.0, 100.0)) } else { self.needed() };
-            // Past the end of the grace SIGKILL comes anyway.
-            let left = e.grace_ends().since(now).min(needed);
-            let held = self.brakes.state(&Held::pod(&e.pod.uid));
-            let (signal, domain) = self.top().into_iter().find(|(signal, d)| match held {
-                // It takes no more than it is given, so only others can use this domain up.
-                Some((held_for, fails)) if *held_for == domain_of(*signal) => fails || !has_room(d),
-                _ => self.gone_within(d, left, e.ordered_at),
-            })?;
-            let can_be_held = held.is_none() && !e.no_brake;
-            if can_be_held && self.outruns(domain, &e.pod.uid, left) {
-                let headroom_bytes = domain.forecast.level()?.headroom_bytes;
-                let room_bytes = room_bytes(&domain_of(signal), headroom_bytes);
-                return Some(EvictionStep::Brake(BrakeStep {
-                    held: Held::pod(&e.pod.uid),
-                    gear: Gear::Throttled { room_bytes },
-                    reason: Reason::GrowthOutrunsGrace,
-                    domain: domain_of(signal),
-                    headroom_bytes,
-                    freezes: 0,
-                    frozen: Duration::ZERO,
-                }));
-            }
-            let threshold =
-                self.thresholds.iter().find(|t| t.threshold.signal == signal && t.met_since.is_some());
-            let threshold_bytes = threshold.and_then(|t| t.newest).map(|(value, ..)| value);
-            let numbers = Numbers {
-                pod_usage_bytes: self.pods.get(&e.pod.uid).map(|p| p.working_set_bytes),
-                ..self.numbers(domain, threshold_bytes)
-            };
-            Some(EvictionStep::CutGrace { pod: e.pod.clone(), why: Reason::GraceCutShort, numbers })
-        };
-        self.evicting.values().filter_map(cut).collect()
-    }
-
-    /// Growth since a SIGTERM ordered at `ordered_at` had its effect uses the domain up within `time`.
-    fn gone_within(&self, domain: &TopDomain, time: Duration, ordered_at: Mono) -> bool {
-        let Some(level) = domain.forecast.level() else { return false };
-        let Some(span) = domain.forecast.growth().recent() else { return false };
-        if span.from < ordered_at + SIGTERM_SETTLES {
-            return false;
-        }
-        !has_room(domain)
-            || (span.bytes_per_s > AT_REST_BYTES_PER_S
-                && time_to_use(level.headroom_bytes, span.bytes_per_s) < time)
     }
 
     /// The one pod to blame, where the danger is that of running out and not only of having little.
@@ -302,13 +231,6 @@ impl EvictionManager {
         }
         let growth = self.pods.iter().map(|(uid, p)| (uid, p.forecast.growth().fast()));
         runaway(growth, danger.domain.beside_pods.fast())
-    }
-
-    /// By itself the pod takes what is left of the domain within `grace`, as all pods were read last.
-    fn outruns(&self, domain: &TopDomain, pod: &PodUid, grace: Duration) -> bool {
-        let rate = self.pods.get(pod).map_or(0.0, |p| p.forecast.growth().fast());
-        let left = domain.forecast.level().map_or(0, |l| l.headroom_bytes);
-        has_room(domain) && rate > AT_REST_BYTES_PER_S && time_to_use(left, rate) < grace
     }
 
     fn eviction(&self, danger: &Danger<'_>, victim: &Ranked<'_>, read_at: Mono) -> Eviction {
@@ -331,7 +253,7 @@ impl EvictionManager {
             let read = || self.containers.get(&(uid.clone(), name.to_owned())).copied();
             given.or_else(read).or_else(|| only_one.then_some(victim.working_set_bytes))
         };
-        let brake = self.cfg.brake && self.outruns(danger.domain, uid, self.own_grace(candidate));
+        let brake = self.is_to_be_held(danger.domain, uid, self.own_grace(candidate));
         let least = if brake { LEAST_HELD_GRACE } else { LEAST_GRACE };
         Eviction {
             pod: candidate.pod.clone(),
@@ -369,7 +291,7 @@ impl EvictionManager {
         if most.is_zero() { candidate.grace_period } else { candidate.grace_period.min(most) }
     }
 
-    fn numbers(&self, domain: &TopDomain, threshold_bytes: Option<u64>) -> Numbers {
+    pub(super) fn numbers(&self, domain: &TopDomain, threshold_bytes: Option<u64>) -> Numbers {
         let available_bytes = domain.available_bytes.unwrap_or(0);
         Numbers {
             threshold_bytes,

@@ -138,7 +138,10 @@ impl State {
             Gear::Free => "is let go",
             Gear::Throttled { .. } | Gear::Frozen => return,
         };
-        let message = format!("the {} {does}", step.held.kind());
+        let mut message = format!("the {} {does}", step.held.kind());
+        if let Some(victim) = step.beside.as_ref().filter(|_| first).and_then(|uid| self.pods.get(uid)) {
+            message.push_str(&format!(" while {} is ended", victim.id));
+        }
         let mut record = of_held(Record::new(now, Kind::Brake, step.reason, message), &step.held)
             .pod(&id)
             .domain(step.domain.kind())

@@ -84,12 +84,18 @@ impl Session {
             node.start_agent()?;
         }
         let begun = Instant::now();
-        while !node.kubepods_dir()?.is_dir() {
+        let gauge = loop {
             stop.check()?;
-            ensure!(begun.elapsed() < SOON, "the agent makes no kubepods\n{}", node.diagnosis());
-            std::thread::sleep(LOOK);
-        }
-        let gauge = Arc::new(Gauge::open(&node, setting.domain)?);
+            // The agent makes the cgroup first, and on v2 its files come with the controller.
+            let opened =
+                if node.kubepods_dir()?.is_dir() { Some(Gauge::open(&node, setting.domain)) } else { None };
+            match opened {
+                Some(Ok(gauge)) => break Arc::new(gauge),
+                Some(Err(error)) if begun.elapsed() >= SOON => return Err(error.context(node.diagnosis())),
+                None if begun.elapsed() >= SOON => bail!("the agent makes no kubepods\n{}", node.diagnosis()),
+                _ => std::thread::sleep(LOOK),
+            }
+        };
         let mut session = Session {
             daemon: None,
             setting,

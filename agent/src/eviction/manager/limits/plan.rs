@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::super::EvictionManager;
-use super::super::plan::{FRESH_FOR_DECISION, KILL_TIME, LEAST_GRACE, NO_HEADROOM_SHARE, SIGTERM_SETTLES};
+use super::super::grace::{KILL_TIME, NO_HEADROOM_SHARE, SIGTERM_SETTLES};
+use super::super::plan::{FRESH_FOR_DECISION, LEAST_GRACE};
 use super::{LimitedContainer, Limits, Stopping, Watched};
 use crate::brake::plan::room_bytes;
 use crate::brake::{BrakeStep, Gear, Held};
@@ -183,6 +184,7 @@ impl EvictionManager {
             headroom_bytes,
             freezes: 0,
             frozen: Duration::ZERO,
+            beside: None,
         }))
     }
 

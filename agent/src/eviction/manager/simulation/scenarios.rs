@@ -92,6 +92,32 @@ fn a_leak_that_goes_on_is_held_until_its_handler_is_done() {
     }
 }
 
+/// It keeps to its request, so another pod goes, which would not have the time to without it standing still.
+#[test]
+fn one_that_grows_within_its_request_lets_the_evicted_pod_end() {
+    for rate in [200, 1000, 4000] {
+        for brake in [false, true] {
+            let grower = SimPod { request_mib: 260, gains_mib: 190, ..hog(rate) };
+            let cache =
+                SimPod { name: "cache", anon_mib: 60, exits_in: Some(Duration::from_millis(400)), ..IDLE };
+            let cfg = EvictionConfig { brake, ..config(50) };
+            let out =
+                Sim::new(cfg, with_neighbours(grower).into_iter().chain([cache])).with_ebpf().run(5_000);
+            let case = format!("{rate} MiB/s, brake {brake}");
+            assert_eq!(out.names()[0], "cache", "{case}");
+            assert!(!out.names().contains(&"hog"), "{case}");
+            // Its grace is cut then, which at such a speed cannot be in time either.
+            let in_time = out.oom_at.is_none();
+            assert!(in_time || (!brake && rate == 4000), "{case}");
+            assert_eq!(
+                (out.exited_by_itself.contains(&"cache"), out.cuts.is_empty()),
+                (brake, brake || !in_time),
+                "{case}"
+            );
+        }
+    }
+}
+
 /// The first stands still and gives nothing back; it is not waited for.
 #[test]
 fn a_second_leak_is_not_hidden_by_a_pod_that_is_held() {
