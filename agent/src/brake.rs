@@ -20,4 +20,4 @@ pub mod plan;
 
 pub use files::BrakeFiles;
 pub use guard::Guard;
-pub use plan::{BrakeStep, Brakes, Gear, Held};
+pub use plan::{BrakeStep, Brakes, Gear, Held, Help};

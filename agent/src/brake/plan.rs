@@ -2,6 +2,7 @@
 //! `kubepods`, and of containers and pods with a limit; emits [`BrakeStep`]s by `plan`, which changes nothing. The SyncLoop
 //! tells what it did of a plan by [`Brakes::ordered`].
 
+mod beside;
 mod budget;
 mod hold;
 
@@ -12,9 +13,11 @@ use crate::clock::Mono;
 use crate::pod::{ContainerInstance, PodUid};
 use crate::reason::Reason;
 use crate::signal::Domain;
+use beside::Beside;
+pub use beside::LONGEST_BESIDE;
 pub use budget::room_bytes;
-use hold::Hold;
-pub use hold::{LONGEST_BESIDE, LONGEST_FREEZE};
+pub use hold::LONGEST_FREEZE;
+use hold::{Hold, KILL_TAKES};
 
 /// Who is held: a pod, or one of its containers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,7 +54,7 @@ pub enum Gear {
     Frozen,
     /// It runs, and its growth is bounded.
     Throttled {
-        /// What it may grow by from here on, where the kernel can be told (`memory.high`).
+        /// What it may grow by from here on, where the kernel can be told (`memory.high`). 0: the kernel is not told.
         room_bytes: u64,
     },
     /// Nothing holds it.
@@ -86,6 +89,17 @@ pub struct BrakeStep {
     pub beside: Option<PodUid>,
 }
 
+/// Whether a grace can last by somebody being held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Help {
+    NobodyHeld,
+    Helps,
+    /// Memory goes to others although those who are held stand still.
+    OthersTakeIt,
+    /// More is gone than could be given, or nobody will be held for much longer.
+    InVain,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Brakes {
     holds: BTreeMap<Held, Hold>,
@@ -103,7 +117,7 @@ impl Brakes {
         signalled: bool,
         now: Mono,
     ) {
-        if self.holds(held) && self.beside(held).is_none() {
+        if self.holds_to_its_end(held) {
             return;
         }
         // Earlier runs of the container that nothing holds any more.
@@ -120,23 +134,30 @@ impl Brakes {
     }
 
     /// A pod that is not evicted itself, and grows so fast that `victim` could not end in order, is held until that has
-    /// stopped or `ends_at`, for [`LONGEST_BESIDE`] at most: on a budget from the beginning.
+    /// stopped or its kill has had its effect, for [`LONGEST_BESIDE`] at most: on a budget from the beginning.
     pub fn hold_beside(
         &mut self,
         pod: &PodUid,
-        victim: &PodUid,
+        (victim, grace_ends): (&PodUid, Mono),
         (domain, headroom_bytes): (Domain, u64),
-        ends_at: Mono,
         now: Mono,
     ) {
-        let ends_at = ends_at.min(now + LONGEST_BESIDE);
+        let held = Held::pod(pod);
+        let before = self.holds.get(&held).and_then(|hold| Some((hold.beside.as_ref()?, hold.frozen)));
+        let beside = Beside::new(victim, grace_ends, headroom_bytes, before, now);
+        let ends_at = (grace_ends + KILL_TAKES).min(now + beside.longest());
         let mut hold = Hold::frozen((domain, headroom_bytes), ends_at, now);
-        hold.beside = Some(victim.clone());
+        hold.beside = Some(beside);
         hold.run(now);
-        if let Some(victims) = self.holds.get_mut(&Held::pod(victim)) {
-            victims.begin_anew(now);
+        self.holds.insert(held, hold);
+    }
+
+    /// Who is held for the sake of another is from now on for the sake of this one.
+    pub fn hold_for(&mut self, victim: &PodUid) {
+        let others = self.holds.iter_mut().filter(|(held, hold)| held.pod != *victim && hold.is_beside());
+        for (_, hold) in others {
+            hold.beside.iter_mut().for_each(|beside| beside.victim = victim.clone());
         }
-        self.holds.insert(Held::pod(pod), hold);
     }
 
     /// It may be held for the sake of another: it is not held already, the last time was no false alarm or is some time
@@ -146,21 +167,42 @@ impl Brakes {
         self.holds.get(&Held::pod(pod)).is_none_or(|hold| hold.may_follow(now))
     }
 
-    /// Those that are held so that `victim` can end, for this domain's sake: whether that does not help, or not much longer.
-    pub fn beside_fails<'a>(
-        &'a self,
-        victim: &'a PodUid,
-        domain: &'a Domain,
-        now: Mono,
-    ) -> impl Iterator<Item = bool> + 'a {
-        let its = move |hold: &&Hold| {
-            hold.beside.as_ref() == Some(victim) && hold.domain == *domain && hold.gear != Some(Gear::Free)
-        };
-        self.holds.values().filter(its).map(move |hold| hold.fails() || hold.is_nearly_over(now))
+    /// What it helps `victim` that it, and others for the sake of anybody, are held because this domain runs out.
+    #[must_use]
+    pub fn help(&self, victim: &PodUid, domain: &Domain, now: Mono) -> Help {
+        let own = self.holds.get(&Held::pod(victim));
+        let own = own.filter(|h| self.holds_to_its_end(&Held::pod(victim)) && h.domain == *domain);
+        let mut beside = self.holds.values().filter(|h| h.is_beside() && h.domain == *domain).peekable();
+        let alone = beside.peek().is_none();
+        let in_vain = |hold: &Hold| hold.is_overdrawn() || hold.is_nearly_over(now);
+        if own.is_some_and(in_vain) || beside.any(in_vain) {
+            return Help::InVain;
+        }
+        match own {
+            None if alone => Help::NobodyHeld,
+            // What the others are given is no failure.
+            Some(own) if alone && own.fails() => Help::OthersTakeIt,
+            _ => Help::Helps,
+        }
     }
 
-    fn beside(&self, held: &Held) -> Option<&PodUid> {
-        self.holds.get(held)?.beside.as_ref()
+    /// When somebody was held last for the sake of another.
+    #[must_use]
+    pub fn beside_since(&self) -> Option<Mono> {
+        self.holds.values().filter(|hold| hold.is_beside()).map(|hold| hold.since).max()
+    }
+
+    /// It is held until it has ended: not for the sake of another.
+    #[must_use]
+    pub fn holds_to_its_end(&self, held: &Held) -> bool {
+        self.state(held).is_some()
+    }
+
+    /// For which domain's sake it is held until it has ended, and whether that does not help.
+    #[must_use]
+    pub fn state(&self, held: &Held) -> Option<(&Domain, bool)> {
+        let hold = self.holds.get(held).filter(|hold| self.holds(held) && hold.beside.is_none())?;
+        Some((&hold.domain, hold.fails()))
     }
 
     /// It has its stop signal.
@@ -179,10 +221,30 @@ impl Brakes {
         }
     }
 
+    /// What there is to do once [`Brakes::cut`] has been told: what runs does not grow on until it is killed.
+    #[must_use]
+    pub fn after_cut(&self, held: &Held, now: Mono) -> Option<BrakeStep> {
+        self.after(held, now, |alone| alone.cut(held, now))
+    }
+
+    /// What there is to do once [`Brakes::let_go`] has been told.
+    #[must_use]
+    pub fn after_let_go(&self, held: &Held, now: Mono) -> Option<BrakeStep> {
+        self.after(held, now, |alone| alone.let_go(held, now))
+    }
+
+    fn after(&self, held: &Held, now: Mono, told: impl FnOnce(&mut Brakes)) -> Option<BrakeStep> {
+        let hold = self.holds.get(held)?.clone();
+        let mut alone = Brakes { holds: BTreeMap::from([(held.clone(), hold)]) };
+        told(&mut alone);
+        alone.plan(now).pop()
+    }
+
     /// It, or all its containers, have ended: what is left of it must be able to, and nobody is held for its sake.
     pub fn let_go(&mut self, held: &Held, now: Mono) {
         for (other, hold) in &mut self.holds {
-            let for_its_sake = held.container.is_none() && hold.beside.as_ref() == Some(&held.pod);
+            let for_its_sake =
+                held.container.is_none() && hold.beside.as_ref().is_some_and(|b| b.victim == held.pod);
             if other == held || for_its_sake {
                 hold.let_go_at.get_or_insert(now);
             }
@@ -241,13 +303,6 @@ impl Brakes {
         self.holds.values().any(|hold| running(hold) && of(&hold.domain))
     }
 
-    /// For which domain's sake it is held until it has ended, and whether that does not help.
-    #[must_use]
-    pub fn state(&self, held: &Held) -> Option<(&Domain, bool)> {
-        let hold = self.holds.get(held).filter(|hold| self.holds(held) && hold.beside.is_none())?;
-        Some((&hold.domain, hold.fails()))
-    }
-
     /// How long it has stood still.
     #[must_use]
     pub fn frozen(&self, held: &Held, now: Mono) -> Duration {
@@ -273,7 +328,7 @@ impl Brakes {
                 headroom_bytes: hold.headroom_bytes,
                 freezes: hold.freezes + u32::from(gear == Gear::Frozen && hold.gear != Some(gear)),
                 frozen: hold.frozen_until(now),
-                beside: hold.beside.clone(),
+                beside: hold.beside.as_ref().map(|beside| beside.victim.clone()),
             })
         };
         self.holds.iter().filter_map(step).collect()
@@ -283,6 +338,9 @@ impl Brakes {
     pub fn ordered(&mut self, step: &BrakeStep, now: Mono) {
         let Some(hold) = self.holds.get_mut(&step.held) else { return };
         hold.budget = hold.budget_at(now);
+        if let (Some(beside), Gear::Throttled { .. }) = (&mut hold.beside, step.gear) {
+            beside.runs(hold.headroom_bytes);
+        }
         (hold.freezes, hold.frozen) = (step.freezes, step.frozen);
         (hold.gear, hold.geared_at, hold.settled_bytes) = (Some(step.gear), now, None);
         hold.has_run |= step.gear != Gear::Frozen;

@@ -275,6 +275,7 @@ impl EvictionManager {
         let evicting =
             Evicting { pod: pod.clone(), ordered_at: now, grace, cut_at: None, no_brake: !self.cfg.brake };
         self.evicting.insert(pod.uid.clone(), evicting);
+        self.brakes.hold_for(&pod.uid);
         let held = self.pods.get(&pod.uid).map_or(0, |p| committed(&p.forecast));
         self.returns.ordered(&pod.uid, held, committed(&self.kubepods.forecast), now);
     }
@@ -300,11 +301,14 @@ impl EvictionManager {
 
     /// The SyncLoop has had the gear changed. One that is evicted and not held yet has its stop signal for long.
     pub fn brake_ordered(&mut self, step: &BrakeStep, now: Mono) {
-        if !self.brakes.holds(&step.held) {
-            match &step.beside {
-                Some(victim) => self.hold_beside(&step.held.pod, victim, &step.domain, now),
-                None => self.hold(&step.held, &step.domain, true, now),
+        match &step.beside {
+            Some(victim) if !self.brakes.holds(&step.held) => {
+                self.hold_beside(&step.held.pod, victim, &step.domain, now);
             }
+            None if !self.brakes.holds_to_its_end(&step.held) => {
+                self.hold(&step.held, &step.domain, true, now);
+            }
+            _ => {}
         }
         self.brakes.ordered(step, now);
     }

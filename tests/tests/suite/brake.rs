@@ -69,7 +69,7 @@ fn pushed_out(label: &str, brake: bool) -> CappedNode {
     capped.node.wait("it holds its memory", |_| cgroup::memory_usage(&dir) >= 100 << 20);
     let rate = speed::rate_mib_s(1000);
     let grower = workload("grower", "hog", &["--rate-mib-s", &rate, "--max-mib", "170", "--threads", "2"]);
-    capped.node.put(&with_memory(grower, "200Mi", ""));
+    capped.node.put(&with_memory(grower, "180Mi", ""));
     capped
 }
 

@@ -3,26 +3,15 @@
 use std::time::Duration;
 
 use super::Gear;
+use super::beside::{BACK_OFF, Beside, SHORTEST_RUN};
 use super::budget::Budget;
 use crate::clock::Mono;
-use crate::pod::PodUid;
 use crate::reason::Reason;
 use crate::signal::Domain;
 
 /// A frozen pod answers nobody. Where its stop signal has not been sent by then (the runtime has to do it), it runs
 /// again, on its budget; and so does one that is held for the sake of another.
 pub const LONGEST_FREEZE: Duration = Duration::from_millis(300);
-
-/// For how long a pod is held for the sake of another: less than a second, the shortest timeout that a probe can have
-/// (`timeoutSeconds`).
-pub const LONGEST_BESIDE: Duration = Duration::from_millis(900);
-
-/// And then it does run, whatever it takes: enough for all its threads to have had their turn.
-const SHORTEST_RUN: Duration = Duration::from_millis(3);
-
-/// One that would have taken nothing while it was held so was a false alarm, and is not held so again for this long: the
-/// default period of a probe (`periodSeconds`).
-const BACK_OFF: Duration = Duration::from_secs(10);
 
 /// How long after the end of the grace SIGKILL has had its effect: a task in v1's freezer does not die of it.
 pub(super) const KILL_TAKES: Duration = Duration::from_millis(100);
@@ -54,8 +43,8 @@ pub(super) struct Hold {
     pub let_go_at: Option<Mono>,
     /// A gear could not be set.
     pub has_failed: bool,
-    /// It is not evicted itself: it is held so that this pod can end, which is.
-    pub beside: Option<PodUid>,
+    /// It is not evicted itself.
+    pub beside: Option<Beside>,
 }
 
 impl Hold {
@@ -83,18 +72,19 @@ impl Hold {
     /// On its budget from the beginning.
     pub fn run(&mut self, now: Mono) {
         let budget = self.begin(now);
-        self.gear = Some(Gear::Throttled { room_bytes: budget.first() });
+        self.gear = Some(self.throttled(&budget));
         (self.budget, self.freezes, self.has_run) = (Some(budget), 0, true);
     }
 
     pub fn begin(&self, from: Mono) -> Budget {
-        Budget::new(from, self.ends_at, &self.domain, self.headroom_bytes)
+        let until = self.beside.as_ref().map_or(self.ends_at, |beside| beside.grace_ends);
+        Budget::new(from, until, &self.domain, self.headroom_bytes)
     }
 
-    /// What others took so far is not held against it: they are held as well from now on.
-    pub fn begin_anew(&mut self, now: Mono) {
-        self.settled_bytes = None;
-        self.budget = self.budget.map(|_| self.begin(now));
+    /// The freezer alone, where it is to live on: the kernel makes a thread sleep for up to two seconds that is above
+    /// `memory.high`, and nothing wakes it.
+    fn throttled(&self, budget: &Budget) -> Gear {
+        Gear::Throttled { room_bytes: if self.beside.is_some() { 0 } else { budget.first() } }
     }
 
     /// From the stop signal on, or from when waiting for it is over.
@@ -108,20 +98,24 @@ impl Hold {
         if self.beside.is_some() { self.ends_at } else { self.ends_at + KILL_TAKES }
     }
 
-    /// It has stood still for as long as one may who is not to end. Not where that would cost more than its budget.
+    /// It has stood still for as long as one may who is not to end. Not where more is gone than it could ever be given.
     fn runs_again_at(&self) -> Option<Mono> {
-        let stands = self.gear == Some(Gear::Frozen) && !self.fails();
+        let stands = self.gear == Some(Gear::Frozen) && !self.is_overdrawn();
         (self.beside.is_some() && stands).then_some(self.geared_at + LONGEST_FREEZE)
     }
 
+    /// Whatever its budget says, for one that is not to end: it does not grow, or has stood still for long enough.
     fn must_run(&self, now: Mono) -> bool {
-        let runs = matches!(self.gear, Some(Gear::Throttled { .. })) && self.freezes > 0;
-        let has_run = now >= self.geared_at + SHORTEST_RUN;
-        (self.beside.is_some() && runs && !has_run) || self.runs_again_at().is_some_and(|at| now >= at)
+        let Some(beside) = &self.beside else { return false };
+        if !matches!(self.gear, Some(Gear::Throttled { .. })) {
+            return self.runs_again_at().is_some_and(|at| now >= at);
+        }
+        let has_begun = self.freezes > 0 && now < self.geared_at + SHORTEST_RUN;
+        has_begun || !beside.has_grown(self.headroom_bytes)
     }
 
     pub fn wanted(&self, now: Mono) -> (Gear, Reason) {
-        let (ended, holds) = match self.beside {
+        let (ended, holds) = match &self.beside {
             Some(_) => (Reason::GrowthOutrunsOthersGrace, Reason::GrowthOutrunsOthersGrace),
             None => (Reason::Evicted, Reason::GrowthOutrunsGrace),
         };
@@ -140,7 +134,7 @@ impl Hold {
                     (None, Some(_)) => Reason::StopSignalSent,
                     (None, None) => Reason::StopSignalAwaited,
                 };
-                (Gear::Throttled { room_bytes: budget.first() }, reason)
+                (self.throttled(&budget), reason)
             }
             _ => (Gear::Frozen, holds),
         }
@@ -166,6 +160,9 @@ impl Hold {
     pub fn observe(&mut self, headroom_bytes: u64, at: Mono) {
         self.headroom_bytes = headroom_bytes;
         self.is_over |= at >= self.ends_at;
+        if let Some(beside) = &mut self.beside {
+            beside.observe(headroom_bytes);
+        }
         if self.gear != Some(Gear::Frozen) {
             self.settled_bytes = None;
         } else if at >= self.geared_at + FREEZE_SETTLES {
@@ -176,20 +173,34 @@ impl Hold {
 
     /// Memory goes although the pod stands still, or more of it than the pod could be given.
     pub fn fails(&self) -> bool {
-        let budget = self.budget.unwrap_or_else(|| self.begin(self.since));
         let others = self.settled_bytes.unwrap_or(0).saturating_sub(self.headroom_bytes);
-        budget.is_overdrawn(self.headroom_bytes) || others > budget.bytes() / 4
+        self.is_overdrawn() || others > self.latest_budget().bytes() / 4
     }
 
-    /// It will not be held for much longer than a kill takes, and would have grown.
+    pub fn is_overdrawn(&self) -> bool {
+        self.latest_budget().is_overdrawn(self.headroom_bytes)
+    }
+
+    fn latest_budget(&self) -> Budget {
+        self.budget.unwrap_or_else(|| self.begin(self.since))
+    }
+
+    /// It is not to end, will not be held for much longer than a kill takes, and grows on.
     pub fn is_nearly_over(&self, now: Mono) -> bool {
-        self.freezes > 0 && now + KILL_TAKES >= self.ends_at
+        let Some(beside) = &self.beside else { return false };
+        let grows = self.gear == Some(Gear::Frozen) || beside.has_grown(self.headroom_bytes);
+        grows && beside.is_short(self.headroom_bytes) && now + KILL_TAKES >= self.ends_at
     }
 
-    /// Held for the sake of another, or not any more, it may be so held again.
+    /// Not held any more, it may be held for the sake of another.
     pub fn may_follow(&self, now: Mono) -> bool {
         let Some(over) = self.let_go_at.filter(|_| self.gear == Some(Gear::Free)) else { return false };
-        let false_alarm = self.freezes == 0 || self.has_failed;
-        self.beside.is_some() && (!false_alarm || now.since(over) >= BACK_OFF)
+        let Some(beside) = &self.beside else { return false };
+        let soon = !self.has_failed && beside.may_follow(self.frozen, KILL_TAKES);
+        soon || now.since(over) >= BACK_OFF
+    }
+
+    pub fn is_beside(&self) -> bool {
+        self.beside.is_some() && self.let_go_at.is_none() && self.gear != Some(Gear::Free)
     }
 }

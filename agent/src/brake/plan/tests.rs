@@ -176,7 +176,8 @@ fn containers_are_held_one_by_one_for_the_sake_of_their_own_limits() {
 /// 100 MiB are left and `victim` has this much of its grace.
 fn held_beside(grace: Duration) -> Brakes {
     let mut brakes = Brakes::default();
-    brakes.hold_beside(&"p".into(), &"victim".into(), (Domain::Kubepods, 100 * MIB), at(0) + grace, at(0));
+    let victim = (&"victim".into(), at(0) + grace);
+    brakes.hold_beside(&"p".into(), victim, (Domain::Kubepods, 100 * MIB), at(0));
     brakes
 }
 
@@ -185,28 +186,42 @@ fn one_that_is_not_evicted_runs_on_a_budget_and_stands_still_for_no_longer_than_
     let mut brakes = held_beside(30 * GRACE);
     let (p, victim) = (PodUid::from("p"), PodUid::from("victim"));
     assert_eq!((brakes.state(&pod()), brakes.any_running(|_| true)), (None, true), "it is not evicted");
-    let fails =
-        |brakes: &Brakes, ms| brakes.beside_fails(&victim, &Domain::Kubepods, at(ms)).collect::<Vec<_>>();
+    let running = Some(Gear::Throttled { room_bytes: 0 });
     for (ms, headroom, expected, failing) in [
         (1, 88, None, false),
         (2, 80, Some(Gear::Frozen), false),
-        // By its budget it would stand still for 335 ms.
+        // By its budget it would stand still for seconds.
         (301, 80, None, false),
-        (302, 80, Some(THROTTLED), false),
+        (302, 80, running, false),
         (304, 70, None, false),
         (305, 70, Some(Gear::Frozen), false),
-        (605, 70, Some(THROTTLED), false),
-        (608, 60, Some(Gear::Frozen), false),
-        (799, 60, None, false),
-        (800, 60, None, true),
-        (900, 60, Some(Gear::Free), false),
+        (605, 70, running, false),
+        // It does not grow, so it runs.
+        (650, 70, None, false),
+        (651, 68, Some(Gear::Frozen), false),
+        (799, 68, None, false),
+        (800, 68, None, true),
+        (900, 68, Some(Gear::Free), false),
     ] {
         brakes.observe(&Domain::Kubepods, headroom * MIB, at(ms));
         assert_eq!(gear(&mut brakes, at(ms)), expected, "{headroom} MiB at {ms} ms");
-        let expected = if brakes.any() { vec![failing] } else { vec![] };
-        assert_eq!(fails(&brakes, ms), expected, "{headroom} MiB at {ms} ms");
+        let help = match (brakes.any(), failing) {
+            (false, _) => Help::NobodyHeld,
+            (true, false) => Help::Helps,
+            (true, true) => Help::InVain,
+        };
+        assert_eq!(brakes.help(&victim, &Domain::Kubepods, at(ms)), help, "{headroom} MiB at {ms} ms");
+        assert_eq!(brakes.help(&victim, &Domain::Node, at(ms)), Help::NobodyHeld);
     }
-    assert!(brakes.may_hold_beside(&p, at(900)), "it did grow, and still may for the next one");
+    assert!(
+        !brakes.may_hold_beside(&p, at(900)),
+        "it has stood still for as long as it may in these seconds"
+    );
+    let mut brakes = held_beside(GRACE);
+    brakes.observe(&Domain::Kubepods, 98 * MIB, at(10));
+    brakes.let_go(&Held::pod(&victim), at(20));
+    assert_eq!(gear(&mut brakes, at(20)), Some(Gear::Free));
+    assert!(brakes.may_hold_beside(&p, at(20)), "it did grow, and still may for the next one");
 }
 
 #[test]
@@ -242,7 +257,7 @@ proptest! {
         let start = headroom_mib * MIB;
         let mut brakes = Brakes::default();
         let (p, victim) = (PodUid::from("p"), PodUid::from("victim"));
-        brakes.hold_beside(&p, &victim, (Domain::Node, start), at(grace_ms), at(0));
+        brakes.hold_beside(&p, (&victim, at(grace_ms)), (Domain::Node, start), at(0));
         let (mut left, mut now, mut frozen_since) = (start, at(0), None);
         while now < at(1_000) {
             if now == at(stops_ms) {
@@ -257,10 +272,10 @@ proptest! {
             }
             prop_assert_eq!(brakes.plan(now), []);
             prop_assert!(brakes.next_wakeup().is_none_or(|wake| wake > now), "spins at {}", now);
-            let fails = brakes.beside_fails(&victim, &Domain::Node, at(0)).any(|fails| fails);
+            let fails = brakes.help(&victim, &Domain::Node, at(0)) == Help::InVain;
             let stretch = frozen_since.map_or(Duration::ZERO, |since| now.since(since));
             prop_assert!(stretch <= LONGEST_FREEZE || fails, "{:?} of {}", stretch, left);
-            prop_assert!(!brakes.any() || now < at(0) + LONGEST_BESIDE.min(Duration::from_millis(grace_ms)));
+            prop_assert!(!brakes.any() || now < at(0) + LONGEST_BESIDE.min(Duration::from_millis(grace_ms) + KILL_TAKES));
             if frozen_since.is_none() {
                 left = left.saturating_sub(mib_s * MIB / 1000);
             }

@@ -1,5 +1,4 @@
-//! Whether the grace of an evicted pod can last: who is held so that it can, and when it is cut. Reads the state and changes
-//! nothing.
+//! Whether the grace of an evicted pod can last: who is held so that it can, and when it is cut.
 //!
 //! The memory may go to the evicted pod itself, or to another one: within its request that is not the one to go, and the
 //! kernel would not ask. Either is held for as long, [`crate::brake`].
@@ -9,7 +8,7 @@ use std::time::Duration;
 use super::plan::{FRESH_FOR_DECISION, LEAST_GRACE, domain_of};
 use super::{Evicting, EvictionManager, TopDomain};
 use crate::brake::plan::{LONGEST_BESIDE, room_bytes};
-use crate::brake::{BrakeStep, Gear, Held};
+use crate::brake::{BrakeStep, Gear, Held, Help};
 use crate::clock::Mono;
 use crate::eviction::threshold::Signal;
 use crate::eviction::{Candidate, Eviction, EvictionStep, Numbers};
@@ -29,6 +28,9 @@ pub(super) const KILL_TIME: Duration = Duration::from_millis(100);
 /// Headroom below this share of the limit is none: allocations stall in reclaim and growth no longer shows.
 pub(super) const NO_HEADROOM_SHARE: u64 = 256;
 
+/// A pod with less of the domain's growth than this is not held: what others take meanwhile would be held against it.
+const LEAST_SHARE: f64 = 0.1;
+
 /// There is a headroom worth speaking of.
 fn has_room(domain: &TopDomain) -> bool {
     domain.forecast.level().is_none_or(|l| l.headroom_bytes >= l.limit_bytes / NO_HEADROOM_SHARE)
@@ -36,8 +38,8 @@ fn has_room(domain: &TopDomain) -> bool {
 
 /// `bytes_per_s` uses up what is left within `time`.
 fn uses_up(domain: &TopDomain, bytes_per_s: f64, time: Duration) -> bool {
-    let left = domain.forecast.level().map_or(0, |l| l.headroom_bytes);
-    bytes_per_s > AT_REST_BYTES_PER_S && time_to_use(left, bytes_per_s) < time
+    let Some(level) = domain.forecast.level() else { return false };
+    bytes_per_s > AT_REST_BYTES_PER_S && time_to_use(level.headroom_bytes, bytes_per_s) < time
 }
 
 impl Evicting {
@@ -66,17 +68,19 @@ impl EvictionManager {
         let needed = if early { KILL_TIME.mul_f64(self.cfg.safety.clamp(1.0, 100.0)) } else { self.needed() };
         // Past the end of the grace SIGKILL comes anyway.
         let left = e.grace_ends().since(now).min(needed);
-        let mut running_out =
-            self.top().into_iter().filter(|(signal, d)| self.runs_out(e, *signal, d, left, now));
-        let Some((signal, domain)) = running_out.next() else { return Vec::new() };
+        let runs_out = |(signal, domain): &(Signal, &TopDomain)| self.runs_out(e, *signal, domain, left, now);
+        let Some((signal, domain)) = self.top().into_iter().find(runs_out) else { return Vec::new() };
 
         let uid = &e.pod.uid;
-        let mut holds = self.holds_beside(uid, signal, left, candidates, now);
-        if self.brakes.state(&Held::pod(uid)).is_none() && !e.no_brake && self.outruns(domain, uid, left) {
-            holds.push(self.begin_to_hold(uid, None, signal));
-        }
-        if !holds.is_empty() {
-            return holds;
+        if self.brakes.help(uid, &domain_of(signal), now) != Help::InVain {
+            let mut holds = self.holds_beside(uid, signal, left, candidates, now);
+            let is_held = self.brakes.holds_to_its_end(&Held::pod(uid));
+            if !is_held && !e.no_brake && self.outruns(domain, uid, left) {
+                holds.push(self.begin_to_hold(uid, None, signal));
+            }
+            if !holds.is_empty() {
+                return holds;
+            }
         }
         let threshold =
             self.thresholds.iter().find(|t| t.threshold.signal == signal && t.met_since.is_some());
@@ -85,20 +89,23 @@ impl EvictionManager {
             pod_usage_bytes: self.pods.get(uid).map(|p| p.working_set_bytes),
             ..self.numbers(domain, threshold_bytes)
         };
-        vec![EvictionStep::CutGrace { pod: e.pod.clone(), why: Reason::GraceCutShort, numbers }]
+        let cut = EvictionStep::CutGrace { pod: e.pod.clone(), why: Reason::GraceCutShort, numbers };
+        let stands = self.brakes.after_cut(&Held::pod(uid), now).map(EvictionStep::Brake);
+        std::iter::once(cut).chain(stands).collect()
     }
 
     /// The domain is used up within `left`, with the brakes as they are.
     fn runs_out(&self, e: &Evicting, signal: Signal, domain: &TopDomain, left: Duration, now: Mono) -> bool {
-        let (uid, name) = (&e.pod.uid, domain_of(signal));
-        let its_own = self.brakes.state(&Held::pod(uid)).filter(|(held_for, _)| **held_for == name);
-        let beside = self.brakes.beside_fails(uid, &name, now);
-        let mut fail = its_own.map(|(_, fails)| fails).into_iter().chain(beside).peekable();
-        if fail.peek().is_some() {
+        match self.brakes.help(&e.pod.uid, &domain_of(signal), now) {
+            Help::NobodyHeld => {}
             // They take no more than they are given, so only others can use this domain up.
-            return fail.any(|fails| fails) || !has_room(domain);
+            Help::Helps => return !has_room(domain),
+            Help::OthersTakeIt | Help::InVain => return true,
         }
-        self.gone_within(domain, left, e.settled_at()) || self.others_take(domain, e, left)
+        // Growth from before somebody was held for it says nothing.
+        let held_at = self.brakes.beside_since().unwrap_or(Mono::ZERO);
+        self.gone_within(domain, left, e.settled_at().max(held_at))
+            || self.others_take(domain, e, left, held_at)
     }
 
     /// Growth since `from` uses the domain up within `time`.
@@ -107,12 +114,14 @@ impl EvictionManager {
         span.from >= from && (!has_room(domain) || uses_up(domain, span.bytes_per_s, time))
     }
 
-    /// Others than this pod use the domain up within `time`: no signal to it makes a difference to that. Who they are is known
-    /// from when all pods were read last; that it goes on, from what was read after the order.
-    fn others_take(&self, domain: &TopDomain, e: &Evicting, time: Duration) -> bool {
+    /// Others than this pod use the domain up within `time`: no signal to it makes a difference to that. Both who they are and
+    /// that it goes on was read after the order, and began at `from` or later.
+    fn others_take(&self, domain: &TopDomain, e: &Evicting, time: Duration, from: Mono) -> bool {
         let Some(span) = domain.forecast.growth().recent() else { return false };
+        let known = self.pods_at.is_some_and(|read| read > e.ordered_at);
         let others = self.share(domain, &e.pod.uid).map_or(0.0, |its_own| 1.0 - its_own);
-        span.to > e.ordered_at && uses_up(domain, others * span.bytes_per_s, time)
+        let goes_on = span.to > e.ordered_at && span.from >= from;
+        known && goes_on && uses_up(domain, others * span.bytes_per_s, time)
     }
 
     /// While it ends: it outruns its grace, or is held already, for the sake of one that was evicted before.
@@ -121,9 +130,10 @@ impl EvictionManager {
         self.cfg.brake && (self.outruns(domain, pod, grace) || is_held())
     }
 
-    /// By itself the pod takes what is left of the domain within `grace`.
+    /// By itself the pod takes what is left of the domain within `grace`, and others do not take nearly all of it before.
     fn outruns(&self, domain: &TopDomain, pod: &PodUid, grace: Duration) -> bool {
-        has_room(domain) && uses_up(domain, self.rate(domain, pod), grace)
+        let counts = self.share(domain, pod).is_none_or(|share| share >= LEAST_SHARE);
+        counts && has_room(domain) && uses_up(domain, self.rate(domain, pod), grace)
     }
 
     /// As all pods were read last, which may have been long after the time before: then its share of what is known to go
@@ -141,7 +151,8 @@ impl EvictionManager {
         Some((own / whole).clamp(0.0, 1.0))
     }
 
-    /// Those who would take what the pod needs that is evicted just now.
+    /// Those who would take what the pod needs that is evicted just now; and the pod itself is let go, where it was held for
+    /// the sake of one before and is not to be held any more.
     pub(super) fn holds_beside_new(
         &self,
         eviction: &Eviction,
@@ -149,7 +160,11 @@ impl EvictionManager {
         now: Mono,
     ) -> Vec<EvictionStep> {
         let within = eviction.grace.min(LONGEST_BESIDE);
-        self.holds_beside(&eviction.pod.uid, eviction.signal, within, candidates, now)
+        let mut steps = self.holds_beside(&eviction.pod.uid, eviction.signal, within, candidates, now);
+        let itself = Held::pod(&eviction.pod.uid);
+        let spared = if eviction.brake { None } else { self.brakes.after_let_go(&itself, now) };
+        steps.extend(spared.map(EvictionStep::Brake));
+        steps
     }
 
     /// Who takes what is left within `time`, is not evicted, and may be held. Never a critical pod.
@@ -178,7 +193,7 @@ impl EvictionManager {
     fn begin_to_hold(&self, pod: &PodUid, beside: Option<&PodUid>, signal: Signal) -> EvictionStep {
         let domain = domain_of(signal);
         let headroom_bytes = self.domain(signal).forecast.level().map_or(0, |l| l.headroom_bytes);
-        let room_bytes = room_bytes(&domain, headroom_bytes);
+        let room_bytes = if beside.is_some() { 0 } else { room_bytes(&domain, headroom_bytes) };
         EvictionStep::Brake(BrakeStep {
             held: Held::pod(pod),
             gear: Gear::Throttled { room_bytes },
@@ -195,7 +210,7 @@ impl EvictionManager {
     pub(super) fn hold_beside(&mut self, pod: &PodUid, victim: &PodUid, domain: &Domain, now: Mono) {
         let top = if *domain == Domain::Node { &self.node } else { &self.kubepods };
         let (Some(level), Some(evicting)) = (top.forecast.level(), self.evicting.get(victim)) else { return };
-        let ends_at = evicting.grace_ends() + KILL_TIME;
-        self.brakes.hold_beside(pod, victim, (domain.clone(), level.headroom_bytes), ends_at, now);
+        let victim = (victim, evicting.grace_ends());
+        self.brakes.hold_beside(pod, victim, (domain.clone(), level.headroom_bytes), now);
     }
 }

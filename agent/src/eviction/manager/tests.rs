@@ -363,7 +363,7 @@ proptest! {
                 }
                 m.applied(step, now);
             }
-            prop_assert_eq!(m.plan(&candidates, now), []);
+            prop_assert_eq!(m.plan(&candidates, now), [], "after {:?}", steps);
             prop_assert!(m.next_wakeup() > now);
         }
     }
