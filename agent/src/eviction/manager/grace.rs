@@ -15,7 +15,6 @@ use crate::eviction::{Candidate, Eviction, EvictionStep, Numbers};
 use crate::forecast::time_to_use;
 use crate::pod::PodUid;
 use crate::reason::Reason;
-use crate::signal::Domain;
 use crate::signal::window::AT_REST_BYTES_PER_S;
 
 /// From the order to a stop until the pod has its SIGTERM and has had a moment to act on it: the runtime takes 20
@@ -204,13 +203,5 @@ impl EvictionManager {
             frozen: Duration::ZERO,
             beside: beside.cloned(),
         })
-    }
-
-    /// The order to begin to hold it so has gone out.
-    pub(super) fn hold_beside(&mut self, pod: &PodUid, victim: &PodUid, domain: &Domain, now: Mono) {
-        let top = if *domain == Domain::Node { &self.node } else { &self.kubepods };
-        let (Some(level), Some(evicting)) = (top.forecast.level(), self.evicting.get(victim)) else { return };
-        let victim = (victim, evicting.grace_ends());
-        self.brakes.hold_beside(pod, victim, (domain.clone(), level.headroom_bytes), now);
     }
 }
