@@ -58,8 +58,9 @@ pub struct Level {
 impl Level {
     /// A cgroup's: headroom = limit − usage + reclaimable. Reclaimable is all inactive file pages and half of the
     /// active ones (the kernel would take them all, but a workload that refaults them thrashes long before), of those
-    /// no more than what does not come back within a second (`comes_back_bytes`), less half of what is dirty: the kernel writes
-    /// it before it kills, but that takes its time. What comes back counts up to what is committed: so much may have
+    /// no more than what does not come back within a second (`comes_back_bytes`), and of what is dirty half: the kernel writes
+    /// it before it kills, but that takes its time. Reclaim that meets a dirty page calls it active (`shrink_folio_list`), so
+    /// the larger of the two is left out and not both. What comes back counts up to what is committed: so much may have
     /// crowded it out, whereas who touches more than ever fits refaults in an empty domain, too, and the kernel does not kill
     /// for it. For the same reason inactive pages count whatever is refaulted. `None` without a limit.
     #[must_use]
@@ -67,10 +68,11 @@ impl Level {
         let limit_bytes = r.limit_bytes?;
         let crowded_out = comes_back_bytes.min(committed_bytes(r));
         let active = (r.active_file_bytes / 2).min(r.active_file_bytes.saturating_sub(crowded_out));
-        let clean = (r.inactive_file_bytes + active).saturating_sub(r.dirty_bytes / 2);
+        let left_out = r.active_file_bytes.saturating_sub(active).max(r.dirty_bytes / 2);
+        let reclaimable = (r.inactive_file_bytes + r.active_file_bytes).saturating_sub(left_out);
         Some(Level {
             limit_bytes,
-            headroom_bytes: limit_bytes.saturating_sub(r.usage_bytes.saturating_sub(clean)),
+            headroom_bytes: limit_bytes.saturating_sub(r.usage_bytes.saturating_sub(reclaimable)),
             committed_bytes: committed_bytes(r),
         })
     }
@@ -220,6 +222,9 @@ mod tests {
             (reading(300, 200, 0, 150), 125, 100),
             // Somebody writes a file larger than the limit.
             (reading(300, 250, 0, 250), 125, 50),
+            // Reclaim has met it all, and its pages count as active.
+            (reading(300, 0, 250, 250), 125, 50),
+            (reading(300, 100, 100, 60), 150, 100),
             (reading(300, 10, 0, 20), 0, 290),
             (reading(310, 0, 0, 0), 0, 310),
         ] {

@@ -32,6 +32,9 @@ pub fn leak(session: &mut Session, cell: Cell) -> Result<(Run, Recording)> {
     let bound = SOON + Duration::from_secs_f64(3.0 * cell.seconds(session.setting.domain));
     let (seen, mark) = watched(session, &name, &manifest, cell.shape, bound)?;
     let run = Run::of(&seen.as_seen(&name, &mark));
+    if run.wrong_victim || run.collateral > 0 {
+        println!("{name}: others than the leak were ended: {}", decided(&seen.trace));
+    }
     let recording = Recording::of(&seen.watched, &seen.trace, &name, &mark);
     session.remove(&name)?;
     Ok((run, recording))
@@ -49,10 +52,18 @@ pub fn benign(session: &mut Session, benign: Benign) -> Result<(Option<String>, 
     if !(run.evicted || run.collateral > 0 || (ended_early && run.kernel_oom_kills == 0)) {
         return Ok((None, run.kernel_oom_kills));
     }
-    let told = seen.trace.iter().find(|r| r.kind == "Decision").map(|r| {
-        format!("{} {}: {} {:?}", r.domain.as_deref().unwrap_or_default(), r.reason, r.message, r.numbers)
+    Ok((Some(decided(&seen.trace)), run.kernel_oom_kills))
+}
+
+/// Who was to be evicted and why, as the agent tells it.
+fn decided(trace: &[TraceRecord]) -> String {
+    let decisions = trace.iter().filter(|r| r.kind == "Decision");
+    let told = decisions.map(|r| {
+        let domain = r.domain.as_deref().unwrap_or_default();
+        format!("{} for {domain}, {}: {} {:?}", r.pod_name(), r.reason, r.message, r.numbers)
     });
-    Ok((Some(told.unwrap_or_else(|| "it ended early, and nobody says why".to_owned())), run.kernel_oom_kills))
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { "nobody says why".to_owned() } else { told.join("; ") }
 }
 
 /// What a run leaves.
