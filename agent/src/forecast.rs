@@ -5,16 +5,18 @@
 //! bytes (usage without file pages; tmpfs is not file pages and counts), headroom is what committed bytes could
 //! still take.
 
+mod lag;
 pub mod refault;
 pub mod time_to_free;
 
 use std::time::Duration;
 
+use lag::Lag;
 use refault::Refaults;
 
 use crate::clock::Mono;
-use crate::signal::DomainReading;
 use crate::signal::window::Growth;
+use crate::signal::{DomainReading, StatAge};
 
 /// Fastest that memory is assumed to be consumed when nothing but samples tells of it: about what two memory
 /// channels of a server take when every core zeroes fresh pages.
@@ -111,14 +113,36 @@ pub struct DomainForecast {
     growth: Growth,
     level: Option<Level>,
     refaults: Refaults,
+    lag: Lag,
 }
 
 impl DomainForecast {
-    /// A cgroup's numbers as read at `at`.
-    pub fn observe_cgroup(&mut self, at: Mono, r: &DomainReading) {
+    /// A cgroup's numbers as read at `at`. `false`: its statistics lag behind its usage, and are worth waiting for; nothing
+    /// has been taken in, and the next reading is due at once.
+    pub fn observe_cgroup(&mut self, at: Mono, r: &DomainReading) -> bool {
+        if self.lag.is_worth_waiting(at, r, self.level) {
+            return false;
+        }
+        if r.statistics == StatAge::AsBefore && !self.lag.usage_is_as_before() {
+            // What the kernel holds back would be growth now, and page cache again when it tells. It is little: the level may have it.
+            self.level = Level::of_cgroup(r, self.refaults.comes_back_bytes());
+        } else {
+            self.observe_cgroup_as_it_is(at, r);
+        }
+        true
+    }
+
+    /// Whether its statistics lag or not.
+    pub fn observe_cgroup_as_it_is(&mut self, at: Mono, r: &DomainReading) {
         self.refaults.observe(at, r.refaults);
         let level = Level::of_cgroup(r, self.refaults.comes_back_bytes());
         self.observe(at, committed_bytes(r), level);
+    }
+
+    /// The last reading was not taken in.
+    #[must_use]
+    pub fn waits_for_statistics(&self) -> bool {
+        self.lag.waits()
     }
 
     /// The node's, with `MemAvailable`.
@@ -176,6 +200,9 @@ impl DomainForecast {
     /// whichever is more. `None` for a domain without a limit.
     #[must_use]
     pub fn next_sample_in(&self, max_rate_bytes_per_s: u64) -> Option<Duration> {
+        if self.waits_for_statistics() {
+            return Some(Duration::ZERO);
+        }
         let rate = (max_rate_bytes_per_s as f64).max(2.0 * self.growth.fast());
         Some(time_to_use(self.level?.headroom_bytes, rate).mul_f64(SAMPLE_SHARE))
     }
@@ -208,6 +235,7 @@ mod tests {
             active_file_bytes: active * MIB,
             dirty_bytes: dirty * MIB,
             refaults: 0,
+            statistics: StatAge::New,
             limit_bytes: Some(300 * MIB),
             oom_kills: 0,
         }

@@ -2,9 +2,11 @@
 //! and the names of the nested memory domains both speak of. Core: plain data and pure functions.
 //!
 //! - [`attribution`]: cgroup id → pod and container.
+//! - [`lag`]: readings whose file numbers are older than their usage.
 //! - [`window`]: rates over time.
 
 pub mod attribution;
+pub mod lag;
 pub mod window;
 
 use crate::clock::Mono;
@@ -227,6 +229,17 @@ pub enum KernelEventKind {
     },
 }
 
+/// How a domain's statistics stand to its usage, which is always true. See [`lag`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatAge {
+    /// They have changed since they were read before.
+    New,
+    /// They have not, which is true or so, within what the kernel holds back.
+    AsBefore,
+    /// They have not, and the usage has moved by more than that.
+    Lag,
+}
+
 /// One domain's memory, read from its cgroup files just now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainReading {
@@ -242,6 +255,8 @@ pub struct DomainReading {
     /// `workingset_refault_file`, cumulative: file pages that came back after they had been reclaimed. In pages, on v1 up to
     /// about Linux 6.7 in bytes.
     pub refaults: u64,
+    /// Of the four above.
+    pub statistics: StatAge,
     /// `memory.max` / `memory.limit_in_bytes`; the node's MemTotal. `None`: unlimited.
     pub limit_bytes: Option<u64>,
     /// `oom_kill` of `memory.events` / `memory.oom_control`, cumulative.
@@ -249,6 +264,11 @@ pub struct DomainReading {
 }
 
 impl DomainReading {
+    #[must_use]
+    pub fn lags(&self) -> bool {
+        self.statistics == StatAge::Lag
+    }
+
     /// usage − inactive_file, as kubelet and cAdvisor define the working set.
     #[must_use]
     pub const fn working_set_bytes(&self) -> u64 {

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use aya::util::online_cpus;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -16,9 +17,15 @@ use super::{CgroupError, tree};
 use crate::clock::Mono;
 use crate::pod::PodUid;
 use crate::reason::Reason;
-use crate::signal::{Domain, DomainReading, Hierarchy, MemoryReading, ReadScope};
+use crate::signal::{Domain, DomainReading, Hierarchy, MemoryReading, ReadScope, StatAge, lag};
 
 pub use super::parse::Psi;
+
+mod statistics;
+mod sum_up;
+
+use statistics::StatFile;
+use sum_up::{SumUp, Why};
 
 /// `/proc/vmstat` is the largest of the files, about 4.5 KiB on Linux 6.18; `memory.stat` has 2 KiB.
 const BUFFER_BYTES: usize = 32 * 1024;
@@ -38,7 +45,7 @@ const V2: FileNames = FileNames { usage: "memory.current", limit: "memory.max", 
 #[derive(Debug)]
 struct CgroupFiles {
     usage: OwnedFd,
-    stat: OwnedFd,
+    stat: StatFile,
     limit: OwnedFd,
     oom: OwnedFd,
 }
@@ -47,7 +54,7 @@ struct CgroupFiles {
 #[derive(Debug)]
 struct NodeFiles {
     meminfo: OwnedFd,
-    stat: OwnedFd,
+    stat: StatFile,
     usage_v1: Option<OwnedFd>,
     vmstat: OwnedFd,
     /// As read with the last [`ReadScope::AllPods`]: `/proc/vmstat` is a long file and the counter moves seldom.
@@ -61,14 +68,25 @@ struct Watched {
     files: CgroupFiles,
 }
 
+/// How files are read.
+#[derive(Debug)]
+struct Reader {
+    hierarchy: Hierarchy,
+    /// See [`statistics::slack_bytes`].
+    slack_bytes: u64,
+    buffer: Vec<u8>,
+}
+
 /// Open memory files, read on demand.
 #[derive(Debug)]
 pub struct MemoryFiles {
-    hierarchy: Hierarchy,
     node: NodeFiles,
     kubepods: Watched,
     watched: Vec<Watched>,
-    buffer: Vec<u8>,
+    sum_up: SumUp,
+    /// `kubepods`' usage when statistics that lag were last asked to be summed up; `None`: none lags.
+    asked_at: Option<u64>,
+    reader: Reader,
 }
 
 impl MemoryFiles {
@@ -81,7 +99,7 @@ impl MemoryFiles {
         let root = driver.memory_root();
         let node = NodeFiles {
             meminfo: open(Path::new("/proc/meminfo"))?,
-            stat: open(&root.join("memory.stat"))?,
+            stat: StatFile::open(root)?,
             usage_v1: match hierarchy {
                 Hierarchy::MemoryV1 => Some(open(&root.join(V1.usage))?),
                 Hierarchy::Unified => None,
@@ -90,7 +108,21 @@ impl MemoryFiles {
             oom_kills: 0,
         };
         let kubepods = Watched::open(hierarchy, Domain::Kubepods, &driver.kubepods_dir().memory)?;
-        Ok(MemoryFiles { hierarchy, node, kubepods, watched: Vec::new(), buffer: vec![0; BUFFER_BYTES] })
+        let cpus = online_cpus().map_err(|(path, e)| CgroupError::io("read", Path::new(path), e))?.len();
+        let sum_up = SumUp::start(&kubepods.dir)
+            .map_err(|e| CgroupError::io("start a thread that reads", &kubepods.dir, e))?;
+        Ok(MemoryFiles {
+            node,
+            kubepods,
+            watched: Vec::new(),
+            sum_up,
+            asked_at: None,
+            reader: Reader {
+                hierarchy,
+                slack_bytes: statistics::slack_bytes(cpus),
+                buffer: vec![0; BUFFER_BYTES],
+            },
+        })
     }
 
     /// Reads `domain` from `dir` from now on; replaces what was watched for it before.
@@ -98,7 +130,7 @@ impl MemoryFiles {
     /// # Errors
     /// [`CgroupError::Io`] when the cgroup is not there.
     pub fn watch(&mut self, domain: Domain, dir: &Path) -> Result<(), CgroupError> {
-        let new = Watched::open(self.hierarchy, domain, dir)?;
+        let new = Watched::open(self.reader.hierarchy, domain, dir)?;
         match self.watched.iter_mut().find(|w| w.domain == new.domain) {
             Some(old) => *old = new,
             None => self.watched.push(new),
@@ -157,19 +189,19 @@ impl MemoryFiles {
     ) -> Result<MemoryReading, CgroupError> {
         let at = Mono::now();
         let mut domains = Vec::with_capacity(2 + self.watched.len());
-        let (node, info) = self.node.read(scope, &mut self.buffer)?;
+        let reader = &mut self.reader;
+        let (node, info) = self.node.read(scope, reader)?;
         domains.push(node);
-        match self.kubepods.read_or_reopen(self.hierarchy, &mut self.buffer) {
+        match self.kubepods.read_or_reopen(reader) {
             Ok(Some(reading)) => domains.push(reading),
             Ok(None) => tracing::warn!(dir = %self.kubepods.dir.display(), "the kubepods cgroup is gone"),
             Err(e) => tracing::warn!(error = %e, "cannot read kubepods' memory"),
         }
-        let (hierarchy, buffer) = (self.hierarchy, &mut self.buffer);
         self.watched.retain_mut(|w| {
             if !wanted(&w.domain) {
                 return true;
             }
-            match w.read_or_reopen(hierarchy, buffer) {
+            match w.read_or_reopen(reader) {
                 Ok(Some(reading)) => {
                     domains.push(reading);
                     true
@@ -181,6 +213,8 @@ impl MemoryFiles {
                 }
             }
         });
+        self.ask_to_sum_up(&domains);
+        lag::settle(&mut domains, self.reader.slack_bytes);
         Ok(MemoryReading {
             at,
             done_at: Mono::now(),
@@ -191,26 +225,45 @@ impl MemoryFiles {
             stalled: Vec::new(),
         })
     }
+
+    /// Where statistics lag or stand still, has the kernel sum up all below them, so that the next readings find them true.
+    /// Where they lag, once for so much as is charged meanwhile: whoever does not charge has nothing new to be summed up.
+    fn ask_to_sum_up(&mut self, domains: &[DomainReading]) {
+        let usage_bytes = domains.iter().find(|d| d.domain == Domain::Kubepods).map_or(0, |d| d.usage_bytes);
+        let moved = |before: u64| usage_bytes.abs_diff(before) > self.reader.slack_bytes;
+        if domains.iter().any(|d| d.lags() && matches!(d.domain, Domain::Kubepods | Domain::Pod(_))) {
+            if self.asked_at.is_none_or(moved) {
+                self.asked_at = Some(usage_bytes);
+                self.sum_up.ask(Why::Lag);
+            }
+            return;
+        }
+        self.asked_at = None;
+        // In a full cgroup usage stays as it is while page cache makes room for a leak.
+        if domains.iter().any(|d| d.domain == Domain::Kubepods && d.statistics == StatAge::AsBefore) {
+            self.sum_up.ask(Why::AsBefore);
+        }
+    }
 }
 
 impl NodeFiles {
-    fn read(&mut self, scope: ReadScope, buffer: &mut [u8]) -> Result<(DomainReading, MemInfo), CgroupError> {
+    fn read(
+        &mut self,
+        scope: ReadScope,
+        reader: &mut Reader,
+    ) -> Result<(DomainReading, MemInfo), CgroupError> {
+        let Reader { hierarchy, slack_bytes, buffer } = reader;
         let named = |path: &'static str| move |e: ReadError| e.at(Path::new(path));
         let info = read(&self.meminfo, buffer, parse::meminfo).map_err(named("/proc/meminfo"))?;
-        let (stat, usage_bytes) = match &self.usage_v1 {
+        let usage_bytes = match &self.usage_v1 {
             // On v1 the root cgroup accounts the whole machine, as cAdvisor reads it.
-            Some(usage) => (
-                read(&self.stat, buffer, parse::memory_stat_v1),
-                read(usage, buffer, |t| parse::single(t, V1.usage))
-                    .map_err(named("memory.usage_in_bytes of the root cgroup"))?,
-            ),
+            Some(usage) => read(usage, buffer, |t| parse::single(t, V1.usage))
+                .map_err(named("memory.usage_in_bytes of the root cgroup"))?,
             // v2's root has no memory.current; cAdvisor and kubelet take what meminfo says is not free.
-            None => (
-                read(&self.stat, buffer, parse::memory_stat_v2),
-                info.total_bytes.saturating_sub(info.free_bytes),
-            ),
+            None => info.total_bytes.saturating_sub(info.free_bytes),
         };
-        let stat = stat.map_err(named("memory.stat of the root cgroup"))?;
+        let stat = self.stat.read(usage_bytes, *hierarchy, *slack_bytes, buffer);
+        let (stat, statistics) = stat.map_err(named("memory.stat of the root cgroup"))?;
         // The root cgroup's own counter sees only what runs directly in it (v1) or does not exist (v2).
         if scope == ReadScope::AllPods {
             self.oom_kills = read(&self.vmstat, buffer, parse::oom_kills).map_err(named("/proc/vmstat"))?;
@@ -222,6 +275,7 @@ impl NodeFiles {
             active_file_bytes: stat.active_file_bytes,
             dirty_bytes: stat.dirty_bytes,
             refaults: stat.refaults,
+            statistics,
             limit_bytes: Some(info.total_bytes),
             oom_kills: self.oom_kills,
         };
@@ -235,34 +289,27 @@ impl Watched {
     }
 
     /// `None`: the cgroup is gone. One that was removed and made again has new files; they are opened.
-    fn read_or_reopen(
-        &mut self,
-        hierarchy: Hierarchy,
-        buffer: &mut [u8],
-    ) -> Result<Option<DomainReading>, CgroupError> {
-        match self.read(hierarchy, buffer) {
+    fn read_or_reopen(&mut self, reader: &mut Reader) -> Result<Option<DomainReading>, CgroupError> {
+        match self.read(reader) {
             Err(ReadError::Io(e)) if tree::is_gone(&e) => {}
             result => return result.map(Some).map_err(|e| e.at(&self.dir)),
         }
-        match CgroupFiles::open(hierarchy, &self.dir) {
+        match CgroupFiles::open(reader.hierarchy, &self.dir) {
             Ok(files) => self.files = files,
             Err(CgroupError::Io { source, .. }) if tree::is_gone(&source) => return Ok(None),
             Err(e) => return Err(e),
         }
-        match self.read(hierarchy, buffer) {
+        match self.read(reader) {
             Err(ReadError::Io(e)) if tree::is_gone(&e) => Ok(None),
             result => result.map(Some).map_err(|e| e.at(&self.dir)),
         }
     }
 
-    fn read(&self, hierarchy: Hierarchy, buffer: &mut [u8]) -> Result<DomainReading, ReadError> {
-        let names = file_names(hierarchy);
-        let stat = match hierarchy {
-            Hierarchy::MemoryV1 => parse::memory_stat_v1,
-            Hierarchy::Unified => parse::memory_stat_v2,
-        };
+    fn read(&mut self, reader: &mut Reader) -> Result<DomainReading, ReadError> {
+        let Reader { hierarchy, slack_bytes, buffer } = reader;
+        let names = file_names(*hierarchy);
         let usage_bytes = read(&self.files.usage, buffer, |t| parse::single(t, names.usage))?;
-        let stat = read(&self.files.stat, buffer, stat)?;
+        let (stat, statistics) = self.files.stat.read(usage_bytes, *hierarchy, *slack_bytes, buffer)?;
         Ok(DomainReading {
             domain: self.domain.clone(),
             usage_bytes,
@@ -270,6 +317,7 @@ impl Watched {
             active_file_bytes: stat.active_file_bytes,
             dirty_bytes: stat.dirty_bytes,
             refaults: stat.refaults,
+            statistics,
             limit_bytes: read(&self.files.limit, buffer, |t| parse::limit(t, names.limit))?,
             // v2 counts kills in the cgroups below as well. v1 counts them where the victim was only, so
             // there a pod's kills are the sum over its containers.
@@ -290,7 +338,7 @@ impl CgroupFiles {
         let names = file_names(hierarchy);
         Ok(CgroupFiles {
             usage: open(&dir.join(names.usage))?,
-            stat: open(&dir.join("memory.stat"))?,
+            stat: StatFile::open(dir)?,
             limit: open(&dir.join(names.limit))?,
             oom: open(&dir.join(names.oom))?,
         })
@@ -336,16 +384,20 @@ fn read<T>(
     buffer: &mut [u8],
     parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
 ) -> Result<T, ReadError> {
-    let length = loop {
-        match rustix::io::pread(fd, &mut *buffer, 0) {
-            Err(Errno::INTR) => {}
-            result => break result.map_err(|e| ReadError::Io(e.into()))?,
-        }
-    };
+    let length = pread(fd, buffer)?;
     if length == buffer.len() {
         return Err(ReadError::Io(io::Error::from(Errno::OVERFLOW)));
     }
     Ok(parse(&buffer[..length])?)
+}
+
+fn pread(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, ReadError> {
+    loop {
+        match rustix::io::pread(fd, &mut *buffer, 0) {
+            Err(Errno::INTR) => {}
+            result => return result.map_err(|e| ReadError::Io(e.into())),
+        }
+    }
 }
 
 #[cfg(test)]

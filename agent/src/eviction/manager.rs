@@ -73,15 +73,18 @@ struct TopDomain {
     forecast: DomainForecast,
     /// Growth at the instants of the pods' readings only, to be compared with theirs.
     beside_pods: Growth,
+    /// The last reading that was taken in, and when.
     last: Option<DomainReading>,
-    /// Of the last reading, against which thresholds are held.
-    available_bytes: Option<u64>,
+    read_at: Option<Mono>,
+    /// What thresholds are held against, and when it was read.
+    available: Option<(u64, Mono)>,
 }
 
 impl TopDomain {
-    /// Limit and what is available of it.
-    fn available(&self) -> Option<(u64, u64)> {
-        Some((self.last.as_ref()?.limit_bytes?, self.available_bytes?))
+    /// Limit, what is available of it, and when that was read.
+    fn available(&self) -> Option<(u64, u64, Mono)> {
+        let (bytes, at) = self.available?;
+        Some((self.last.as_ref()?.limit_bytes?, bytes, at))
     }
 }
 
@@ -207,12 +210,14 @@ impl EvictionManager {
         for t in &mut self.thresholds {
             let domain =
                 if t.threshold.signal == Signal::MemoryAvailable { &self.node } else { &self.kubepods };
-            t.observe(r.at, domain.available());
+            t.observe(domain.available());
         }
         self.pressure =
             pressure::condition(self.pressure, &self.thresholds, r.at, self.cfg.transition_period);
         self.stalls.observe(r.at, &r.stalled);
-        self.returns.observe(r.at, committed(&self.kubepods.forecast));
+        if self.kubepods.read_at == Some(r.at) {
+            self.returns.observe(r.at, committed(&self.kubepods.forecast));
+        }
         self.top_at = Some(r.at);
     }
 
@@ -222,8 +227,8 @@ impl EvictionManager {
             let Some(d) = r.of(&name) else { continue };
             if name == Domain::Node {
                 top.forecast.observe_node(r.at, d, r.mem_available_bytes);
-            } else {
-                top.forecast.observe_cgroup(r.at, d);
+            } else if !top.forecast.observe_cgroup(r.at, d) {
+                continue;
             }
             let committed = top.forecast.growth().last().map(|(_, bytes)| bytes);
             if let Some(committed) = committed.filter(|_| all_pods) {
@@ -232,9 +237,13 @@ impl EvictionManager {
             if let Some(level) = top.forecast.level() {
                 self.brakes.observe(&name, level.headroom_bytes, r.at);
             }
-            top.available_bytes =
-                pressure::available_bytes(d, top.forecast.comes_back_bytes(), r.mem_available_bytes);
+            let before = top.available.map(|(bytes, _)| bytes);
+            let comes_back = top.forecast.comes_back_bytes();
+            if let Some(news) = pressure::available(d, comes_back, r.mem_available_bytes, before) {
+                top.available = news.map(|bytes| (bytes, r.at));
+            }
             top.last = Some(d.clone());
+            top.read_at = Some(r.at);
         }
     }
 
@@ -246,7 +255,7 @@ impl EvictionManager {
             match &d.domain {
                 Domain::Pod(uid) => {
                     let mut forecast = old.remove(uid).map_or_else(|| new_pod(before), |p| p.forecast);
-                    forecast.observe_cgroup(r.at, d);
+                    forecast.observe_cgroup_as_it_is(r.at, d);
                     let numbers = PodNumbers { forecast, working_set_bytes: d.working_set_bytes() };
                     self.pods.insert(uid.clone(), numbers);
                 }

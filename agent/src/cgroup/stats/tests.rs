@@ -93,6 +93,45 @@ fn a_growing_process_and_its_oom_kill() {
     assert!(reading.domains[0].oom_kills > node_before);
 }
 
+/// Somebody writes files as fast as the kernel takes them. On Linux 6.16 and later `kubepods`' statistics then stand still now
+/// and again, for up to two seconds, if nobody makes the kernel go on.
+#[test]
+fn page_cache_is_known_for_what_it_is() {
+    const MIB: u64 = 1 << 20;
+    let tree = TestTree::new(&CgroupResources { memory_limit_bytes: Some(512 * MIB), ..none() });
+    let uid = PodUid::from("writer");
+    tree.driver.ensure_pod(&uid, QosClass::Burstable, &none()).unwrap();
+    let dir = tree.driver.pod_dir(&uid, QosClass::Burstable).memory;
+    let mut files = MemoryFiles::open(&tree.driver).unwrap();
+    files.watch(Domain::Pod(uid), &dir).unwrap();
+    let on_disk = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (procs, file) = (dir.join("cgroup.procs"), on_disk.path().join("file"));
+    let write = format!("dd if=/dev/zero of={0} bs=256k count=1200 status=none; rm {0}", file.display());
+    let script = format!("echo $$ > {}; for i in 1 2 3 4 5 6 7 8; do {write}; done", procs.display());
+    let mut writer = std::process::Command::new("sh").args(["-c", &script]).spawn().unwrap();
+    let (mut readings, mut lags_from) = (0, None);
+    let (mut most_in_use, mut most_while_lagging) = (0, 0);
+    while writer.try_wait().unwrap().is_none() {
+        let reading = read(&mut files, ReadScope::Top);
+        let Some(d) = reading.of(&Domain::Kubepods) else { continue };
+        if d.lags() {
+            let from: u64 = *lags_from.get_or_insert(d.usage_bytes);
+            most_while_lagging = d.usage_bytes.abs_diff(from).max(most_while_lagging);
+        } else {
+            lags_from = None;
+            let in_use = d.usage_bytes.saturating_sub(d.inactive_file_bytes + d.active_file_bytes);
+            most_in_use = in_use.max(most_in_use);
+        }
+        readings += 1;
+    }
+    assert!(writer.wait().unwrap().success());
+    println!("{most_in_use} bytes in use, {most_while_lagging} written while the statistics lagged");
+    assert!(readings > 100, "{readings} readings");
+    // The kernel's own part, which is 1/40 of the cache and left behind by files that are gone.
+    assert!(most_in_use <= 32 * MIB, "{} MiB look like they were in use", most_in_use / MIB);
+    assert!(most_while_lagging <= 128 * MIB, "statistics lagged by {} MiB", most_while_lagging / MIB);
+}
+
 /// Prints what a reading costs; `cargo test -p oomlet reading_cost -- --nocapture`.
 #[test]
 fn reading_cost_with_thirty_pods() {
@@ -133,9 +172,10 @@ fn v2_files() {
     ] {
         fs::write(dir.path().join(name), text).unwrap();
     }
-    let mut buffer = vec![0; BUFFER_BYTES];
+    let reader = |buffer| Reader { hierarchy: Hierarchy::Unified, slack_bytes: 100, buffer };
+    let mut reads = reader(vec![0; BUFFER_BYTES]);
     let mut w = Watched::open(Hierarchy::Unified, Domain::Kubepods, dir.path()).unwrap();
-    let reading = w.read_or_reopen(Hierarchy::Unified, &mut buffer).unwrap().unwrap();
+    let reading = w.read_or_reopen(&mut reads).unwrap().unwrap();
     assert_eq!(
         reading,
         DomainReading {
@@ -145,16 +185,19 @@ fn v2_files() {
             active_file_bytes: 200,
             dirty_bytes: 11,
             refaults: 4,
+            statistics: StatAge::New,
             limit_bytes: None,
             oom_kills: 3,
         }
     );
     assert_eq!(reading.working_set_bytes(), 700);
+    fs::write(dir.path().join("memory.current"), "1101\n").unwrap();
+    let lags = DomainReading { usage_bytes: 1101, statistics: StatAge::Lag, ..reading };
+    assert_eq!(w.read_or_reopen(&mut reads).unwrap().unwrap(), lags);
     fs::write(dir.path().join("memory.stat"), "anon 1\n").unwrap();
-    let error = w.read_or_reopen(Hierarchy::Unified, &mut buffer).unwrap_err().to_string();
+    let error = w.read_or_reopen(&mut reads).unwrap_err().to_string();
     assert!(error.contains("`inactive_file` is missing"), "{error}");
-    let mut tiny = vec![0; 4];
-    assert!(w.read_or_reopen(Hierarchy::Unified, &mut tiny).is_err(), "a file cut short is not parsed");
+    assert!(w.read_or_reopen(&mut reader(vec![0; 4])).is_err(), "a file cut short is not parsed");
 }
 
 #[test]

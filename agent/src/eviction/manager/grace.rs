@@ -53,9 +53,6 @@ impl EvictionManager {
     /// takes it is held first; where that does not help, the grace is lost. The first second is the pod's as long as a kill
     /// would still be in time; after that the kill comes as early as an eviction would.
     pub(super) fn grace_steps(&self, candidates: &[Candidate], now: Mono) -> Vec<EvictionStep> {
-        if self.top_at.is_none_or(|read| now.since(read) > FRESH_FOR_DECISION) {
-            return Vec::new();
-        }
         self.evicting.values().flat_map(|e| self.grace_steps_of(e, candidates, now)).collect()
     }
 
@@ -67,7 +64,10 @@ impl EvictionManager {
         let needed = if early { KILL_TIME.mul_f64(self.cfg.safety.clamp(1.0, 100.0)) } else { self.needed() };
         // Past the end of the grace SIGKILL comes anyway.
         let left = e.grace_ends().since(now).min(needed);
-        let runs_out = |(signal, domain): &(Signal, &TopDomain)| self.runs_out(e, *signal, domain, left, now);
+        let is_fresh = |d: &TopDomain| d.read_at.is_some_and(|read| now.since(read) <= FRESH_FOR_DECISION);
+        let runs_out = |(signal, domain): &(Signal, &TopDomain)| {
+            is_fresh(domain) && self.runs_out(e, *signal, domain, left, now)
+        };
         let Some((signal, domain)) = self.top().into_iter().find(runs_out) else { return Vec::new() };
 
         let uid = &e.pod.uid;

@@ -75,7 +75,9 @@ struct Watched {
     creep: Creep,
     /// `None`: its cgroup is not known yet, or gone.
     last: Option<DomainReading>,
-    /// When it was read, or looked for, last.
+    /// When that was.
+    read_at: Mono,
+    /// When it was looked for last.
     at: Mono,
     /// Kernel events that no reading has answered yet.
     hint: Option<Hint>,
@@ -83,21 +85,23 @@ struct Watched {
 
 impl Watched {
     fn observe(&mut self, at: Mono, reading: &DomainReading) {
-        self.forecast.observe_cgroup(at, reading);
-        if let Some(level) = self.forecast.level() {
-            self.creep.observe(at, level.committed_bytes, level.limit_bytes);
+        if self.forecast.observe_cgroup(at, reading) {
+            if let Some(level) = self.forecast.level() {
+                self.creep.observe(at, level.committed_bytes, level.limit_bytes);
+            }
+            self.last = Some(reading.clone());
+            self.read_at = at;
         }
-        self.last = Some(reading.clone());
-        self.read(at);
+        self.looked_for(at);
     }
 
     /// It could not be read: what is read next is another one's.
     fn absent(&mut self, at: Mono) {
         *self = Watched { hint: self.hint, ..Watched::default() };
-        self.read(at);
+        self.looked_for(at);
     }
 
-    fn read(&mut self, at: Mono) {
+    fn looked_for(&mut self, at: Mono) {
         self.at = at;
         self.hint = self.hint.filter(|h| h.latest > at).map(|h| Hint { earliest: h.latest, ..h });
     }
@@ -156,7 +160,7 @@ impl EvictionManager {
         for reading in &r.domains {
             let Some(watched) = self.limits.watched.get_mut(&reading.domain) else { continue };
             watched.observe(r.at, reading);
-            if let Some(level) = watched.forecast.level() {
+            if let Some(level) = watched.forecast.level().filter(|_| watched.read_at == r.at) {
                 self.brakes.observe(&reading.domain, level.headroom_bytes, r.at);
             }
         }

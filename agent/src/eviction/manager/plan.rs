@@ -51,6 +51,8 @@ struct Danger<'a> {
     signal: Signal,
     domain: &'a TopDomain,
     threshold_bytes: Option<u64>,
+    /// When it was seen.
+    read_at: Option<Mono>,
     soft: bool,
     /// The tasks of the node, or of this one pod, stand still for memory.
     stalled: Option<(Stalled, Option<&'a PodUid>)>,
@@ -164,6 +166,7 @@ impl EvictionManager {
                 signal: t.threshold.signal,
                 domain: self.domain(t.threshold.signal),
                 threshold_bytes: t.newest.map(|(value, ..)| value),
+                read_at: t.newest.map(|(.., at)| at),
                 soft: !hard,
                 stalled: None,
             })
@@ -177,6 +180,7 @@ impl EvictionManager {
                 signal,
                 domain,
                 threshold_bytes: None,
+                read_at: domain.read_at,
                 soft: false,
                 stalled: None,
             })
@@ -189,6 +193,7 @@ impl EvictionManager {
                 signal: Signal::MemoryAvailable,
                 domain: &self.node,
                 threshold_bytes: None,
+                read_at: self.top_at,
                 soft: true,
                 stalled: Some(stalled),
             })
@@ -209,8 +214,10 @@ impl EvictionManager {
     /// One eviction at a time: the next waits until the last has stopped and numbers from after that still show the
     /// danger; or it is stuck; or it was killed already, the kill has had its time, and there is no more to wait.
     fn may_evict(&self, danger: &Danger<'_>, now: Mono) -> bool {
-        let Some(read) = self.top_at else { return false };
-        if self.last_stopped.is_some_and(|stopped| read <= stopped) {
+        let fresh = |read: &Mono| {
+            now.since(*read) <= FRESH_FOR_DECISION && self.last_stopped.is_none_or(|stopped| *read > stopped)
+        };
+        if !danger.read_at.as_ref().is_some_and(fresh) {
             return false;
         }
         let killed = |e: &Evicting| {
@@ -292,7 +299,7 @@ impl EvictionManager {
     }
 
     pub(super) fn numbers(&self, domain: &TopDomain, threshold_bytes: Option<u64>) -> Numbers {
-        let available_bytes = domain.available_bytes.unwrap_or(0);
+        let available_bytes = domain.available.map_or(0, |(bytes, _)| bytes);
         Numbers {
             threshold_bytes,
             ..self.numbers_of(&domain.forecast, domain.last.as_ref(), available_bytes)

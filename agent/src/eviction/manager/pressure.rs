@@ -35,10 +35,10 @@ impl ThresholdState {
         ThresholdState { threshold, met_since: None, newest: None }
     }
 
-    /// `available`: limit and what is left of it, of the domain that the signal speaks of; see [`available_bytes`].
-    /// Without a reading or a limit there is no signal, and the threshold is not met.
-    pub fn observe(&mut self, at: Mono, available: Option<(u64, u64)>) {
-        let Some((limit, available)) = available else {
+    /// `available`: limit and what is left of it, of the domain that the signal speaks of, and when that was read; see
+    /// [`available`]. Without a reading or a limit there is no signal, and the threshold is not met.
+    pub fn observe(&mut self, available: Option<(u64, u64, Mono)>) {
+        let Some((limit, available, at)) = available else {
             (self.met_since, self.newest) = (None, None);
             return;
         };
@@ -70,14 +70,26 @@ impl ThresholdState {
 /// For the node no more than the kernel's own estimate `MemAvailable`: kubelet takes every inactive file page for free, and
 /// with the multi-gen LRU (Linux 6.1 and later, where it is on) nearly all are called inactive. A node of 1 GiB then reads
 /// as having twice of what is left, and thrashes before its threshold is met.
-pub(super) fn available_bytes(
+///
+/// `None`: nothing is known that is newer than `before`. The root cgroup's statistics lag, and `MemAvailable`, which is of
+/// counters of its own, is not below that; where it is, it counts alone. `Some(None)`: the domain has no limit.
+pub(super) fn available(
     domain: &DomainReading,
     comes_back_bytes: u64,
     mem_available_bytes: u64,
-) -> Option<u64> {
-    let headroom = Level::of_cgroup(domain, comes_back_bytes)?.headroom_bytes;
-    let available = domain.limit_bytes?.saturating_sub(domain.working_set_bytes()).max(headroom);
-    Some(if domain.domain == Domain::Node { available.min(mem_available_bytes) } else { available })
+    before: Option<u64>,
+) -> Option<Option<u64>> {
+    let is_node = domain.domain == Domain::Node;
+    if is_node && domain.lags() {
+        let less = before.is_none_or(|before| mem_available_bytes < before);
+        return less.then_some(Some(mem_available_bytes));
+    }
+    let of = |level: Level| {
+        let available = level.limit_bytes.saturating_sub(domain.working_set_bytes());
+        let available = available.max(level.headroom_bytes);
+        if is_node { available.min(mem_available_bytes) } else { available }
+    };
+    Some(Level::of_cgroup(domain, comes_back_bytes).map(of))
 }
 
 /// The condition after a reading at `at`, from what it was before.
@@ -91,11 +103,11 @@ pub(super) fn condition(
     // A hard threshold says more than a soft one.
     let met = thresholds.iter().filter(|t| t.met_since.is_some()).min_by_key(|t| !t.threshold.is_hard());
     let now = met.and_then(|t| {
-        let (threshold_bytes, available_bytes, _) = t.newest?;
-        let since = before.map_or(at, |p| p.since);
+        let (threshold_bytes, available_bytes, read_at) = t.newest?;
+        let since = before.map_or(read_at, |p| p.since);
         Some(PressureInfo {
             since,
-            last_met: at,
+            last_met: read_at,
             signal: t.threshold.signal,
             available_bytes,
             threshold_bytes,

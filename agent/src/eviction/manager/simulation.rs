@@ -9,6 +9,7 @@ use crate::eviction::threshold::{Threshold, ThresholdValue};
 use crate::eviction::{Candidate, ContainerUse, Eviction};
 use crate::pod::qos::QosClass;
 use crate::reason::Reason;
+use crate::signal::StatAge;
 
 const MIB: u64 = 1 << 20;
 const LIMIT: u64 = 300 * MIB;
@@ -100,7 +101,38 @@ struct Sim {
     /// Bytes that a pod faults in before the growth program tells of it; `None`: no eBPF.
     event_every: Option<u64>,
     told: u64,
+    /// `kubepods`' statistics stand still unless somebody makes the kernel go on; `None`: they are always true.
+    standing: Option<Standing>,
     out: Outcome,
+}
+
+/// What the statistics say, and since when.
+#[derive(Debug, Default)]
+struct Standing {
+    since: Mono,
+    anon: u64,
+    cache: u64,
+    /// Anonymous memory and page cache when a reading found them as before, and had the kernel go on.
+    noticed_at: Option<(u64, u64)>,
+}
+
+impl Standing {
+    /// Of this much more that is charged after a reader had the kernel go on, it tells. Seen: up to 8 MiB.
+    const TOLD_AFTER: u64 = 4 * MIB;
+
+    /// The file pages that a reading finds, and how they stand to the usage.
+    fn read(&mut self, now: Mono, anon: u64, cache: u64) -> (u64, StatAge) {
+        let charged = |(a, c): (u64, u64)| anon.abs_diff(a) + cache.abs_diff(c);
+        let goes_on = self.noticed_at.is_some_and(|at| charged(at) >= Self::TOLD_AFTER);
+        if goes_on || now.since(self.since) >= Duration::from_secs(2) {
+            *self = Standing { since: now, anon, cache, noticed_at: None };
+            return (cache, StatAge::New);
+        }
+        self.noticed_at.get_or_insert((anon, cache));
+        let usage = anon + cache;
+        let lags = usage.abs_diff(self.anon + self.cache) > 2 * MIB;
+        (self.cache.min(usage), if lags { StatAge::Lag } else { StatAge::AsBefore })
+    }
 }
 
 fn config(threshold_mib: u64) -> EvictionConfig {
@@ -126,7 +158,12 @@ impl Sim {
         });
         let manager = EvictionManager::new(cfg);
         let (pods, now) = (pods.collect(), Mono::from_millis(1000));
-        Sim { manager, pods, now, event_every: None, told: 0, out: Outcome::default() }
+        Sim { manager, pods, now, event_every: None, told: 0, standing: None, out: Outcome::default() }
+    }
+
+    fn with_statistics_that_stand_still(mut self) -> Sim {
+        self.standing = Some(Standing::default());
+        self
     }
 
     /// Growth events instead of fast sampling.
@@ -261,7 +298,7 @@ impl Sim {
         true
     }
 
-    fn reading(&self, scope: ReadScope) -> MemoryReading {
+    fn reading(&mut self, scope: ReadScope) -> MemoryReading {
         let domain = |domain, anon, cache, limit| DomainReading {
             domain,
             usage_bytes: anon + cache,
@@ -269,14 +306,18 @@ impl Sim {
             active_file_bytes: cache - cache / 2,
             dirty_bytes: cache / 20,
             refaults: 0,
+            statistics: StatAge::New,
             limit_bytes: limit,
             oom_kills: 0,
         };
         let anon: u64 = self.pods.iter().map(|p| p.anon).sum();
         let cache: u64 = self.pods.iter().map(|p| p.cache).sum();
+        let standing = self.standing.as_mut().map(|s| s.read(self.now, anon, cache));
+        let (known, statistics) = standing.unwrap_or((cache, StatAge::New));
+        let kubepods = domain(Domain::Kubepods, anon + cache - known, known, Some(LIMIT));
         let mut domains = vec![
             domain(Domain::Node, anon + 500 * MIB, cache + 500 * MIB, Some(NODE)),
-            domain(Domain::Kubepods, anon, cache, Some(LIMIT)),
+            DomainReading { statistics, ..kubepods },
         ];
         if scope == ReadScope::AllPods {
             for p in self.pods.iter().filter(|p| !p.stopped) {

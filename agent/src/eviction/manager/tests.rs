@@ -7,7 +7,7 @@ use super::*;
 use crate::eviction::threshold::{Threshold, ThresholdValue};
 use crate::eviction::{Candidate, Eviction};
 use crate::reason::Reason;
-use crate::signal::{CgroupId, Hierarchy};
+use crate::signal::{CgroupId, Hierarchy, StatAge};
 
 const MIB: u64 = 1 << 20;
 const LIMIT_MIB: u64 = 300;
@@ -48,6 +48,7 @@ fn reading(at: Mono, usage: u64, pods: &[(&str, u64)]) -> MemoryReading {
         active_file_bytes: 0,
         dirty_bytes: 0,
         refaults: 0,
+        statistics: StatAge::New,
         limit_bytes: limit,
         oom_kills: 0,
     };
@@ -332,7 +333,7 @@ proptest! {
     /// pod goes at a time, no pod is evicted twice, and the manager asks to be woken later than now.
     #[test]
     fn planning_over_an_applied_state_plans_nothing(
-        ops in prop::collection::vec((0u8..7, 0u64..60_000, 0u64..200, 0u64..110), 1..200), soft: bool
+        ops in prop::collection::vec((0u8..8, 0u64..60_000, 0u64..200, 0u64..110), 1..200), soft: bool
     ) {
         let soft = soft.then(|| threshold(100, 300, Some(20)));
         let mut m = manager(soft.into_iter().chain([threshold(60, 0, None)]).collect());
@@ -344,7 +345,14 @@ proptest! {
                 2 => m.observe_reading(&both(now, big, small)),
                 3 => m.observe_reading(&reading(now, big + small, &[])),
                 4 => m.observe_kernel_event(&growth_event(now - Duration::from_micros(us))),
-                5 => if let Some(uid) = evicted.last().filter(|_| us % 3 == 0) {
+                // Statistics lag: the node's, those of `kubepods`, or both.
+                5 => {
+                    let mut lags = both(now, big, small);
+                    let domains = lags.domains.iter_mut().take(2).enumerate();
+                    domains.filter(|(i, _)| us & (1 << i) != 0).for_each(|(_, d)| d.statistics = StatAge::Lag);
+                    m.observe_reading(&lags);
+                }
+                6 => if let Some(uid) = evicted.last().filter(|_| us % 3 == 0) {
                     m.pod_stopped(uid, now);
                 },
                 _ => now = now.max(m.next_wakeup()),
@@ -369,4 +377,5 @@ proptest! {
     }
 }
 
+mod lag;
 mod pressure;

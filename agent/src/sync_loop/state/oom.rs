@@ -283,7 +283,7 @@ fn in_words(domain: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signal::DomainReading;
+    use crate::signal::{DomainReading, StatAge};
 
     #[test]
     fn limits_in_words() {
@@ -328,6 +328,7 @@ mod tests {
             active_file_bytes: 0,
             dirty_bytes: 0,
             refaults: 0,
+            statistics: StatAge::New,
             limit_bytes: Some(limit * MIB),
             oom_kills: 0,
         };

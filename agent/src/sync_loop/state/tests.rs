@@ -18,7 +18,7 @@ use crate::pod::Pod;
 use crate::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
 use crate::pod::qos::Amounts;
 use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
-use crate::signal::{Domain, DomainReading, KernelEvent, KernelEventKind};
+use crate::signal::{Domain, DomainReading, KernelEvent, KernelEventKind, StatAge};
 use crate::sync_loop::event::{PodSource, PodUpdate, RejectedManifest, RuntimePod, RuntimePods, SourcePod};
 use crate::sync_loop::plan::{ActionKind, Failure, plan};
 
@@ -334,6 +334,7 @@ fn reading(now: Mono, why: Reason, usage: u64, pods: &[(&str, u64)]) -> Event {
         active_file_bytes: 0,
         dirty_bytes: 0,
         refaults: 0,
+        statistics: StatAge::New,
         limit_bytes,
         oom_kills: 0,
     };

@@ -39,6 +39,9 @@ impl Watched {
         else {
             return if self.last.is_some() { UNLIMITED_INTERVAL } else { ABSENT_INTERVAL };
         };
+        if self.forecast.waits_for_statistics() {
+            return MIN_SAMPLE_INTERVAL;
+        }
         let seen = time_to_use(level.headroom_bytes, self.bytes_per_s()) / READINGS_TO_LIMIT;
         assumed.max(QUIET_INTERVAL).min(seen).clamp(MIN_SAMPLE_INTERVAL, most)
     }

@@ -30,7 +30,7 @@ const NEWEST: Duration = Duration::from_millis(50);
 
 impl Limits {
     fn fresh(&self, domain: &Domain, now: Mono) -> Option<&Watched> {
-        self.watched.get(domain).filter(|w| w.last.is_some() && now.since(w.at) <= FRESH_FOR_DECISION)
+        self.watched.get(domain).filter(|w| w.last.is_some() && now.since(w.read_at) <= FRESH_FOR_DECISION)
     }
 }
 
@@ -127,7 +127,7 @@ impl EvictionManager {
             domain,
             numbers,
             caused_by: self.caused_by,
-            read_at: watched.at,
+            read_at: watched.read_at,
         }
     }
 

@@ -6,7 +6,7 @@ use crate::brake::Gear;
 use crate::eviction::{EvictionConfig, EvictionStep, ReadScope};
 use crate::forecast::time_to_use;
 use crate::reason::Reason;
-use crate::signal::{CgroupId, Hierarchy};
+use crate::signal::{CgroupId, Hierarchy, StatAge};
 
 const MIB: u64 = 1 << 20;
 /// What one reading takes, and one step of the simulation.
@@ -278,6 +278,7 @@ impl Sim {
             active_file_bytes: cache - cache / 2,
             dirty_bytes: cache / 20,
             refaults: 0,
+            statistics: StatAge::New,
             limit_bytes: limit,
             oom_kills: 0,
         };

@@ -1,6 +1,7 @@
 use super::*;
 use crate::eviction::{EvictionConfig, EvictionStep};
 use crate::reason::Reason;
+use crate::signal::StatAge;
 
 const MIB: u64 = 1 << 20;
 
@@ -35,6 +36,7 @@ fn reading(at: Mono, domains: &[(Domain, u64, Option<u64>)]) -> MemoryReading {
         active_file_bytes: 0,
         dirty_bytes: 0,
         refaults: 0,
+        statistics: StatAge::New,
         limit_bytes: limit.map(|limit| limit * MIB),
         oom_kills: 0,
     };

@@ -55,6 +55,32 @@ fn what_the_kernel_would_not_kill_is_not_evicted() {
     assert_eq!(out.names(), [""; 0], "the threshold is not met either");
 }
 
+/// `memory.stat` may be up to two seconds late, while usage is not.
+#[test]
+fn page_cache_whose_statistics_lag_is_no_leak_and_hides_none() {
+    let writer = |rate| SimPod { name: "writer", anon_mib: 100, cache_mib_s: rate, ..IDLE };
+    for ebpf in [false, true] {
+        let run = |threshold, pods| {
+            let sim = Sim::new(config(threshold), pods).with_statistics_that_stand_still();
+            if ebpf { sim.with_ebpf() } else { sim }.run(8_000)
+        };
+        for rate in [50, 200, 800] {
+            for threshold in [60, 100] {
+                let out = run(threshold, with_neighbours(writer(rate)));
+                let got = (out.names(), out.oom_at);
+                assert_eq!(got, (vec![], None), "{rate} MiB/s, threshold {threshold} MiB, eBPF {ebpf}");
+            }
+        }
+        for rate in [50, 200, 1000, 4000] {
+            for cache in [0, 200] {
+                let out = run(60, vec![writer(cache), neighbours().remove(0), hog(rate)]);
+                let got = (out.names(), out.oom_at);
+                assert_eq!(got, (vec!["hog"], None), "{rate} MiB/s beside {cache} of cache, eBPF {ebpf}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_burst_that_meets_a_threshold_and_ends_costs_its_own_pod_only() {
     let out = Sim::new(config(60), with_neighbours(SimPod { gains_mib: 215, ..hog(300) })).run(5_000);

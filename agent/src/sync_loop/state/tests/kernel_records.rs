@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::signal::attribution::Target;
-use crate::signal::{CgroupId, Hierarchy, MemcgLevel, OomConstraint, OomScope, OomVictim};
+use crate::signal::{CgroupId, Hierarchy, MemcgLevel, OomConstraint, OomScope, OomVictim, StatAge};
 use crate::sync_loop::plan::Action;
 use crate::trace::record::Record;
 
@@ -212,6 +212,7 @@ fn count_kills(node: &mut Node, usage: u64, oom_kills: u64) -> Vec<Record> {
         active_file_bytes: 0,
         dirty_bytes: 0,
         refaults: 0,
+        statistics: StatAge::New,
         limit_bytes: Some(64 * MIB),
         oom_kills,
     });
