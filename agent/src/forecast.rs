@@ -127,13 +127,18 @@ impl DomainForecast {
             // What the kernel holds back would be growth now, and page cache again when it tells. It is little: the level may have it.
             self.level = Level::of_cgroup(r, self.refaults.comes_back_bytes());
         } else {
-            self.observe_cgroup_as_it_is(at, r);
+            self.take_in(at, r);
         }
         true
     }
 
-    /// Whether its statistics lag or not.
+    /// Whether its statistics lag or not: what is page cache is growth then until they have come.
     pub fn observe_cgroup_as_it_is(&mut self, at: Mono, r: &DomainReading) {
+        self.lag.waits_no_more(r);
+        self.take_in(at, r);
+    }
+
+    fn take_in(&mut self, at: Mono, r: &DomainReading) {
         self.refaults.observe(at, r.refaults);
         let level = Level::of_cgroup(r, self.refaults.comes_back_bytes());
         self.observe(at, committed_bytes(r), level);

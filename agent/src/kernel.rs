@@ -349,8 +349,8 @@ fn raise_memlock() {
 }
 
 /// Moves the calling thread into the lowest real-time class (SCHED_RR 1; what it forks starts normal again).
-/// For the thread that reads the ring buffer: on a node short of memory there is always something else
-/// to run, and its share of a CPU is tiny.
+/// For the thread that reads the ring buffer, and the one that has statistics summed up: on a node short of memory there is
+/// always something else to run, and their share of a CPU is small.
 ///
 /// # Errors
 /// CAP_SYS_NICE is missing, or the v1 cpu cgroup has no real-time budget. The thread stays as it was.

@@ -255,7 +255,7 @@ pub struct DomainReading {
     /// `workingset_refault_file`, cumulative: file pages that came back after they had been reclaimed. In pages, on v1 up to
     /// about Linux 6.7 in bytes.
     pub refaults: u64,
-    /// Of the four above.
+    /// Of the four above; where a pod is told by its containers, of the first three.
     pub statistics: StatAge,
     /// `memory.max` / `memory.limit_in_bytes`; the node's MemTotal. `None`: unlimited.
     pub limit_bytes: Option<u64>,

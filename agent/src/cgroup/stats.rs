@@ -227,20 +227,21 @@ impl MemoryFiles {
     }
 
     /// Where statistics lag or stand still, has the kernel sum up all below them, so that the next readings find them true.
-    /// Where they lag, once for so much as is charged meanwhile: whoever does not charge has nothing new to be summed up.
+    /// Where they lag, once for so much as is charged meanwhile: whoever does not charge has nothing new to be summed up. Only,
+    /// usage does not always tell: in a full cgroup it stays as it is while page cache makes room for a leak.
     fn ask_to_sum_up(&mut self, domains: &[DomainReading]) {
-        let usage_bytes = domains.iter().find(|d| d.domain == Domain::Kubepods).map_or(0, |d| d.usage_bytes);
+        let kubepods = domains.iter().find(|d| d.domain == Domain::Kubepods);
+        let usage_bytes = kubepods.map_or(0, |d| d.usage_bytes);
         let moved = |before: u64| usage_bytes.abs_diff(before) > self.reader.slack_bytes;
-        if domains.iter().any(|d| d.lags() && matches!(d.domain, Domain::Kubepods | Domain::Pod(_))) {
-            if self.asked_at.is_none_or(moved) {
-                self.asked_at = Some(usage_bytes);
-                self.sum_up.ask(Why::Lag);
-            }
-            return;
+        let lag = domains.iter().any(|d| d.lags() && matches!(d.domain, Domain::Kubepods | Domain::Pod(_)));
+        if !lag {
+            self.asked_at = None;
         }
-        self.asked_at = None;
-        // In a full cgroup usage stays as it is while page cache makes room for a leak.
-        if domains.iter().any(|d| d.domain == Domain::Kubepods && d.statistics == StatAge::AsBefore) {
+        if lag && self.asked_at.is_none_or(moved) {
+            if self.sum_up.ask(Why::Lag) {
+                self.asked_at = Some(usage_bytes);
+            }
+        } else if lag || kubepods.is_some_and(|d| d.statistics == StatAge::AsBefore) {
             self.sum_up.ask(Why::AsBefore);
         }
     }

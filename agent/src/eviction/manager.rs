@@ -225,8 +225,12 @@ impl EvictionManager {
         for (name, top) in [(Domain::Node, &mut self.node), (Domain::Kubepods, &mut self.kubepods)] {
             // Node and kubepods do not go away while the agent runs: no number now is no news.
             let Some(d) = r.of(&name) else { continue };
+            // Whoever is held runs on what is left as it was read last: that cannot wait.
+            let waits = self.evicting.values().all(|e| e.written_off(r.at));
             if name == Domain::Node {
                 top.forecast.observe_node(r.at, d, r.mem_available_bytes);
+            } else if !waits {
+                top.forecast.observe_cgroup_as_it_is(r.at, d);
             } else if !top.forecast.observe_cgroup(r.at, d) {
                 continue;
             }
@@ -237,9 +241,14 @@ impl EvictionManager {
             if let Some(level) = top.forecast.level() {
                 self.brakes.observe(&name, level.headroom_bytes, r.at);
             }
-            let before = top.available.map(|(bytes, _)| bytes);
+            let (before, limit) = (top.available, d.limit_bytes.unwrap_or(u64::MAX));
+            let is_bad_news = |bytes: u64| {
+                let node = self.thresholds.iter().map(|t| &t.threshold);
+                let mut node = node.filter(|t| t.signal == Signal::MemoryAvailable);
+                before.is_none_or(|(before, _)| bytes < before) || node.any(|t| bytes < t.value.of(limit))
+            };
             let comes_back = top.forecast.comes_back_bytes();
-            if let Some(news) = pressure::available(d, comes_back, r.mem_available_bytes, before) {
+            if let Some(news) = pressure::available(d, comes_back, r.mem_available_bytes, is_bad_news) {
                 top.available = news.map(|bytes| (bytes, r.at));
             }
             top.last = Some(d.clone());

@@ -42,10 +42,20 @@ impl Lag {
             (self.first, self.waits) = (None, false);
         }
         if !self.waits {
-            self.usage_is_as_before = self.usage_bytes == r.usage_bytes;
-            self.usage_bytes = r.usage_bytes;
+            self.takes(r.usage_bytes);
         }
         self.waits
+    }
+
+    fn takes(&mut self, usage_bytes: u64) {
+        self.usage_is_as_before = self.usage_bytes == usage_bytes;
+        self.usage_bytes = usage_bytes;
+    }
+
+    /// A reading is taken in, come what may.
+    pub(super) fn waits_no_more(&mut self, r: &DomainReading) {
+        self.waits = false;
+        self.takes(r.usage_bytes);
     }
 
     /// The last reading that was taken in had the usage of the one before.

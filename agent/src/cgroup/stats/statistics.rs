@@ -24,7 +24,8 @@ use crate::signal::{Hierarchy, StatAge};
 const BATCH_PAGES: u64 = 64;
 const PAGE_BYTES: u64 = 4096;
 /// Each CPU holds back a batch of the charges and one of the statistics; the kernel finds summing up worth while from one
-/// more for each CPU on; and one for what was charged ahead by another cgroup.
+/// more for each CPU on; and one for what was charged ahead by another cgroup. Where that is by more of them (up to seven since
+/// Linux 6.16), statistics may be waited for that are true.
 const BATCHES: u64 = 4;
 
 /// By how much usage may move without the statistics of a healthy kernel, on this many CPUs. Bytes.

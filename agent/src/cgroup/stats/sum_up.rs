@@ -10,9 +10,10 @@ use super::{BUFFER_BYTES, open, pread};
 use crate::cgroup::tree;
 use crate::kernel::run_at_realtime_priority;
 
-/// Where nothing is known to lag, a round may take a twentieth of the time: about 60 µs a cgroup, so one round in half a second
-/// with 110 pods of two containers.
-const RESTS: u32 = 20;
+/// Where statistics lag, a round may take half of the time: about 60 µs a cgroup, 26 ms with 110 pods of two containers.
+const RESTS_AFTER: u32 = 1;
+/// Where they only may, a hundredth: the loop looks at pods that are held every millisecond, and has to come to that.
+const RESTS_BEFORE: u32 = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
@@ -35,9 +36,9 @@ impl SumUp {
         Ok(SumUp { asked })
     }
 
-    /// Does not wait. One more that is asked for while one waits for its turn would find nothing new.
-    pub(super) fn ask(&self, why: Why) {
-        let _ = self.asked.try_send(why);
+    /// Does not wait. `false`: something else that was asked for has not had its turn yet.
+    pub(super) fn ask(&self, why: Why) -> bool {
+        self.asked.try_send(why).is_ok()
     }
 }
 
@@ -54,13 +55,15 @@ fn run(root: &PathBuf, asked: &Receiver<Why>) {
         if why == Why::AsBefore && start < rested {
             continue;
         }
-        // One that cannot be listed is gone or will be found by who reads it; the others are summed up.
+        // Where one cannot be listed, for want of descriptors for instance, this round is lost; the next is soon asked for.
         let dirs = tree::subtree(root).unwrap_or_default();
         for dir in dirs.iter().filter(|dir| *dir != root) {
             if let Ok(stat) = open(&dir.join("memory.stat")) {
                 let _ = pread(&stat, &mut buffer);
             }
         }
-        rested = Instant::now() + start.elapsed() * RESTS;
+        let took = start.elapsed();
+        rested = Instant::now() + took * RESTS_BEFORE;
+        std::thread::sleep(took * RESTS_AFTER);
     }
 }

@@ -84,8 +84,12 @@ struct Watched {
 }
 
 impl Watched {
-    fn observe(&mut self, at: Mono, reading: &DomainReading) {
-        if self.forecast.observe_cgroup(at, reading) {
+    /// `waits`: for statistics that lag. Whoever is held runs on what is left as it was read last: that cannot wait.
+    fn observe(&mut self, at: Mono, reading: &DomainReading, waits: bool) {
+        if !waits {
+            self.forecast.observe_cgroup_as_it_is(at, reading);
+        }
+        if !waits || self.forecast.observe_cgroup(at, reading) {
             if let Some(level) = self.forecast.level() {
                 self.creep.observe(at, level.committed_bytes, level.limit_bytes);
             }
@@ -159,7 +163,8 @@ impl EvictionManager {
         let asked_of = if asked { std::mem::take(&mut self.limits.asked) } else { Vec::new() };
         for reading in &r.domains {
             let Some(watched) = self.limits.watched.get_mut(&reading.domain) else { continue };
-            watched.observe(r.at, reading);
+            let stops = self.limits.stopping.keys().any(|held| reading.domain.is_of(&held.pod));
+            watched.observe(r.at, reading, !stops);
             if let Some(level) = watched.forecast.level().filter(|_| watched.read_at == r.at) {
                 self.brakes.observe(&reading.domain, level.headroom_bytes, r.at);
             }

@@ -71,18 +71,17 @@ impl ThresholdState {
 /// with the multi-gen LRU (Linux 6.1 and later, where it is on) nearly all are called inactive. A node of 1 GiB then reads
 /// as having twice of what is left, and thrashes before its threshold is met.
 ///
-/// `None`: nothing is known that is newer than `before`. The root cgroup's statistics lag, and `MemAvailable`, which is of
-/// counters of its own, is not below that; where it is, it counts alone. `Some(None)`: the domain has no limit.
+/// Where the root cgroup's statistics lag, `MemAvailable`, which is of counters of its own, counts alone, if it is bad news
+/// (`is_bad_news`); else nothing new is known: `None`. `Some(None)`: the domain has no limit.
 pub(super) fn available(
     domain: &DomainReading,
     comes_back_bytes: u64,
     mem_available_bytes: u64,
-    before: Option<u64>,
+    is_bad_news: impl FnOnce(u64) -> bool,
 ) -> Option<Option<u64>> {
     let is_node = domain.domain == Domain::Node;
     if is_node && domain.lags() {
-        let less = before.is_none_or(|before| mem_available_bytes < before);
-        return less.then_some(Some(mem_available_bytes));
+        return is_bad_news(mem_available_bytes).then_some(Some(mem_available_bytes));
     }
     let of = |level: Level| {
         let available = level.limit_bytes.saturating_sub(domain.working_set_bytes());

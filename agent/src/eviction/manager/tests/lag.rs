@@ -47,6 +47,8 @@ fn a_node_whose_statistics_lag_has_what_the_kernel_says_is_available() {
     for (before, lags_with, pressure) in [
         // kubelet's number stays until there is a new one.
         (80, 400, true),
+        // Less than the threshold is new, though more than before.
+        (80, 90, true),
         (150, 400, false),
         // MemAvailable is less than that: it counts.
         (150, 120, false),
@@ -62,7 +64,8 @@ fn a_node_whose_statistics_lag_has_what_the_kernel_says_is_available() {
         };
         m.observe_reading(&node(t(1), 1000 - before, before + 50));
         m.observe_reading(&lagging(node(t(3), 990, lags_with), &Domain::Node));
-        let met = m.memory_pressure(t(3)).is_some();
-        assert_eq!(met, pressure, "{before} before, MemAvailable {lags_with}");
+        let met_at = m.memory_pressure(t(3)).map(|p| p.last_met);
+        let expected = pressure.then_some(if lags_with < 100 { t(3) } else { t(1) });
+        assert_eq!(met_at, expected, "{before} before, MemAvailable {lags_with}");
     }
 }
