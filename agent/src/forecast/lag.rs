@@ -54,7 +54,7 @@ impl Lag {
 
     /// A reading is taken in, come what may.
     pub(super) fn waits_no_more(&mut self, r: &DomainReading) {
-        self.waits = false;
+        (self.first, self.waits) = (None, false);
         self.takes(r.usage_bytes);
     }
 
@@ -138,5 +138,16 @@ mod tests {
             }
             assert_eq!(got, taken, "{readings:?}");
         }
+    }
+
+    #[test]
+    fn one_that_was_taken_in_come_what_may_begins_no_wait_and_ends_one() {
+        let mut d = DomainForecast::default();
+        assert!(d.observe_cgroup(Mono::from_millis(1), &reading(700, 0, false)));
+        assert!(!d.observe_cgroup(Mono::from_millis(3), &reading(703, 0, true)));
+        d.observe_cgroup_as_it_is(Mono::from_millis(5), &reading(705, 0, true));
+        assert!(!d.waits_for_statistics());
+        // Long after, it is another lag.
+        assert!(!d.observe_cgroup(Mono::from_millis(5_000), &reading(707, 0, true)));
     }
 }

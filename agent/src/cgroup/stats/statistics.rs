@@ -3,13 +3,13 @@
 //!
 //! Reading `memory.stat` makes the kernel sum up what each CPU has counted, but only where it has noted that there is
 //! something (`memcg_vmstats_needs_flush`). Since Linux 6.16 an update is noted no further up than to a cgroup that has
-//! one noted already (`memcg_rstat_updated`), for whoever sums that one up sums up what is above it, too. Not so the
-//! other way round: where a cgroup is summed up, CPU by CPU, while somebody below it charges, the one below may keep its note and
-//! the one above lose it. From then on the cgroup above says what it said before, whatever is charged below, until another
-//! of its children has charged or the kernel sums up all there is, every two seconds (`FLUSH_TIME`). `memory.current` and
-//! `memory.usage_in_bytes` are counters of their own and always true, so that page cache looks like memory in use:
-//! 344 MiB within 1.7 s were seen on Linux 6.18. Reading every `memory.stat` below takes the
-//! notes away (`sum_up`); the next few hundred pages that are charged are then noted up to the top.
+//! one noted already (`memcg_rstat_updated`), since all above are taken to have one then, too. They need not: where a
+//! cgroup is summed up, CPU by CPU, while somebody below it charges, the one below may keep its note and the one above lose
+//! it. From then on the cgroup above says what it said before, whatever is charged below, until another of its children has
+//! charged or the kernel sums up all there is, every two seconds (`FLUSH_TIME`). `memory.current` and
+//! `memory.usage_in_bytes` are counters of their own and always true, so that page cache looks like memory in use: 344 MiB
+//! within 1.7 s were seen on Linux 6.18. Reading every `memory.stat` below takes the notes away (`sum_up`); the next few
+//! hundred pages that are charged are then noted up to the top.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::os::fd::OwnedFd;
