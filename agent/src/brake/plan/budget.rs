@@ -17,6 +17,13 @@ const FIRST_SHARE: u64 = 4;
 /// had their turn.
 const RUN_SHARE: u64 = 8;
 
+/// However early the budget is used up, who stands still runs once more each time half of what was left of its grace is
+/// over, as often as this: many a handler is done but for the moment in which it exits. Such a run may take this part of what
+/// is left then, and all of them a third of what is its neighbours'.
+const LAST_RUNS: u32 = 3;
+const LAST_RUN_SHARE: u64 = 8;
+const LAST_RUNS_SHARE: u64 = 3;
+
 /// A budget is spread over no less than this.
 const SHORTEST_GRACE: Duration = Duration::from_millis(100);
 
@@ -42,12 +49,20 @@ pub(super) struct Budget {
     /// At the beginning.
     headroom_bytes: u64,
     bytes: u64,
+    /// How many of [`LAST_RUNS`] are to come, and what must be left after the latest.
+    last_runs: u32,
+    last_floor: Option<u64>,
 }
 
 impl Budget {
     pub fn new(from: Mono, until: Mono, domain: &Domain, headroom_bytes: u64) -> Budget {
         let (over, bytes) = (until.since(from).max(SHORTEST_GRACE), budget_bytes(domain, headroom_bytes));
-        Budget { from, over, headroom_bytes, bytes }
+        Budget { from, over, headroom_bytes, bytes, last_runs: LAST_RUNS, last_floor: None }
+    }
+
+    /// Of one that is to live on: it has not to end in time.
+    pub fn without_last_runs(self) -> Budget {
+        Budget { last_runs: 0, ..self }
     }
 
     pub fn bytes(&self) -> u64 {
@@ -58,27 +73,50 @@ impl Budget {
         self.bytes / FIRST_SHARE
     }
 
+    /// What must be left when the budget is used up.
+    fn rest(&self) -> u64 {
+        self.headroom_bytes - self.bytes
+    }
+
+    /// What must be left whatever it was given.
+    fn least(&self) -> u64 {
+        let may_have_more = self.last_runs > 0 || self.last_floor.is_some();
+        self.rest() - if may_have_more { self.rest() / LAST_RUNS_SHARE } else { 0 }
+    }
+
     /// The headroom that must be left at `now`.
     fn floor(&self, now: Mono) -> u64 {
         let passed = now.since(self.from).as_secs_f64() / self.over.as_secs_f64();
         let earned = ((self.bytes() - self.first()) as f64 * passed.min(1.0)) as u64;
-        self.headroom_bytes - self.first() - earned
+        let floor = self.headroom_bytes - self.first() - earned;
+        self.last_floor.map_or(floor, |last| floor.min(last))
     }
 
-    /// The floor at the end.
-    fn last_floor(&self) -> u64 {
-        self.headroom_bytes - self.bytes()
+    /// When the next of the last runs begins.
+    fn last_run_at(&self) -> Option<Mono> {
+        let nth = LAST_RUNS - self.last_runs + 1;
+        (self.last_runs > 0).then(|| self.from + (self.over - self.over / 2u32.pow(nth)))
+    }
+
+    /// With what a last run may take that is due.
+    pub fn at(mut self, now: Mono, headroom_bytes: u64) -> Budget {
+        while self.last_run_at().is_some_and(|at| now >= at) {
+            self.last_runs -= 1;
+            let floor = (headroom_bytes - headroom_bytes / LAST_RUN_SHARE).max(self.least());
+            self.last_floor = Some(self.last_floor.map_or(floor, |last| last.min(floor)));
+        }
+        self
     }
 
     /// More is gone than the pod could ever be given.
     pub fn is_overdrawn(&self, headroom_bytes: u64) -> bool {
-        headroom_bytes < self.last_floor()
+        headroom_bytes < self.least()
     }
 
     /// What the floor must come down to for a frozen pod to run.
     fn runs_below(&self, headroom_bytes: u64) -> u64 {
-        let run = self.bytes() / RUN_SHARE;
-        headroom_bytes.saturating_sub(run).max(self.last_floor())
+        let run = (self.bytes() / RUN_SHARE).min(headroom_bytes / LAST_RUN_SHARE);
+        (headroom_bytes - run).max(self.least())
     }
 
     /// With this headroom the pod may run.
@@ -92,13 +130,14 @@ impl Budget {
 
     /// From when on [`Budget::allows`] lets a frozen pod run, should the headroom stay as it is; `None`: never.
     pub fn allows_from(&self, headroom_bytes: u64) -> Option<Mono> {
-        let most = self.bytes() - self.first();
-        let taken = (self.headroom_bytes - self.first()).saturating_sub(self.runs_below(headroom_bytes));
         if self.is_overdrawn(headroom_bytes) {
             return None;
         }
-        let share = if most == 0 { 0.0 } else { (taken as f64 / most as f64).min(1.0) };
+        let most = self.bytes() - self.first();
+        let taken = (self.headroom_bytes - self.first()).saturating_sub(self.runs_below(headroom_bytes));
         // A little more: the floor is rounded.
-        Some(self.from + self.over.mul_f64(share) + Duration::from_micros(10))
+        let earned_at = |share| self.from + self.over.mul_f64(share) + Duration::from_micros(10);
+        let share = if taken == 0 { 0.0 } else { taken as f64 / most as f64 };
+        (share <= 1.0).then(|| earned_at(share)).into_iter().chain(self.last_run_at()).min()
     }
 }

@@ -78,7 +78,8 @@ impl Hold {
 
     pub fn begin(&self, from: Mono) -> Budget {
         let until = self.beside.as_ref().map_or(self.ends_at, |beside| beside.grace_ends);
-        Budget::new(from, until, &self.domain, self.headroom_bytes)
+        let budget = Budget::new(from, until, &self.domain, self.headroom_bytes);
+        if self.beside.is_some() { budget.without_last_runs() } else { budget }
     }
 
     /// The freezer alone, where it is to live on: the kernel makes a thread sleep for up to two seconds that is above
@@ -90,7 +91,7 @@ impl Hold {
     /// From the stop signal on, or from when waiting for it is over.
     pub fn budget_at(&self, now: Mono) -> Option<Budget> {
         let waited = || (now >= self.since + LONGEST_FREEZE).then(|| self.begin(self.since + LONGEST_FREEZE));
-        self.budget.or_else(waited)
+        self.budget.or_else(waited).map(|budget| budget.at(now, self.headroom_bytes))
     }
 
     /// Nothing holds it from then on.
@@ -159,6 +160,7 @@ impl Hold {
 
     pub fn observe(&mut self, headroom_bytes: u64, at: Mono) {
         self.headroom_bytes = headroom_bytes;
+        self.budget = self.budget.map(|budget| budget.at(at, headroom_bytes));
         self.is_over |= at >= self.ends_at;
         if let Some(beside) = &mut self.beside {
             beside.observe(headroom_bytes);
