@@ -12,12 +12,15 @@
 //!
 //! - [`plan`]: which gear, and when. Core.
 //! - [`files`]: the cgroup files. Shell.
+//! - [`turns`]: who of a held pod's threads comes first when it runs. Shell, and a small core.
 //! - [`guard`]: the dead man's switch. Shell.
 
 pub mod files;
 pub mod guard;
 pub mod plan;
+pub mod turns;
 
 pub use files::BrakeFiles;
 pub use guard::Guard;
 pub use plan::{BrakeStep, Brakes, Gear, Held, Help};
+pub use turns::Turns;

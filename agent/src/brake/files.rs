@@ -1,6 +1,7 @@
 //! The cgroup files of the brake. A pod is held in its own cgroup, above those of its containers: nobody else freezes there,
 //! so that what is found held without an agent can be let go. A container is held in its own, where others freeze too
-//! (`ctr task pause`): the cgroup itself is marked with an extended attribute as held by the agent.
+//! (`ctr task pause`): the cgroup itself is marked with an extended attribute as held by the agent, and so is either whose
+//! threads were given other turns.
 
 use std::fs;
 use std::io;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{XattrFlags, getxattr_query, removexattr, setxattr};
 
-use super::{Gear, Held};
+use super::{Gear, Held, turns};
 use crate::cgroup::create::below;
 use crate::cgroup::driver::CgroupDriver;
 use crate::cgroup::hierarchy::Hierarchies;
@@ -18,8 +19,15 @@ use crate::pod::qos::QosClass;
 use crate::signal::Hierarchy;
 
 const QOS_CLASSES: [QosClass; 3] = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
-/// On the cgroup of a container that is held, in the hierarchy that freezes. It goes with the cgroup, and is root's alone.
-const MARK: &str = "trusted.oomlet.held";
+/// What the cgroup says of itself in the hierarchy that freezes. It goes with the cgroup, and is root's alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Mark {
+    /// A container that is held.
+    Held,
+    /// Some of its threads come last ([`turns`]).
+    Turns,
+}
+
 /// `memory.high` without a value.
 const NO_HIGH: &str = "max";
 
@@ -101,7 +109,7 @@ impl BrakeFiles {
         let Some(path) = self.path(mount, held, qos)? else { return Ok(()) };
         let dir = below(mount, &path);
         if held.container.is_some() && gear != Gear::Free {
-            mark(&dir)?;
+            Mark::Held.set(&dir)?;
         }
         let throttled = self.throttle.as_ref().map_or(Ok(()), |mount| {
             let dir = below(mount, &path);
@@ -116,9 +124,15 @@ impl BrakeFiles {
         write(&dir.join(freezer.file), word)?;
         throttled?;
         if held.container.is_some() && gear == Gear::Free {
-            unmark(&dir)?;
+            Mark::Held.take_off(&dir)?;
         }
         Ok(())
+    }
+
+    /// Its cgroup where it freezes; `None`: there is none.
+    pub(super) fn freezer_dir(&self, held: &Held, qos: QosClass) -> Result<Option<PathBuf>, CgroupError> {
+        let Some((mount, _)) = &self.freezer else { return Ok(None) };
+        Ok(self.path(mount, held, qos)?.map(|path| below(mount, &path)))
     }
 
     /// Within each hierarchy; `None`: the container has no cgroup (any more).
@@ -155,13 +169,17 @@ impl BrakeFiles {
     fn marked_containers(&self, pod: &str) -> Result<Vec<String>, CgroupError> {
         let Some((mount, _)) = &self.freezer else { return Ok(Vec::new()) };
         let paths = child_names(&below(mount, pod))?.into_iter().map(|name| format!("{pod}/{name}"));
-        Ok(paths.filter(|path| is_marked(&below(mount, path))).collect())
+        let is_marked = |path: &String| {
+            let dir = below(mount, path);
+            Mark::Held.is_on(&dir) || Mark::Turns.is_on(&dir)
+        };
+        Ok(paths.filter(is_marked).collect())
     }
 
     fn release_container(&self, path: &str) -> Result<bool, CgroupError> {
         self.release(path)?;
         if let Some((mount, _)) = &self.freezer {
-            unmark(&below(mount, path))?;
+            Mark::Held.take_off(&below(mount, path))?;
         }
         Ok(true)
     }
@@ -196,6 +214,7 @@ impl BrakeFiles {
                 write(&dir.join(freezer.file), freezer.thaw)?;
                 held = true;
             }
+            held |= turns::restore(&dir)?;
         }
         Ok(held)
     }
@@ -207,19 +226,29 @@ fn child_names(dir: &Path) -> Result<Vec<String>, CgroupError> {
     Ok(dirs.iter().filter_map(|dir| Some(dir.file_name()?.to_str()?.to_owned())).collect())
 }
 
-fn mark(dir: &Path) -> Result<(), CgroupError> {
-    unless_gone(setxattr(dir, MARK, b"1", XattrFlags::empty()).map_err(io::Error::from), "mark", dir)
-}
-
-fn unmark(dir: &Path) -> Result<(), CgroupError> {
-    match removexattr(dir, MARK) {
-        Err(rustix::io::Errno::NODATA) => Ok(()),
-        other => unless_gone(other.map_err(io::Error::from), "take the mark from", dir),
+impl Mark {
+    const fn name(self) -> &'static str {
+        match self {
+            Mark::Held => "trusted.oomlet.held",
+            Mark::Turns => "trusted.oomlet.turns",
+        }
     }
-}
 
-fn is_marked(dir: &Path) -> bool {
-    getxattr_query(dir, MARK).is_ok()
+    pub fn set(self, dir: &Path) -> Result<(), CgroupError> {
+        let set = setxattr(dir, self.name(), b"1", XattrFlags::empty());
+        unless_gone(set.map_err(io::Error::from), "mark", dir)
+    }
+
+    pub fn take_off(self, dir: &Path) -> Result<(), CgroupError> {
+        match removexattr(dir, self.name()) {
+            Err(rustix::io::Errno::NODATA) => Ok(()),
+            other => unless_gone(other.map_err(io::Error::from), "take the mark from", dir),
+        }
+    }
+
+    pub fn is_on(self, dir: &Path) -> bool {
+        getxattr_query(dir, self.name()).is_ok()
+    }
 }
 
 /// Below this the kernel would be reclaiming from the start, at the expense of whoever writes the file.
@@ -275,4 +304,4 @@ fn unless_gone(result: io::Result<()>, what: &'static str, dir: &Path) -> Result
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::brake) mod tests;

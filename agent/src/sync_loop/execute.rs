@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::event::Event;
 use super::plan::{Action, ActionKind};
 use crate::brake::guard::{self, Beat};
-use crate::brake::{BrakeFiles, Gear, Guard, Held};
+use crate::brake::{BrakeFiles, Gear, Guard, Held, Turns};
 use crate::cgroup::CgroupError;
 use crate::cgroup::class_updates::ClassUpdates;
 use crate::cgroup::driver::CgroupDriver;
@@ -41,6 +41,8 @@ pub struct Executor {
     store: PodStoreHandle,
     resources: NodeResources,
     brakes: BrakeFiles,
+    /// Without it a held pod's SIGTERM handler waits for its turn like any thread.
+    turns: Option<Turns>,
     /// Without it a pod that is held when the agent is killed is let go at the next start.
     pub guard: Option<Guard>,
 }
@@ -56,8 +58,14 @@ impl Executor {
         pleg: PlegHandle,
         (store, resources): (PodStoreHandle, NodeResources),
     ) -> Executor {
+        let brakes = BrakeFiles::of(&cgroups);
+        let turns = Turns::start(brakes.clone()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "no thread looks at who is busy in a held pod");
+            None
+        });
         let mut executor = Executor {
-            brakes: BrakeFiles::of(&cgroups),
+            brakes,
+            turns,
             workers,
             memory,
             pressure: None,
@@ -90,8 +98,11 @@ impl Executor {
             ActionKind::Evict { eviction, qos, pod } => {
                 let uid = eviction.pod.uid.clone();
                 // Before anything else: what it grows by meanwhile is lost.
-                let failed =
-                    if eviction.brake { self.brake(&Held::pod(&uid), qos, Gear::Frozen) } else { None };
+                let failed = if eviction.brake {
+                    self.brake_to_its_end(&Held::pod(&uid), qos, Gear::Frozen)
+                } else {
+                    None
+                };
                 let order = WorkOrder::Terminate { pod, grace: eviction.grace, reason, remove: false };
                 self.workers.dispatch(uid, order);
                 failed
@@ -102,10 +113,15 @@ impl Executor {
                 None
             }
             ActionKind::Resources(order) => self.resources.order(order),
-            ActionKind::Brake { qos, step } => self.brake(&step.held, qos, step.gear),
+            // Who lives on afterwards keeps its turns.
+            ActionKind::Brake { qos, step } if step.beside.is_some() => {
+                self.brake(&step.held, qos, step.gear)
+            }
+            ActionKind::Brake { qos, step } => self.brake_to_its_end(&step.held, qos, step.gear),
             ActionKind::StopContainer { stop, order } => {
                 let held = Held::container(&order.pod.uid, &order.container);
-                let failed = if stop.brake { self.brake(&held, order.qos, Gear::Frozen) } else { None };
+                let failed =
+                    if stop.brake { self.brake_to_its_end(&held, order.qos, Gear::Frozen) } else { None };
                 self.workers.stop_container(order);
                 failed
             }
@@ -165,6 +181,15 @@ impl Executor {
         }
         let result = self.brakes.set(held, qos, gear);
         result.err().map(|error| Event::BrakeFailed { held: held.clone(), error: error.to_string() })
+    }
+
+    /// Of one that is to end, and has a signal handler that should get its turn.
+    fn brake_to_its_end(&mut self, held: &Held, qos: QosClass, gear: Gear) -> Option<Event> {
+        let failed = self.brake(held, qos, gear);
+        if let Some(turns) = &self.turns {
+            turns.geared(held, qos, gear);
+        }
+        failed
     }
 
     /// Tells the guard whether anybody is held. One that has gone is replaced.

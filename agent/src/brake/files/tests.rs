@@ -9,19 +9,21 @@ use crate::clock::Mono;
 use crate::pod::ContainerInstance;
 use crate::pod::qos::CgroupResources;
 
-struct HeldPod {
-    files: BrakeFiles,
-    dir: PathBuf,
+/// With a container in which a process is busy.
+pub(in crate::brake) struct HeldPod {
+    pub files: BrakeFiles,
+    /// Where it freezes; the container's is `c` in it.
+    pub dir: PathBuf,
     throttle: Option<PathBuf>,
-    process: Child,
+    pub process: Child,
     // Removed last.
     _tree: TestTree,
 }
 
-const POD: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+pub(in crate::brake) const POD: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 
 impl HeldPod {
-    fn new() -> HeldPod {
+    pub fn new() -> HeldPod {
         let tree = TestTree::new(&CgroupResources::default());
         let files = BrakeFiles::of(&tree.driver);
         let path =
@@ -46,7 +48,7 @@ impl HeldPod {
         held
     }
 
-    fn set(&self, gear: Gear) {
+    pub fn set(&self, gear: Gear) {
         self.files.set(&Held::pod(&POD.into()), QosClass::Burstable, gear).unwrap();
     }
 
@@ -63,7 +65,7 @@ impl HeldPod {
     }
 
     #[track_caller]
-    fn wait(&self, what: &str, met: impl Fn(&HeldPod) -> bool) {
+    pub fn wait(&self, what: &str, met: impl Fn(&HeldPod) -> bool) {
         let start = Mono::now();
         while !met(self) {
             assert!(Mono::now().since(start) < Duration::from_secs(10), "{what}");
@@ -71,7 +73,7 @@ impl HeldPod {
         }
     }
 
-    fn is_frozen(&self) -> bool {
+    pub fn is_frozen(&self) -> bool {
         is_frozen(&self.dir)
     }
 
@@ -87,7 +89,7 @@ fn is_frozen(dir: &Path) -> bool {
     v1.map_or_else(|| v2().is_some_and(|text| text.contains("frozen 1")), |state| state == "FROZEN")
 }
 
-fn container(id: &str) -> Held {
+pub(in crate::brake) fn container(id: &str) -> Held {
     let instance = ContainerInstance { name: "main".into(), id: id.into() };
     Held::container(&POD.into(), &instance)
 }
@@ -138,13 +140,13 @@ fn a_container_is_held_without_its_pod_and_found_by_its_mark() {
     fs::create_dir(pod.dir.join("beside")).unwrap();
     pod.set_container(Gear::Frozen);
     pod.wait("it stands still", HeldPod::container_is_frozen);
-    assert!(!is_frozen(&pod.dir.join("beside")) && is_marked(&pod.dir.join("c")));
+    assert!(!is_frozen(&pod.dir.join("beside")) && Mark::Held.is_on(&pod.dir.join("c")));
     pod.set_container(Gear::Throttled { room_bytes: 16 << 20 });
     pod.wait("it runs", |pod| !pod.container_is_frozen());
     assert!(pod.container_high().is_none_or(|high| high != NO_HIGH));
     assert!(pod.high().is_none_or(|high| high == NO_HIGH), "its pod is not held");
     pod.set_container(Gear::Free);
-    assert!(pod.container_high().is_none_or(|high| high == NO_HIGH) && !is_marked(&pod.dir.join("c")));
+    assert!(pod.container_high().is_none_or(|high| high == NO_HIGH) && !Mark::Held.is_on(&pod.dir.join("c")));
     assert_eq!(pod.files.release_all().unwrap(), 0);
 
     for gear in [Gear::Frozen, Gear::Throttled { room_bytes: 16 << 20 }] {
