@@ -12,6 +12,7 @@
 //! - [`watched_memcgs`]: which memcgs get a forecast at each charge.
 //! - [`capability`]: what the node allows, for `oomlet check`.
 //! - [`pidfd`]: a process that is held by a descriptor.
+//! - [`scheduling`]: the class of a thread.
 //! - [`log_forward`]: the programs' own log lines → `tracing`.
 
 pub mod alarm;
@@ -24,6 +25,7 @@ mod log_forward;
 pub mod pidfd;
 mod programs;
 mod ring_buffer;
+pub mod scheduling;
 pub mod tracefs;
 mod watched_memcgs;
 
@@ -345,22 +347,6 @@ fn raise_memlock() {
     let unlimited = Rlimit { current: None, maximum: None };
     if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
         tracing::debug!(%error, "RLIMIT_MEMLOCK stays as it is; kernels from 5.11 on do not care");
-    }
-}
-
-/// Moves the calling thread into the lowest real-time class (SCHED_RR 1; what it forks starts normal again).
-/// For the thread that reads the ring buffer, and the one that has statistics summed up: on a node short of memory there is
-/// always something else to run, and their share of a CPU is small.
-///
-/// # Errors
-/// CAP_SYS_NICE is missing, or the v1 cpu cgroup has no real-time budget. The thread stays as it was.
-pub fn run_at_realtime_priority() -> std::io::Result<()> {
-    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
-    let parameters = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the pointer is to a live struct; 0 is the calling thread.
-    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
     }
 }
 

@@ -17,6 +17,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::files::{BrakeFiles, Mark};
 use super::{Gear, Held};
 use crate::cgroup::{CgroupError, tree};
+use crate::kernel::scheduling::Policy;
 use crate::pod::qos::QosClass;
 
 /// CPU time in one run that makes a thread a busy one. What a handler does at its end takes 50 to 70 µs; a process that is
@@ -115,7 +116,7 @@ impl Seen {
 fn look(dir: &Path, seen: &mut Seen) -> Result<(), CgroupError> {
     let used = cpu_times(dir)?;
     if seen.used.is_none() {
-        seen.has_idle = used.keys().any(|tid| policy(*tid) == Some(libc::SCHED_IDLE));
+        seen.has_idle = used.keys().any(|tid| Policy::of(*tid) == Some(Policy::Idle));
     }
     let busy = seen.busy(used);
     if seen.has_idle || busy.is_empty() {
@@ -124,12 +125,8 @@ fn look(dir: &Path, seen: &mut Seen) -> Result<(), CgroupError> {
     // Before the first: who undoes this goes by the mark.
     Mark::Turns.set(dir)?;
     let changed = busy.iter().filter(|(tid, busy)| {
-        let (from, to) = if **busy {
-            (libc::SCHED_OTHER, libc::SCHED_IDLE)
-        } else {
-            (libc::SCHED_IDLE, libc::SCHED_OTHER)
-        };
-        policy(**tid) == Some(from) && set_policy(**tid, to)
+        let (from, to) = if **busy { (Policy::Other, Policy::Idle) } else { (Policy::Idle, Policy::Other) };
+        change(**tid, from, to)
     });
     let changed = changed.count();
     let last = busy.values().filter(|busy| **busy).count();
@@ -148,7 +145,7 @@ pub(super) fn restore(dir: &Path) -> Result<bool, CgroupError> {
     for _ in 0..PASSES {
         let mut changed = false;
         for tid in threads(dir)? {
-            changed |= policy(tid) == Some(libc::SCHED_IDLE) && set_policy(tid, libc::SCHED_OTHER);
+            changed |= change(tid, Policy::Idle, Policy::Other);
         }
         if !changed {
             break;
@@ -176,18 +173,9 @@ fn cpu_times(dir: &Path) -> Result<HashMap<i32, Duration>, CgroupError> {
     Ok(threads(dir)?.into_iter().filter_map(used).collect())
 }
 
-/// `None`: it has ended.
-fn policy(tid: i32) -> Option<i32> {
-    // SAFETY: no preconditions.
-    let policy = unsafe { libc::sched_getscheduler(tid) };
-    (policy >= 0).then_some(policy)
-}
-
-/// `false`: it has ended.
-fn set_policy(tid: i32, policy: i32) -> bool {
-    let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the pointer is to a live struct.
-    unsafe { libc::sched_setscheduler(tid, policy, &raw const parameters) == 0 }
+/// Unless it has another policy by now, or has ended.
+fn change(tid: i32, from: Policy, to: Policy) -> bool {
+    Policy::of(tid) == Some(from) && to.give(tid).is_ok()
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ pub enum CgroupVersion {
     None,
 }
 
-const CAPABILITIES: [(CapabilitySet, &str, &str); 10] = [
+const CAPABILITIES: [(CapabilitySet, &str, &str); 11] = [
     (CapabilitySet::BPF, "CAP_BPF", "load eBPF programs (5.8 and later)"),
     (CapabilitySet::PERFMON, "CAP_PERFMON", "attach tracing programs and perf events (5.8 and later)"),
     (
@@ -86,6 +86,11 @@ const CAPABILITIES: [(CapabilitySet, &str, &str); 10] = [
     ),
     (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE", "process_mrelease of other users' processes"),
     (CapabilitySet::KILL, "CAP_KILL", "signal other users' processes"),
+    (
+        CapabilitySet::SYS_NICE,
+        "CAP_SYS_NICE",
+        "run ahead of pods on a busy node; a held pod's handler before its busy threads",
+    ),
     (CapabilitySet::IPC_LOCK, "CAP_IPC_LOCK", "mlockall beyond RLIMIT_MEMLOCK"),
     (CapabilitySet::DAC_OVERRIDE, "CAP_DAC_OVERRIDE", "write files of other users below the root directory"),
     (CapabilitySet::CHOWN, "CAP_CHOWN", "hand volumes to a pod's fsGroup"),

@@ -20,7 +20,7 @@ pub fn lock_memory() {
 
 /// The calling thread decides on evictions: it goes before what makes the pressure.
 pub fn prefer_this_thread() {
-    if let Err(error) = crate::kernel::run_at_realtime_priority() {
+    if let Err(error) = crate::kernel::scheduling::run_at_realtime_priority() {
         tracing::warn!(%error, "the SyncLoop runs at normal priority: decisions may be some milliseconds late; grant CAP_SYS_NICE");
     }
 }

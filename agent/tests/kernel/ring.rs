@@ -79,7 +79,7 @@ fn a_record_reaches_its_reader_at_once() {
     let made = |k: &KernelEventKind, path: &str| matches!(k, KernelEventKind::CgroupMade { cgroup, path: p } if cgroup.hierarchy == Hierarchy::Unified && p.starts_with(path));
     let prefix = format!("{}/", cgroup.path);
     let reader = std::thread::spawn(move || {
-        if let Err(error) = oomlet::kernel::run_at_realtime_priority() {
+        if let Err(error) = oomlet::kernel::scheduling::run_at_realtime_priority() {
             println!("no real-time priority: {error}");
         }
         runtime().block_on(async {

@@ -142,7 +142,7 @@ fn killed_in_the_middle_of_an_eviction_the_agent_leaves_nothing_held() {
         capped.node.kill_agent().unwrap();
         let dirs = cgroup::named(capped.node.scratch(), &dir_name);
         assert!(!dirs.is_empty(), "{step}: a killed agent removes no cgroups");
-        capped.node.wait("let go", |_| dirs.iter().all(|dir| is_free(dir)));
+        capped.node.wait("let go", |_| dirs.iter().all(|dir| is_free(dir) && nobody_comes_last(dir)));
         // The next one ends what was begun.
         capped.node.start();
         capped.node.wait_pod("hog", "ended", |pod| pod::phase(pod) == "Failed");
@@ -212,6 +212,16 @@ fn hold(dirs: &[PathBuf]) {
     }
     assert!(held > 0, "this machine has a freezer");
     assert!(!dirs.iter().all(|dir| is_free(dir)));
+}
+
+/// No process in it is in SCHED_IDLE, which in proc_pid_stat(5) is the 41st number: the 39th behind the name.
+fn nobody_comes_last(dir: &Path) -> bool {
+    const SCHED_IDLE: &str = "5";
+    let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    pids.lines().all(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(38)) != Some(SCHED_IDLE)
+    })
 }
 
 fn is_free(dir: &Path) -> bool {

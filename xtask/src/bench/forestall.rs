@@ -65,7 +65,7 @@ pub struct Options {
     /// Measures nothing: makes tables and picture from the figures that are there.
     #[arg(long, conflicts_with_all = ["quick", "runs", "only", "lab"])]
     report: bool,
-    /// Puts a summary into README.md, and tables and picture into docs/.
+    /// Puts a summary into README.md, and tables, picture and figures into docs/.
     #[arg(long)]
     write: bool,
     /// Inside a machine of the lab with this kernel.
@@ -106,7 +106,7 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(line) = &options.here {
         return inside(options, line);
     }
-    let kept = Kept { json: json_path()? };
+    let kept = Kept { json: json_path()?, with_sources: paths::repository().join(summary::KEPT) };
     if !options.report {
         match options.lab {
             Some(kernel) => lab::run(kernel, options, &kept)?,
@@ -119,20 +119,24 @@ pub fn run(options: &Options) -> Result<()> {
 /// The file with the figures of all calls, to which new ones are added as they come: a measurement of hours may be cut short.
 struct Kept {
     json: PathBuf,
+    /// What `--write` has put beside the sources: where nothing was measured here yet, new figures are added to these.
+    with_sources: PathBuf,
 }
 
 impl Kept {
     fn figures(&self) -> Result<Figures> {
-        let path = self.json.display();
-        ensure!(self.json.is_file(), "there is no {path} to make tables of; measure first");
-        let text = std::fs::read(&self.json).with_context(|| format!("reading {path}"))?;
+        let found = [&self.json, &self.with_sources].into_iter().find(|path| path.is_file());
+        let missing = || format!("there is no {} to make tables of; measure first", self.json.display());
+        let path = found.with_context(missing)?;
+        let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         serde_json::from_slice(&text)
-            .with_context(|| format!("{path} is of another version of this bench; remove it"))
+            .with_context(|| format!("{} is of another version of this bench; remove it", path.display()))
     }
 
     /// Adds `new`, of which those before it are a part; `whole`: nothing else of the same place stays.
     fn write(&self, new: &Figures, whole: bool) -> Result<()> {
-        let mut all = if self.json.is_file() { self.figures()? } else { Figures::default() };
+        let is_first = !self.json.is_file() && !self.with_sources.is_file();
+        let mut all = if is_first { Figures::default() } else { self.figures()? };
         all.take(new.clone(), whole);
         super::write("forestall", serde_json::to_value(&all)?).map(drop)
     }
@@ -144,7 +148,11 @@ fn json_path() -> Result<PathBuf> {
 
 fn show(options: &Options, figures: &Figures, svg: &Path) -> Result<()> {
     let tables = report::markdown(figures);
-    println!("\n{tables}\nwritten: {}", super::shown(&svg.with_extension("json")));
+    println!("\n{tables}");
+    let json = svg.with_extension("json");
+    if json.is_file() {
+        println!("written: {}", super::shown(&json));
+    }
     let both = figures.watched.as_ref().zip(figures.alone.as_ref());
     let drawn = both.map(|(watched, alone)| picture::draw(watched, alone)).transpose()?;
     if let Some(drawn) = &drawn {
@@ -152,11 +160,20 @@ fn show(options: &Options, figures: &Figures, svg: &Path) -> Result<()> {
         println!("written: {}", super::shown(svg));
     }
     if options.write {
-        let drawn = drawn.context("there is no picture: measure tier 2 and nothing at 1000 MiB/s")?;
         super::write_readme("forestall", &summary::markdown(figures))?;
         let whole = format!("{WHOLE_TITLE}\n\n{}\n", tables.trim());
-        for (name, text) in [(summary::WHOLE, whole), (summary::PICTURE, drawn)] {
+        let kept = serde_json::to_string_pretty(&figures.summed_up())? + "\n";
+        let files = [(summary::WHOLE, Some(whole)), (summary::KEPT, Some(kept)), (summary::PICTURE, drawn)];
+        for (name, text) in files {
             let path = paths::repository().join(name);
+            let Some(text) = text else {
+                ensure!(path.is_file(), "there is no picture: measure tier 2 and nothing at 1000 MiB/s");
+                println!(
+                    "{} stays: tier 2 and nothing at 1000 MiB/s were not measured here",
+                    super::shown(&path)
+                );
+                continue;
+            };
             let dir = path.parent().context("a file without a folder")?;
             std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
             std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;

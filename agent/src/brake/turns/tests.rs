@@ -58,8 +58,8 @@ fn busy(pod: &HeldPod) -> i32 {
 }
 
 /// The busy one's, and the sleeper's.
-fn policies(pod: &HeldPod, sleeper: &Sleeper) -> [i32; 2] {
-    [busy(pod), sleeper.tid()].map(|tid| policy(tid).unwrap())
+fn policies(pod: &HeldPod, sleeper: &Sleeper) -> [Policy; 2] {
+    [busy(pod), sleeper.tid()].map(|tid| Policy::of(tid).unwrap())
 }
 
 /// Until it has been busy by anybody's account.
@@ -81,12 +81,12 @@ fn who_was_busy_comes_last_until_it_is_let_go() {
         assert!(!Mark::Turns.is_on(&dir), "nothing is known yet");
         wait_busy(&pod);
         look(&dir, &mut seen).unwrap();
-        assert_eq!(policies(&pod, &sleeper), [libc::SCHED_IDLE, libc::SCHED_OTHER]);
+        assert_eq!(policies(&pod, &sleeper), [Policy::Idle, Policy::Other]);
         assert!(Mark::Turns.is_on(&dir));
 
         // Without the agent that knows of it, and though nothing stands still.
         assert_eq!(pod.files.release_all().unwrap(), 1, "{below}");
-        assert_eq!(policies(&pod, &sleeper), [libc::SCHED_OTHER; 2]);
+        assert_eq!(policies(&pod, &sleeper), [Policy::Other; 2]);
         assert!(!Mark::Turns.is_on(&dir));
         assert_eq!(pod.files.release_all().unwrap(), 0);
     }
@@ -101,9 +101,9 @@ fn who_does_nothing_in_a_run_has_its_turn_again() {
     wait_busy(&pod);
     pod.set(Gear::Frozen);
     pod.wait("it stands still", HeldPod::is_frozen);
-    for expected in [libc::SCHED_IDLE, libc::SCHED_OTHER] {
+    for expected in [Policy::Idle, Policy::Other] {
         look(&pod.dir, &mut seen).unwrap();
-        assert_eq!(policies(&pod, &sleeper), [expected, libc::SCHED_OTHER]);
+        assert_eq!(policies(&pod, &sleeper), [expected, Policy::Other]);
     }
 }
 
@@ -111,15 +111,15 @@ fn who_does_nothing_in_a_run_has_its_turn_again() {
 fn one_with_idle_threads_of_its_own_is_left_as_it_is() {
     let pod = HeldPod::new();
     let sleeper = Sleeper::new(&pod);
-    assert!(set_policy(sleeper.tid(), libc::SCHED_IDLE));
+    Policy::Idle.give(sleeper.tid()).unwrap();
     let mut seen = Seen::default();
     look(&pod.dir, &mut seen).unwrap();
     wait_busy(&pod);
     look(&pod.dir, &mut seen).unwrap();
-    assert_eq!(policies(&pod, &sleeper), [libc::SCHED_OTHER, libc::SCHED_IDLE]);
+    assert_eq!(policies(&pod, &sleeper), [Policy::Other, Policy::Idle]);
     assert!(!Mark::Turns.is_on(&pod.dir));
     assert_eq!(pod.files.release_all().unwrap(), 0);
-    assert_eq!(policies(&pod, &sleeper), [libc::SCHED_OTHER, libc::SCHED_IDLE]);
+    assert_eq!(policies(&pod, &sleeper), [Policy::Other, Policy::Idle]);
 }
 
 /// By the thread that looks: frozen, let run, frozen, let go.
@@ -138,10 +138,10 @@ fn each_freeze_is_looked_at() {
             set(Gear::Frozen);
             set(throttled);
             wait_busy(pod);
-            policies(pod, &sleeper) == [libc::SCHED_IDLE, libc::SCHED_OTHER]
+            policies(pod, &sleeper) == [Policy::Idle, Policy::Other]
         });
         set(Gear::Free);
-        pod.wait("it has its turn again", |pod| policies(pod, &sleeper) == [libc::SCHED_OTHER; 2]);
+        pod.wait("it has its turn again", |pod| policies(pod, &sleeper) == [Policy::Other; 2]);
         let dir = pod.files.freezer_dir(&held, QosClass::Burstable).unwrap().unwrap();
         pod.wait("nothing is marked", |_| !Mark::Turns.is_on(&dir));
     }

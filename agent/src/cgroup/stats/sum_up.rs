@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::{BUFFER_BYTES, open, pread};
 use crate::cgroup::tree;
-use crate::kernel::run_at_realtime_priority;
+use crate::kernel::scheduling::run_at_realtime_priority;
 
 /// Where statistics lag, a round may take half of the time: about 60 µs a cgroup, 26 ms with 110 pods of two containers.
 const RESTS_AFTER: u32 = 1;

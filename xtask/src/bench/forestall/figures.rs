@@ -1,4 +1,5 @@
-//! The figures as they are written and read again: `target/bench/forestall.json`. Pure.
+//! The figures as they are written and read again: `target/bench/forestall.json`, and without single runs
+//! `docs/forestall.json`. Pure.
 
 use std::collections::BTreeMap;
 
@@ -53,9 +54,14 @@ pub struct CellFigures {
     pub sigterm_completed: usize,
     /// Runs in which the leak came to its own end.
     pub done_runs: usize,
+    /// [`Run::in_order`], and [`Run::spared_others`].
+    pub in_order_runs: usize,
+    pub spared_runs: usize,
     pub warning_ms_p50: Option<i64>,
     pub overshoot_mib_p50: Option<i64>,
     pub wasted_mib_p50: Option<i64>,
+    /// Not in what is kept with the sources.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub each: Vec<Run>,
 }
 
@@ -137,6 +143,8 @@ impl CellFigures {
             evicted_runs: count(|run| run.evicted),
             sigterm_completed: count(|run| run.sigterm_completed),
             done_runs: count(|run| run.done),
+            in_order_runs: count(Run::in_order),
+            spared_runs: count(Run::spared_others),
             // Whoever came to its own end had no warning and needed none.
             warning_ms_p50: median(|run| (!run.done).then_some(run.warning_ms)),
             overshoot_mib_p50: median(|run| run.overshoot_mib),
@@ -205,6 +213,12 @@ impl Figures {
         self.add(Figures { watched: None, alone: None, ..new });
     }
 
+    /// What tables are made of: no single run, and no recording.
+    pub fn summed_up(&self) -> Figures {
+        let cells = self.cells.iter().map(|cell| CellFigures { each: Vec::new(), ..cell.clone() });
+        Figures { cells: cells.collect(), watched: None, alone: None, ..self.clone() }
+    }
+
     /// Those of another part of the matrix.
     pub fn add(&mut self, new: Figures) {
         self.cells.extend(new.cells);
@@ -219,6 +233,7 @@ impl Figures {
 #[cfg(test)]
 pub mod tests {
     use super::super::matrix::MIDDLE;
+    use super::super::{report, summary};
     use super::*;
 
     pub fn cell(tool: Tool, speed: Speed, each: Vec<Run>) -> CellFigures {
@@ -246,6 +261,7 @@ pub mod tests {
             (cell.warning_ms_p50, cell.overshoot_mib_p50, cell.wasted_mib_p50),
             (Some(500), Some(10), Some(99))
         );
+        assert_eq!((cell.in_order_runs, cell.spared_runs), (3, 3));
         assert!(cell.line().contains("oomlet tier 2") && cell.line().contains("1 OOM"), "{}", cell.line());
         let json = serde_json::to_value(&cell).unwrap();
         for key in
@@ -253,6 +269,23 @@ pub mod tests {
         {
             assert!(!json[key].is_null(), "{key} in {json}");
         }
+    }
+
+    #[test]
+    fn what_is_kept_makes_the_same_tables() {
+        let good = Run { evicted: true, sigterm_completed: true, ..Run::default() };
+        let figures = Figures {
+            cells: vec![cell(Tool::OOMLET, MIDDLE, vec![good; 3])],
+            machines: BTreeMap::from([(HOST.to_owned(), Value::Null)]),
+            watched: Some(Recording::default()),
+            ..Figures::default()
+        };
+        let json = serde_json::to_string(&figures.summed_up()).unwrap();
+        assert!(!json.contains("each"), "{json}");
+        let kept: Figures = serde_json::from_str(&json).unwrap();
+        assert_eq!(report::markdown(&kept), report::markdown(&figures));
+        assert_eq!(summary::markdown(&kept), summary::markdown(&figures));
+        assert!(kept.watched.is_none() && !kept.cells.is_empty());
     }
 
     #[test]

@@ -90,7 +90,12 @@ impl Run {
     /// As everybody would have it: the leak could finish what it does at its end, and nobody else paid.
     pub fn in_order(&self) -> bool {
         let orderly = self.sigterm_completed || self.done;
-        orderly && self.kernel_oom_kills == 0 && self.collateral == 0 && !self.wrong_victim
+        orderly && self.kernel_oom_kills == 0 && self.spared_others()
+    }
+
+    /// Nobody but the leak was ended, nor before it.
+    pub fn spared_others(&self) -> bool {
+        self.collateral == 0 && !self.wrong_victim
     }
 }
 

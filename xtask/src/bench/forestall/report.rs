@@ -212,8 +212,7 @@ pub fn aims(figures: &Figures) -> Vec<Aim> {
     let ended = |cell: &CellFigures| cell.runs + cell.failed_runs - cell.done_runs;
     let alive = |cell: &CellFigures| cell.runs - cell.kernel_oom_runs;
     let handled = |cell: &CellFigures| cell.sigterm_completed;
-    let alone =
-        |cell: &CellFigures| cell.each.iter().filter(|run| run.collateral == 0 && !run.wrong_victim).count();
+    let alone = |cell: &CellFigures| cell.spared_runs;
     aim("tiers 1 and 2: no kernel OOM kill", &own(&[1, 2], |_| true), 100, alive, runs);
     aim(
         "tiers 1 and 2, up to 1000 MiB/s: the SIGTERM handler is done",
