@@ -3,6 +3,7 @@
 //! (`ctr task pause`): the cgroup itself is marked with an extended attribute as held by the agent, and so is either whose
 //! threads were given other turns.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -150,20 +151,29 @@ impl BrakeFiles {
     /// # Errors
     /// The first that could not be let go; the others have been.
     pub fn release_all(&self) -> Result<usize, CgroupError> {
-        let mut released = 0;
+        let mut released = BTreeSet::new();
         let mut failed = None;
-        let mut count = |result: Result<bool, CgroupError>| match result {
-            Ok(held) => released += usize::from(held),
+        let mut note = |path: &String, result: Result<bool, CgroupError>| match result {
+            Ok(true) => drop(released.insert(path.clone())),
+            Ok(false) => {}
             Err(error) => drop(failed.get_or_insert(error)),
         };
-        for pod in self.pods()? {
-            count(self.release(&pod));
-            match self.marked_containers(&pod) {
-                Ok(paths) => paths.iter().for_each(|path| count(self.release_container(path))),
-                Err(error) => count(Err(error)),
+        let mut paths = self.pods()?;
+        for pod in &paths.clone() {
+            note(pod, self.release(pod));
+            match self.marked_containers(pod) {
+                Ok(containers) => {
+                    containers.iter().for_each(|path| note(path, self.release_container(path)));
+                    paths.extend(containers);
+                }
+                Err(error) => note(pod, Err(error)),
             }
         }
-        failed.map_or(Ok(released), Err)
+        // When all of them run: that may take a while.
+        if let Some((mount, _)) = &self.freezer {
+            paths.iter().for_each(|path| note(path, turns::restore(&below(mount, path))));
+        }
+        failed.map_or(Ok(released.len()), Err)
     }
 
     fn marked_containers(&self, pod: &str) -> Result<Vec<String>, CgroupError> {
@@ -214,7 +224,6 @@ impl BrakeFiles {
                 write(&dir.join(freezer.file), freezer.thaw)?;
                 held = true;
             }
-            held |= turns::restore(&dir)?;
         }
         Ok(held)
     }

@@ -16,7 +16,7 @@ use crate::signal::Domain;
 use beside::Beside;
 pub use beside::LONGEST_BESIDE;
 pub use budget::room_bytes;
-pub use hold::LONGEST_FREEZE;
+pub use hold::{FREEZE_SETTLES, LONGEST_FREEZE};
 use hold::{Hold, KILL_TAKES};
 
 /// Who is held: a pod, or one of its containers.

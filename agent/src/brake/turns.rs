@@ -1,77 +1,116 @@
 //! Whose turn comes first when a held pod runs again. Such a run is over within milliseconds, for which those who grow keep
 //! every CPU busy: a SIGTERM handler that is done but for fifty microseconds was seen to wait for them through four runs. So a
-//! thread that was busy in one run comes after all others of its pod in the next: it is in SCHED_IDLE (sched(7)), which takes
-//! nothing from other pods, nor from it where nobody else of its pod wants to run. Owns the thread that looks.
+//! thread that was busy while it was held comes after all others of its container: it is in SCHED_IDLE (sched(7)), which takes
+//! nothing from other pods. A handler that itself needs more CPU than that is one of the busy, and has its turn among them as it
+//! would have without. Owns the thread that looks.
 //!
-//! A pod or container in which that was done is marked, and all is undone where it is let go.
+//! A pod or container in which that was done is marked, and all is undone where it is let go, and for the kill.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::files::{BrakeFiles, Mark};
+use super::plan::FREEZE_SETTLES;
 use super::{Gear, Held};
 use crate::cgroup::{CgroupError, tree};
-use crate::kernel::scheduling::Policy;
+use crate::kernel::scheduling::{Policy, threads_of};
 use crate::pod::qos::QosClass;
 
-/// CPU time in one run that makes a thread a busy one. What a handler does at its end takes 50 to 70 µs; a process that is
-/// started, and touches its memory, a millisecond.
-const BUSY: Duration = Duration::from_micros(300);
+/// CPU time since it was held that makes a thread a busy one. What a handler does at its beginning and its end takes 50 to
+/// 150 µs each; one that grows keeps a CPU for all of a run, which is some milliseconds.
+const BUSY: Duration = Duration::from_millis(1);
 
-/// A frozen thread stands still only once it returns to user space.
-const FREEZE_SETTLES: Duration = Duration::from_millis(2);
-
-/// Orders that wait to be looked at. One that finds no place is lost: the next freeze brings another.
+/// Orders that are not looked at yet: of each pod or container the latest counts, so that they never wait for long.
 const WAITING: usize = 64;
 
 /// While a pod forks, one pass over its threads does not find all.
-const PASSES: usize = 3;
+const PASSES: usize = 5;
+
+type Order = (Held, QosClass, Gear);
 
 #[derive(Debug)]
 pub struct Turns {
-    orders: SyncSender<(Held, QosClass, Gear)>,
+    /// `None`: it ends.
+    orders: Option<SyncSender<Order>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Turns {
-    /// `None`: without CAP_SYS_NICE a thread cannot be taken out of SCHED_IDLE again, so none is put into it.
+    /// `None`: the node does not allow it, and why is told. Without CAP_SYS_NICE a thread cannot be taken out of SCHED_IDLE again,
+    /// and a kernel without schedstat does not tell who is busy.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn start(files: BrakeFiles) -> io::Result<Option<Turns>> {
-        if !capabilities(None)?.effective.contains(CapabilitySet::SYS_NICE) {
+        let why = if !capabilities(None)?.effective.contains(CapabilitySet::SYS_NICE) {
+            Some("CAP_SYS_NICE is missing")
+        } else if cpu_time(Path::new("/proc/thread-self/schedstat")).is_none_or(|used| used.is_zero()) {
+            Some("this kernel has no schedstat")
+        } else {
+            None
+        };
+        if let Some(why) = why {
+            tracing::info!(why, "the SIGTERM handler of a held pod has its turn among its busy threads");
             return Ok(None);
         }
         let (orders, ordered) = sync_channel(WAITING);
-        std::thread::Builder::new().name("oomlet-turns".to_owned()).spawn(move || run(&files, &ordered))?;
-        Ok(Some(Turns { orders }))
+        let run = move || run(&files, &ordered);
+        let thread = std::thread::Builder::new().name("oomlet-turns".to_owned()).spawn(run)?;
+        Ok(Some(Turns { orders: Some(orders), thread: Some(thread) }))
     }
 
     /// One that is held until it has ended has been put into this gear. Does not wait.
     pub fn geared(&self, held: &Held, qos: QosClass, gear: Gear) {
-        if self.orders.try_send((held.clone(), qos, gear)).is_err() {
-            tracing::debug!(?held, "too much else to look at: its busy threads keep their turn");
+        let order = (held.clone(), qos, gear);
+        if self.orders.as_ref().is_some_and(|orders| orders.try_send(order).is_err()) {
+            tracing::debug!(?held, ?gear, "too much else to look at: its threads keep their turns");
+        }
+    }
+}
+
+/// Whoever has other turns has its own again then.
+impl Drop for Turns {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
 
 /// Ends when nobody can order any more.
-fn run(files: &BrakeFiles, ordered: &Receiver<(Held, QosClass, Gear)>) {
+fn run(files: &BrakeFiles, ordered: &Receiver<Order>) {
     let mut seen: BTreeMap<PathBuf, Seen> = BTreeMap::new();
-    while let Ok((held, qos, gear)) = ordered.recv() {
+    while let Ok(first) = ordered.recv() {
+        let latest: BTreeMap<Held, (QosClass, Gear)> = std::iter::once(first)
+            .chain(ordered.try_iter())
+            .map(|(held, qos, gear)| (held, (qos, gear)))
+            .collect();
         seen.retain(|dir, _| dir.exists());
-        let done = files.freezer_dir(&held, qos).and_then(|dir| match dir {
-            Some(dir) if dir.exists() => turn(&dir, gear, &mut seen),
-            // Nothing is left of it, or there is no freezer.
-            _ => Ok(()),
-        });
-        if let Err(error) = done {
-            tracing::debug!(?held, %error, "its busy threads keep their turn");
+        if latest.values().any(|(_, gear)| *gear == Gear::Frozen) {
+            std::thread::sleep(FREEZE_SETTLES);
+        }
+        for (held, (qos, gear)) in latest {
+            let done = files.freezer_dir(&held, qos).and_then(|dir| match dir {
+                Some(dir) if dir.exists() => turn(&dir, gear, &mut seen),
+                // Nothing is left of it, or there is no freezer.
+                _ => Ok(()),
+            });
+            if let Err(error) = done {
+                tracing::debug!(?held, %error, "its threads keep their turns");
+            }
+        }
+    }
+    for dir in seen.keys() {
+        if let Err(error) = restore(dir) {
+            tracing::debug!(%error, "the next start gives its threads their own turns again");
         }
     }
 }
@@ -82,59 +121,64 @@ fn turn(dir: &Path, gear: Gear, seen: &mut BTreeMap<PathBuf, Seen>) -> Result<()
             seen.remove(dir);
             restore(dir).map(drop)
         }
-        // Let run before it was looked at: what its threads have used so far they have used before this run.
+        // It has been looked at when it was frozen, and a look takes some of the CPU that it is to run on.
         Gear::Throttled { .. } if seen.contains_key(dir) => Ok(()),
-        Gear::Throttled { .. } => look(dir, seen.entry(dir.to_owned()).or_default()),
-        Gear::Frozen => {
-            std::thread::sleep(FREEZE_SETTLES);
-            look(dir, seen.entry(dir.to_owned()).or_default())
-        }
+        Gear::Throttled { .. } | Gear::Frozen => look(dir, seen.entry(dir.to_owned()).or_default()),
     }
 }
 
 /// What is known of the threads of one that is held.
 #[derive(Debug, Default)]
 struct Seen {
-    /// CPU time of each when it was looked at last; `None`: it was not yet.
-    used: Option<HashMap<i32, Duration>>,
+    /// CPU time of each when it was looked at first; `None`: it was not yet.
+    before: Option<HashMap<i32, Duration>>,
     /// Some are in SCHED_IDLE by their own choice: nobody could tell them from the busy ones.
     has_idle: bool,
 }
 
 impl Seen {
-    /// Which threads were busy since the last time. At the first there is nothing to compare with.
-    fn busy(&mut self, used: HashMap<i32, Duration>) -> BTreeMap<i32, bool> {
-        let Some(before) = self.used.replace(used.clone()) else { return BTreeMap::new() };
-        let ran = |(tid, used): (i32, Duration)| {
-            let before = before.get(&tid).copied().unwrap_or_default();
-            (tid, used.saturating_sub(before) > BUSY)
+    /// Which threads have been busy since the first look.
+    fn busy(&mut self, used: HashMap<i32, Duration>) -> Vec<i32> {
+        let Some(before) = &self.before else {
+            self.before = Some(used);
+            return Vec::new();
         };
-        used.into_iter().map(ran).collect()
+        let since = |tid: &i32, used: Duration| match before.get(tid) {
+            // The number is another thread's by now.
+            Some(before) if *before > used => used,
+            Some(before) => used - *before,
+            None => used,
+        };
+        used.into_iter().filter(|(tid, used)| since(tid, *used) > BUSY).map(|(tid, _)| tid).collect()
     }
 }
 
 fn look(dir: &Path, seen: &mut Seen) -> Result<(), CgroupError> {
     let used = cpu_times(dir)?;
-    if seen.used.is_none() {
+    if seen.before.is_none() && !is_marked(dir) {
         seen.has_idle = used.keys().any(|tid| Policy::of(*tid) == Some(Policy::Idle));
     }
+    let threads = used.len();
     let busy = seen.busy(used);
     if seen.has_idle || busy.is_empty() {
         return Ok(());
     }
     // Before the first: who undoes this goes by the mark.
     Mark::Turns.set(dir)?;
-    let changed = busy.iter().filter(|(tid, busy)| {
-        let (from, to) = if **busy { (Policy::Other, Policy::Idle) } else { (Policy::Idle, Policy::Other) };
-        change(**tid, from, to)
-    });
-    let changed = changed.count();
-    let last = busy.values().filter(|busy| **busy).count();
-    tracing::debug!(cgroup = %dir.display(), threads = busy.len(), last, changed, "busy threads come last");
+    let changed = busy.iter().filter(|tid| change(**tid, Policy::Other, Policy::Idle)).count();
+    tracing::debug!(cgroup = %dir.display(), threads, busy = busy.len(), changed, "busy threads come last");
     Ok(())
 }
 
-/// Undoes it in the cgroup and all below, where it was done; returns whether it was.
+/// It, the pod that it is a container of, or one of its containers.
+fn is_marked(dir: &Path) -> bool {
+    let below = tree::child_dirs(dir).unwrap_or_default();
+    let around = dir.parent().into_iter().chain(below.iter().map(PathBuf::as_path));
+    std::iter::once(dir).chain(around).any(|dir| Mark::Turns.is_on(dir))
+}
+
+/// Undoes it in the cgroup and all below, where it was done; returns whether it was. Where threads go on changing, as they do in
+/// a fork bomb that runs, the mark stays for who comes next.
 ///
 /// # Errors
 /// When the cgroup is there and its processes, or its mark, cannot be read or changed.
@@ -143,34 +187,33 @@ pub(super) fn restore(dir: &Path) -> Result<bool, CgroupError> {
         return Ok(false);
     }
     for _ in 0..PASSES {
-        let mut changed = false;
-        for tid in threads(dir)? {
-            changed |= change(tid, Policy::Idle, Policy::Other);
-        }
-        if !changed {
+        let idle = |tid: &i32| Policy::of(*tid) == Some(Policy::Idle);
+        let left: Vec<i32> = threads(dir)?.into_iter().filter(idle).collect();
+        if left.is_empty() {
+            Mark::Turns.take_off(dir)?;
             break;
         }
+        for tid in left {
+            change(tid, Policy::Idle, Policy::Other);
+        }
     }
-    Mark::Turns.take_off(dir)?;
     Ok(true)
 }
 
-/// Of the processes in the cgroup and all below it. One that ends meanwhile has none.
+/// Of the processes in the cgroup and all below it.
 fn threads(dir: &Path) -> Result<Vec<i32>, CgroupError> {
-    let of = |pid: i32| {
-        let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-    };
-    Ok(tree::processes(dir)?.into_iter().flat_map(of).collect())
+    Ok(tree::processes(dir)?.into_iter().flat_map(threads_of).collect())
+}
+
+fn cpu_times(dir: &Path) -> Result<HashMap<i32, Duration>, CgroupError> {
+    let used = |tid: i32| Some((tid, cpu_time(Path::new(&format!("/proc/{tid}/schedstat")))?));
+    Ok(threads(dir)?.into_iter().filter_map(used).collect())
 }
 
 /// The first number of schedstat, in nanoseconds: sum_exec_runtime (fs/proc/base.c, proc_pid_schedstat).
-fn cpu_times(dir: &Path) -> Result<HashMap<i32, Duration>, CgroupError> {
-    let used = |tid: i32| {
-        let text = fs::read_to_string(format!("/proc/{tid}/schedstat")).ok()?;
-        Some((tid, Duration::from_nanos(text.split_whitespace().next()?.parse().ok()?)))
-    };
-    Ok(threads(dir)?.into_iter().filter_map(used).collect())
+fn cpu_time(schedstat: &Path) -> Option<Duration> {
+    let text = fs::read_to_string(schedstat).ok()?;
+    Some(Duration::from_nanos(text.split_whitespace().next()?.parse().ok()?))
 }
 
 /// Unless it has another policy by now, or has ended.

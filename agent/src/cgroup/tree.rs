@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::CgroupError;
 use crate::clock::Mono;
 use crate::kernel::pidfd::HeldProcess;
+use crate::kernel::scheduling::run_to_its_end;
 
 /// How long the kernel may take to let go of a cgroup whose last process has just ended: `rmdir` gives EBUSY
 /// until the last task has left it in its exit path.
@@ -188,6 +189,7 @@ pub fn kill(target: &KillTarget<'_>) -> Result<usize, CgroupError> {
                 waited_ms: waited.as_millis().try_into().unwrap_or(u64::MAX),
             });
         }
+        left.iter().copied().for_each(run_to_its_end);
         // Again for those known already: a pid may be a new process by now that was forked meanwhile.
         signal_all(left, &mut signalled);
         wait(&mut pause);

@@ -1,6 +1,6 @@
 //! Which of the scheduler's classes a thread is in: sched(7).
 
-use std::io;
+use std::{fs, io};
 
 /// Moves the calling thread into the lowest real-time class (SCHED_RR 1; what it forks starts normal again).
 /// For the thread that reads the ring buffer, and the one that has statistics summed up: on a node short of memory there is
@@ -23,7 +23,7 @@ pub fn run_at_realtime_priority() -> io::Result<()> {
 pub enum Policy {
     /// SCHED_OTHER, which all begin with.
     Other,
-    /// SCHED_IDLE: runs where no other thread of its cgroup wants to.
+    /// SCHED_IDLE: of the threads of its cgroup it runs after all others, but for 3 parts in a thousand.
     Idle,
 }
 
@@ -53,6 +53,21 @@ impl Policy {
         match unsafe { libc::sched_setscheduler(tid, self.number(), &raw const parameters) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Those of a process; none when it has ended.
+pub fn threads_of(pid: i32) -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// What is killed ends when its threads get to run.
+pub fn run_to_its_end(pid: i32) {
+    for tid in threads_of(pid).filter(|tid| Policy::of(*tid) == Some(Policy::Idle)) {
+        if let Err(error) = Policy::Other.give(tid) {
+            tracing::debug!(tid, %error, "a killed thread stays in SCHED_IDLE");
         }
     }
 }

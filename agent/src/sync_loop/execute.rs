@@ -206,7 +206,8 @@ impl Executor {
     }
 
     /// Lets go of all: the loop ends.
-    pub fn release_brakes(&self) {
+    pub fn release_brakes(&mut self) {
+        self.turns = None;
         guard::release(std::slice::from_ref(&self.brakes));
     }
 

@@ -137,6 +137,9 @@ impl Kept {
     fn write(&self, new: &Figures, whole: bool) -> Result<()> {
         let is_first = !self.json.is_file() && !self.with_sources.is_file();
         let mut all = if is_first { Figures::default() } else { self.figures()? };
+        if let Some(host) = new.machines.get(HOST) {
+            all = all.of_host(host);
+        }
         all.take(new.clone(), whole);
         super::write("forestall", serde_json::to_value(&all)?).map(drop)
     }

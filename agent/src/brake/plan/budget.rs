@@ -19,7 +19,8 @@ const RUN_SHARE: u64 = 8;
 
 /// However early the budget is used up, who stands still runs once more each time half of what was left of its grace is
 /// over, as often as this: many a handler is done but for the moment in which it exits. Such a run may take this part of what
-/// is left then, and all of them a third of what is its neighbours'.
+/// is left then, and all of them a third of what is its neighbours'. Where there are none, for the sake of its own limit, what
+/// is left is too little for that.
 const LAST_RUNS: u32 = 3;
 const LAST_RUN_SHARE: u64 = 8;
 const LAST_RUNS_SHARE: u64 = 3;
@@ -49,15 +50,28 @@ pub(super) struct Budget {
     /// At the beginning.
     headroom_bytes: u64,
     bytes: u64,
-    /// How many of [`LAST_RUNS`] are to come, and what must be left after the latest.
+    /// How many of [`LAST_RUNS`] are to come, and the latest.
     last_runs: u32,
-    last_floor: Option<u64>,
+    last_run: Option<LastRun>,
+}
+
+/// For one with its budget used up.
+#[derive(Clone, Copy, Debug)]
+struct LastRun {
+    /// What must be left after it.
+    floor: u64,
+    /// It begins with this much or more: others may have taken a little since it was due.
+    begins_with: u64,
 }
 
 impl Budget {
     pub fn new(from: Mono, until: Mono, domain: &Domain, headroom_bytes: u64) -> Budget {
         let (over, bytes) = (until.since(from).max(SHORTEST_GRACE), budget_bytes(domain, headroom_bytes));
-        Budget { from, over, headroom_bytes, bytes, last_runs: LAST_RUNS, last_floor: None }
+        let last_runs = match domain {
+            Domain::Node | Domain::Kubepods => LAST_RUNS,
+            Domain::Pod(_) | Domain::Container(..) => 0,
+        };
+        Budget { from, over, headroom_bytes, bytes, last_runs, last_run: None }
     }
 
     /// Of one that is to live on: it has not to end in time.
@@ -80,16 +94,19 @@ impl Budget {
 
     /// What must be left whatever it was given.
     fn least(&self) -> u64 {
-        let may_have_more = self.last_runs > 0 || self.last_floor.is_some();
+        let may_have_more = self.last_runs > 0 || self.last_run.is_some();
         self.rest() - if may_have_more { self.rest() / LAST_RUNS_SHARE } else { 0 }
     }
 
-    /// The headroom that must be left at `now`.
+    /// The headroom that must be left at `now` while the budget lasts.
     fn floor(&self, now: Mono) -> u64 {
         let passed = now.since(self.from).as_secs_f64() / self.over.as_secs_f64();
         let earned = ((self.bytes() - self.first()) as f64 * passed.min(1.0)) as u64;
-        let floor = self.headroom_bytes - self.first() - earned;
-        self.last_floor.map_or(floor, |last| floor.min(last))
+        self.headroom_bytes - self.first() - earned
+    }
+
+    fn is_used_up(&self, headroom_bytes: u64) -> bool {
+        headroom_bytes <= self.rest()
     }
 
     /// When the next of the last runs begins.
@@ -98,12 +115,15 @@ impl Budget {
         (self.last_runs > 0).then(|| self.from + (self.over - self.over / 2u32.pow(nth)))
     }
 
-    /// With what a last run may take that is due.
+    /// With the last run that is due.
     pub fn at(mut self, now: Mono, headroom_bytes: u64) -> Budget {
         while self.last_run_at().is_some_and(|at| now >= at) {
-            self.last_runs -= 1;
             let floor = (headroom_bytes - headroom_bytes / LAST_RUN_SHARE).max(self.least());
-            self.last_floor = Some(self.last_floor.map_or(floor, |last| last.min(floor)));
+            if self.last_run.is_none_or(|last| floor < last.floor) {
+                let begins_with = u64::midpoint(floor, headroom_bytes.max(floor));
+                self.last_run = Some(LastRun { floor, begins_with });
+            }
+            self.last_runs -= 1;
         }
         self
     }
@@ -115,8 +135,8 @@ impl Budget {
 
     /// What the floor must come down to for a frozen pod to run.
     fn runs_below(&self, headroom_bytes: u64) -> u64 {
-        let run = (self.bytes() / RUN_SHARE).min(headroom_bytes / LAST_RUN_SHARE);
-        (headroom_bytes - run).max(self.least())
+        let run = self.bytes() / RUN_SHARE;
+        headroom_bytes.saturating_sub(run).max(self.rest())
     }
 
     /// With this headroom the pod may run.
@@ -125,7 +145,13 @@ impl Budget {
             return false;
         }
         let floor = self.floor(now);
-        if frozen { floor <= self.runs_below(headroom_bytes) } else { floor <= headroom_bytes }
+        let last = self.last_run.filter(|_| self.is_used_up(headroom_bytes));
+        let (by_budget, by_last_run) = if frozen {
+            (floor <= self.runs_below(headroom_bytes), last.is_some_and(|l| headroom_bytes >= l.begins_with))
+        } else {
+            (floor <= headroom_bytes, last.is_some_and(|l| headroom_bytes >= l.floor))
+        };
+        by_budget || by_last_run
     }
 
     /// From when on [`Budget::allows`] lets a frozen pod run, should the headroom stay as it is; `None`: never.
@@ -133,11 +159,12 @@ impl Budget {
         if self.is_overdrawn(headroom_bytes) {
             return None;
         }
+        let last_run_at = self.last_run_at().filter(|_| self.is_used_up(headroom_bytes));
         let most = self.bytes() - self.first();
         let taken = (self.headroom_bytes - self.first()).saturating_sub(self.runs_below(headroom_bytes));
+        let share = if most == 0 { 0.0 } else { (taken as f64 / most as f64).min(1.0) };
         // A little more: the floor is rounded.
-        let earned_at = |share| self.from + self.over.mul_f64(share) + Duration::from_micros(10);
-        let share = if taken == 0 { 0.0 } else { taken as f64 / most as f64 };
-        (share <= 1.0).then(|| earned_at(share)).into_iter().chain(self.last_run_at()).min()
+        let earned_at = self.from + self.over.mul_f64(share) + Duration::from_micros(10);
+        Some(last_run_at.map_or(earned_at, |at| at.min(earned_at)))
     }
 }

@@ -17,7 +17,7 @@ pub const LONGEST_FREEZE: Duration = Duration::from_millis(300);
 pub(super) const KILL_TAKES: Duration = Duration::from_millis(100);
 
 /// A freezer stops threads as they return to user space: growth within this time after the order is still theirs.
-const FREEZE_SETTLES: Duration = Duration::from_millis(2);
+pub const FREEZE_SETTLES: Duration = Duration::from_millis(2);
 
 #[derive(Clone, Debug)]
 pub(super) struct Hold {

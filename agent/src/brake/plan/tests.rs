@@ -74,6 +74,36 @@ fn frozen_until_it_has_its_stop_signal_then_on_a_budget() {
     assert!(brakes.frozen(&pod(), at(1200)) > Duration::from_millis(900));
 }
 
+/// With others' growth and shrinking, and where nobody but itself has anything left.
+#[test]
+fn a_last_run_is_for_one_with_its_budget_used_up() {
+    let limit = Domain::Container("p".into(), "c".into());
+    for (domain, rows) in [
+        (
+            Domain::Node,
+            &[
+                (100, 50, Some(Gear::Frozen)),
+                (499, 50, None),
+                (500, 50, Some(THROTTLED)),
+                (501, 60, Some(Gear::Frozen)),
+                (502, 46, None),
+                (503, 47, Some(THROTTLED)),
+                (504, 44, None),
+                (505, 43, Some(Gear::Frozen)),
+                (506, 46, None),
+            ][..],
+        ),
+        (limit, &[(100, 25, Some(Gear::Frozen)), (500, 25, None), (750, 25, None), (900, 25, None)]),
+    ] {
+        let mut brakes = Brakes::default();
+        brakes.hold(&pod(), (domain.clone(), 100 * MIB), at(0) + GRACE, true, at(0));
+        for (ms, headroom, expected) in rows {
+            brakes.observe(&domain, headroom * MIB, at(*ms));
+            assert_eq!(gear(&mut brakes, at(*ms)), *expected, "{headroom} MiB at {ms} ms of {domain:?}");
+        }
+    }
+}
+
 #[test]
 fn it_is_frozen_for_no_longer_than_a_decision_takes() {
     let mut brakes = held(false);
@@ -338,18 +368,17 @@ proptest! {
     /// lot, once at least. Woken by nothing but the time that the plan names.
     #[test]
     fn what_is_done_but_for_a_moment_gets_it(
-        headroom_mib in 8u64..4096, grace_ms in 200u64..30_000, over_pct in 0u64..33, used_up in 0.0f64..0.5, own: bool
+        headroom_mib in 8u64..4096, grace_ms in 200u64..30_000, over_pct in 0u64..33, used_up in 0.0f64..0.5
     ) {
         let start = headroom_mib * MIB;
-        let domain = if own { Domain::Container("p".into(), "c".into()) } else { Domain::Node };
         let end = at(grace_ms);
         let mut brakes = Brakes::default();
-        brakes.hold(&pod(), (domain.clone(), start), end, true, at(0));
-        // In one look: a quarter is what is not its own, or a half.
-        let rest = if own { start / 4 } else { start / 2 };
+        brakes.hold(&pod(), (Domain::Node, start), end, true, at(0));
+        // In one look.
+        let rest = start - start / 4 * 2;
         let mut left = rest - rest * over_pct / 100;
         let mut now = at(0) + Duration::from_millis(grace_ms).mul_f64(used_up);
-        brakes.observe(&domain, left, now);
+        brakes.observe(&Domain::Node, left, now);
         prop_assert_eq!(gear(&mut brakes, now), Some(Gear::Frozen));
         let (mut runs, mut wakes) = (0, 0);
         while let Some(wake) = brakes.next_wakeup().filter(|wake| *wake < end) {
@@ -362,7 +391,7 @@ proptest! {
                 // A little more than it is given.
                 left -= left / 8 + 1;
                 now = now + Duration::from_micros(100);
-                brakes.observe(&domain, left, now);
+                brakes.observe(&Domain::Node, left, now);
                 gear(&mut brakes, now);
             }
         }

@@ -4,22 +4,27 @@ use std::process::{Child, Command};
 
 use super::super::files::tests::{HeldPod, POD, container};
 use super::*;
+use crate::kernel::scheduling::run_to_its_end;
 
 /// CPU time in µs of thread 1, 2 and 3 as seen one after the other; 0: there is no such thread. → who was busy.
 #[test]
-fn busy_is_who_used_the_cpu_in_the_run_before() {
+fn busy_is_who_used_the_cpu_while_it_was_held() {
     let mut seen = Seen::default();
     for (used, expected) in [
         ([90_000, 50, 0], vec![]),
-        // What was used before is no matter, nor is what a handler does in its end; who is new has used nothing before.
-        ([90_200, 120, 1_000], vec![(1, false), (2, false), (3, true)]),
-        ([91_000, 0, 1_000], vec![(1, true), (3, false)]),
+        // What was used before is no matter, nor is what a handler does; who is new has used nothing before.
+        ([90_500, 550, 1_500], vec![3]),
+        // Little by little, and once for all.
+        ([91_001, 650, 1_500], vec![1, 3]),
+        ([91_001, 1_050, 0], vec![1]),
         // The number is another's.
-        ([0, 40, 900], vec![(2, false), (3, false)]),
+        ([900, 1_051, 0], vec![2]),
     ] {
         let threads = used.iter().zip(1..).filter(|(us, _)| **us > 0);
         let threads = threads.map(|(us, tid)| (tid, Duration::from_micros(*us)));
-        assert_eq!(seen.busy(threads.collect()).into_iter().collect::<Vec<_>>(), expected, "{used:?}");
+        let mut busy = seen.busy(threads.collect());
+        busy.sort_unstable();
+        assert_eq!(busy, expected, "{used:?}");
     }
 }
 
@@ -92,19 +97,32 @@ fn who_was_busy_comes_last_until_it_is_let_go() {
     }
 }
 
+/// A second look at what stands still, or one at the pod of a container that was looked at, is no reason to change anything.
 #[test]
-fn who_does_nothing_in_a_run_has_its_turn_again() {
+fn whose_turn_it_is_stays_so_while_it_is_held() {
     let pod = HeldPod::new();
     let sleeper = Sleeper::new(&pod);
-    let mut seen = Seen::default();
-    look(&pod.dir, &mut seen).unwrap();
+    let (mut of_container, mut of_pod) = (Seen::default(), Seen::default());
+    look(&pod.dir.join("c"), &mut of_container).unwrap();
     wait_busy(&pod);
     pod.set(Gear::Frozen);
     pod.wait("it stands still", HeldPod::is_frozen);
-    for expected in [Policy::Idle, Policy::Other] {
-        look(&pod.dir, &mut seen).unwrap();
-        assert_eq!(policies(&pod, &sleeper), [expected, Policy::Other]);
+    for _ in 0..2 {
+        look(&pod.dir.join("c"), &mut of_container).unwrap();
+        look(&pod.dir, &mut of_pod).unwrap();
+        assert_eq!(policies(&pod, &sleeper), [Policy::Idle, Policy::Other]);
+        assert!(!of_pod.has_idle, "that was the agent's doing");
     }
+}
+
+#[test]
+fn what_is_killed_has_its_turn() {
+    let pod = HeldPod::new();
+    let sleeper = Sleeper::new(&pod);
+    Policy::Idle.give(busy(&pod)).unwrap();
+    run_to_its_end(busy(&pod));
+    run_to_its_end(sleeper.tid());
+    assert_eq!(policies(&pod, &sleeper), [Policy::Other; 2]);
 }
 
 #[test]
@@ -122,10 +140,11 @@ fn one_with_idle_threads_of_its_own_is_left_as_it_is() {
     assert_eq!(policies(&pod, &sleeper), [Policy::Other, Policy::Idle]);
 }
 
-/// By the thread that looks: frozen, let run, frozen, let go.
+/// By the thread that looks: frozen, let run, frozen, and let go, or with nobody to order anything any more.
 #[test]
 fn each_freeze_is_looked_at() {
-    for held in [Held::pod(&POD.into()), container("c")] {
+    for (held, is_let_go) in [(Held::pod(&POD.into()), true), (container("c"), true), (container("c"), false)]
+    {
         let pod = HeldPod::new();
         let sleeper = Sleeper::new(&pod);
         let turns = Turns::start(pod.files.clone()).unwrap().expect("tests run with CAP_SYS_NICE");
@@ -140,8 +159,13 @@ fn each_freeze_is_looked_at() {
             wait_busy(pod);
             policies(pod, &sleeper) == [Policy::Idle, Policy::Other]
         });
-        set(Gear::Free);
-        pod.wait("it has its turn again", |pod| policies(pod, &sleeper) == [Policy::Other; 2]);
+        if is_let_go {
+            set(Gear::Free);
+            pod.wait("it has its turn again", |pod| policies(pod, &sleeper) == [Policy::Other; 2]);
+        } else {
+            drop(turns);
+            assert_eq!(policies(&pod, &sleeper), [Policy::Other; 2]);
+        }
         let dir = pod.files.freezer_dir(&held, QosClass::Burstable).unwrap().unwrap();
         pod.wait("nothing is marked", |_| !Mark::Turns.is_on(&dir));
     }

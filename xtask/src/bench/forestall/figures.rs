@@ -219,6 +219,17 @@ impl Figures {
         Figures { cells: cells.collect(), watched: None, alone: None, ..self.clone() }
     }
 
+    /// Without what was measured on another machine than this `host`: such figures are not to stand beside new ones.
+    pub fn of_host(mut self, host: &Value) -> Figures {
+        let is_same = |key: &str| self.machines.get(HOST).is_none_or(|kept| kept[key] == host[key]);
+        if !["cpu", "cpus", "cgroup"].into_iter().all(is_same) {
+            self.cells.retain(|cell| cell.place != HOST);
+            self.benign.retain(|benign| benign.place != HOST);
+            self.machines.remove(HOST);
+        }
+        self
+    }
+
     /// Those of another part of the matrix.
     pub fn add(&mut self, new: Figures) {
         self.cells.extend(new.cells);
@@ -286,6 +297,23 @@ pub mod tests {
         assert_eq!(report::markdown(&kept), report::markdown(&figures));
         assert_eq!(summary::markdown(&kept), summary::markdown(&figures));
         assert!(kept.watched.is_none() && !kept.cells.is_empty());
+    }
+
+    #[test]
+    fn figures_of_another_machine_do_not_stand_beside_those_of_this_one() {
+        let machine =
+            |cpus: u64| serde_json::json!({ "cpu": "x", "cpus": cpus, "cgroup": "v2", "load": cpus });
+        let in_lab = CellFigures { place: "lab".to_owned(), ..cell(Tool::OOMLET, MIDDLE, Vec::new()) };
+        let figures = Figures {
+            cells: vec![cell(Tool::OOMLET, MIDDLE, Vec::new()), in_lab],
+            machines: BTreeMap::from([(HOST.to_owned(), machine(2)), ("lab".to_owned(), Value::Null)]),
+            ..Figures::default()
+        };
+        for (cpus, left) in [(2, 2), (4, 1)] {
+            let kept = figures.clone().of_host(&machine(cpus));
+            assert_eq!((kept.cells.len(), kept.machines.len()), (left, left), "{cpus} CPUs");
+            assert!(kept.cells.iter().any(|cell| cell.place == "lab"));
+        }
     }
 
     #[test]
