@@ -24,8 +24,9 @@ use crate::kernel::scheduling::{Policy, threads_of};
 use crate::pod::qos::QosClass;
 
 /// CPU time since it was held that makes a thread a busy one. What a handler does at its beginning and its end takes 50 to
-/// 150 µs each; one that grows keeps a CPU for all of a run, which is some milliseconds.
-const BUSY: Duration = Duration::from_millis(1);
+/// 150 µs each; one that grows keeps a CPU for all of a run, which is some milliseconds, and one that starts ten processes,
+/// which inherit its policy, has used more, too.
+const BUSY: Duration = Duration::from_micros(400);
 
 /// Orders that are not looked at yet: of each pod or container the latest counts, so that they never wait for long.
 const WAITING: usize = 64;

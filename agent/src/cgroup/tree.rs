@@ -189,9 +189,9 @@ pub fn kill(target: &KillTarget<'_>) -> Result<usize, CgroupError> {
                 waited_ms: waited.as_millis().try_into().unwrap_or(u64::MAX),
             });
         }
-        left.iter().copied().for_each(run_to_its_end);
         // Again for those known already: a pid may be a new process by now that was forked meanwhile.
-        signal_all(left, &mut signalled);
+        signal_all(left.clone(), &mut signalled);
+        left.into_iter().for_each(run_to_its_end);
         wait(&mut pause);
     }
 }

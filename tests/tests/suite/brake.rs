@@ -18,14 +18,14 @@ fn brake_node(label: &str, brake: bool) -> CappedNode {
 }
 
 /// Takes what is left in an eighth of the time that its handler needs, by threads that do not listen to SIGTERM.
-fn parallel_hog(capped: &CappedNode) {
-    let handler = ["--leak-after-sigterm", "--sigterm-ms", "800"];
+fn parallel_hog(capped: &CappedNode, handler_ms: &str) {
+    let handler = ["--leak-after-sigterm", "--sigterm-ms", handler_ms];
     capped.hog(1000, &[&["--threads", "2", "--max-mib", "2000"][..], &handler].concat());
 }
 
 fn parallel_leak(label: &str, brake: bool) -> CappedNode {
     let capped = brake_node(label, brake);
-    parallel_hog(&capped);
+    parallel_hog(&capped, "800");
     capped
 }
 
@@ -137,7 +137,8 @@ fn killed_in_the_middle_of_an_eviction_the_agent_leaves_nothing_held() {
     // An emulated CPU may be through with the handler before all threads were looked at twice.
     let steps = if speed::is_emulated() { &STEPS[..3] } else { &STEPS[..] };
     for (step, reached) in steps {
-        parallel_hog(&capped);
+        // Long enough for a second run on its budget.
+        parallel_hog(&capped, "8000");
         let known = capped.node.wait_pod("hog", "known", |pod| pod::phase(pod) != "Failed");
         let uid = pod::uid(&known).to_owned();
         let dir_name = format!("pod{uid}");

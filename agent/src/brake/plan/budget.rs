@@ -55,9 +55,10 @@ pub(super) struct Budget {
     last_run: Option<LastRun>,
 }
 
-/// For one with its budget used up.
 #[derive(Clone, Copy, Debug)]
 struct LastRun {
+    /// What was left when it was due. With more than that there is no need of it.
+    due_with: u64,
     /// What must be left after it.
     floor: u64,
     /// It begins with this much or more: others may have taken a little since it was due.
@@ -105,10 +106,6 @@ impl Budget {
         self.headroom_bytes - self.first() - earned
     }
 
-    fn is_used_up(&self, headroom_bytes: u64) -> bool {
-        headroom_bytes <= self.rest()
-    }
-
     /// When the next of the last runs begins.
     fn last_run_at(&self) -> Option<Mono> {
         let nth = LAST_RUNS - self.last_runs + 1;
@@ -119,9 +116,9 @@ impl Budget {
     pub fn at(mut self, now: Mono, headroom_bytes: u64) -> Budget {
         while self.last_run_at().is_some_and(|at| now >= at) {
             let floor = (headroom_bytes - headroom_bytes / LAST_RUN_SHARE).max(self.least());
-            if self.last_run.is_none_or(|last| floor < last.floor) {
+            if self.last_run.is_none_or(|last| floor <= last.floor) {
                 let begins_with = u64::midpoint(floor, headroom_bytes.max(floor));
-                self.last_run = Some(LastRun { floor, begins_with });
+                self.last_run = Some(LastRun { due_with: headroom_bytes, floor, begins_with });
             }
             self.last_runs -= 1;
         }
@@ -145,7 +142,7 @@ impl Budget {
             return false;
         }
         let floor = self.floor(now);
-        let last = self.last_run.filter(|_| self.is_used_up(headroom_bytes));
+        let last = self.last_run.filter(|last| headroom_bytes <= last.due_with);
         let (by_budget, by_last_run) = if frozen {
             (floor <= self.runs_below(headroom_bytes), last.is_some_and(|l| headroom_bytes >= l.begins_with))
         } else {
@@ -159,12 +156,11 @@ impl Budget {
         if self.is_overdrawn(headroom_bytes) {
             return None;
         }
-        let last_run_at = self.last_run_at().filter(|_| self.is_used_up(headroom_bytes));
         let most = self.bytes() - self.first();
         let taken = (self.headroom_bytes - self.first()).saturating_sub(self.runs_below(headroom_bytes));
         let share = if most == 0 { 0.0 } else { (taken as f64 / most as f64).min(1.0) };
         // A little more: the floor is rounded.
         let earned_at = self.from + self.over.mul_f64(share) + Duration::from_micros(10);
-        Some(last_run_at.map_or(earned_at, |at| at.min(earned_at)))
+        Some(self.last_run_at().map_or(earned_at, |at| at.min(earned_at)))
     }
 }

@@ -74,9 +74,9 @@ fn frozen_until_it_has_its_stop_signal_then_on_a_budget() {
     assert!(brakes.frozen(&pod(), at(1200)) > Duration::from_millis(900));
 }
 
-/// With others' growth and shrinking, and where nobody but itself has anything left.
+/// With others' growth and shrinking; and there is none where what is left is but for what a look misses.
 #[test]
-fn a_last_run_is_for_one_with_its_budget_used_up() {
+fn a_last_run_takes_no_more_than_was_meant() {
     let limit = Domain::Container("p".into(), "c".into());
     for (domain, rows) in [
         (
