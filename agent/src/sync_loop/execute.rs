@@ -207,8 +207,9 @@ impl Executor {
 
     /// Lets go of all: the loop ends.
     pub fn release_brakes(&mut self) {
-        self.turns = None;
         guard::release(std::slice::from_ref(&self.brakes));
+        // What it has looked at meanwhile it undoes itself.
+        self.turns = None;
     }
 
     fn map_cgroups(&mut self, pod: &PodUid, qos: QosClass, containers: &[(String, String)]) -> Event {
