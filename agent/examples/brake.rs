@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use oomlet::brake::plan::room_bytes;
-use oomlet::brake::{BrakeFiles, Brakes, Gear, Held};
+use oomlet::actuator::BrakeFiles;
 use oomlet::cgroup::{CgroupDriver, DriverKind, Options};
-use oomlet::clock::Mono;
-use oomlet::pod::PodUid;
-use oomlet::pod::qos::{CgroupResources, QosClass};
-use oomlet::signal::{Domain, Hierarchy};
+use oomlet::clock;
+use oomlet_core::brake::{Brakes, Gear, Held, room_bytes};
+use oomlet_core::pod::PodUid;
+use oomlet_core::pod::qos::{CgroupResources, QosClass};
+use oomlet_core::signal::{Domain, Hierarchy};
 use serde_json::json;
 
 const MIB: u64 = 1 << 20;
@@ -129,17 +129,17 @@ impl Bench {
         let full = LIMIT - HEADROOM;
         self.wait(Duration::from_micros(200), |b| b.usage() >= full)?;
 
-        let (at, before) = (Mono::now(), self.usage());
+        let (at, before) = (clock::now(), self.usage());
         self.files.set(&self.held, QosClass::Guaranteed, Gear::Frozen)?;
         self.wait(Duration::from_micros(20), Bench::is_frozen)?;
-        let (frozen_after, frozen_at) = (Mono::now().since(at), self.usage());
+        let (frozen_after, frozen_at) = (clock::now().since(at), self.usage());
         std::thread::sleep(FROZEN_FOR);
         let start = self.usage();
         let grew_frozen = start.saturating_sub(frozen_at);
 
         let room = room_bytes(&Domain::Kubepods, LIMIT.saturating_sub(start));
         let mut brakes = Brakes::default();
-        let begin = Mono::now();
+        let begin = clock::now();
         match candidate {
             Candidate::Nothing => {}
             Candidate::Budget => {
@@ -161,8 +161,8 @@ impl Bench {
             self.files.set(&self.held, QosClass::Guaranteed, Gear::Free)?;
         }
         let (mut most, mut handled) = (start, None);
-        while Mono::now().since(begin) < GRACE {
-            let now = Mono::now();
+        while clock::now().since(begin) < GRACE {
+            let now = clock::now();
             let usage = self.usage();
             most = most.max(usage);
             if candidate == Candidate::Budget {
@@ -209,12 +209,12 @@ impl Bench {
     }
 
     fn wait(&mut self, pause: Duration, met: impl Fn(&Bench) -> bool) -> Result<()> {
-        let start = Mono::now();
+        let start = clock::now();
         while !met(self) {
             if self.has_ended()? {
                 return Err("the hog has ended before it was frozen".into());
             }
-            if Mono::now().since(start) > BOUND {
+            if clock::now().since(start) > BOUND {
                 return Err("the hog does not fill its limit, or cannot be frozen".into());
             }
             std::thread::sleep(pause);

@@ -2,7 +2,6 @@
 //! files of every cgroup in it. Shell: it reads and writes cgroup files and decides nothing.
 //!
 //! - [`hierarchy`]: which hierarchies there are (v1, v2, hybrid) and where.
-//! - [`names`]: what a pod's cgroup is called, in the cgroupfs and the systemd layout. Pure.
 //! - [`driver`]: makes, changes, empties and removes the kubepods tree.
 //! - [`maker`]: one cgroup made, changed and removed; by [`cgroupfs`] or by [`systemd`].
 //! - [`class_updates`]: the QoS classes' resources, set aside from the SyncLoop.
@@ -21,7 +20,6 @@ pub mod create;
 pub mod driver;
 pub mod hierarchy;
 pub mod maker;
-pub mod names;
 pub mod parse;
 pub mod pressure;
 pub mod resources;

@@ -2,8 +2,6 @@
 //! it out: one pull at a time for the whole node, with back-off by pod and image
 //! (kubelet: pkg/kubelet/images/image_manager.go). [`gc`]: which images may go (core).
 
-pub mod gc;
-
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,58 +10,13 @@ use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::Container;
 use tokio::sync::Semaphore;
 
-use crate::clock::Mono;
+use crate::clock;
 use crate::cri::image::Image;
 use crate::cri::{CriError, ImageClient};
-use crate::pod::PodUid;
-use crate::pod::backoff::{Exponential, IMAGE_PULL};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PullPolicy {
-    Always,
-    IfNotPresent,
-    Never,
-}
-
-impl PullPolicy {
-    /// As written, or by the tag: `latest` (also by omission) is always pulled, unless a digest pins it.
-    #[must_use]
-    pub fn of(container: &Container) -> PullPolicy {
-        match container.image_pull_policy.as_deref() {
-            Some("Always") => PullPolicy::Always,
-            Some("Never") => PullPolicy::Never,
-            Some("IfNotPresent") => PullPolicy::IfNotPresent,
-            _ => {
-                let image = with_default_tag(container.image.as_deref().unwrap_or_default());
-                if image.ends_with(":latest") { PullPolicy::Always } else { PullPolicy::IfNotPresent }
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    UsePresent,
-    Pull,
-    /// Not there, and it may not be pulled.
-    Missing,
-}
-
-#[must_use]
-pub const fn decide(policy: PullPolicy, present: bool) -> Decision {
-    match (policy, present) {
-        (PullPolicy::Always, _) | (PullPolicy::IfNotPresent, false) => Decision::Pull,
-        (PullPolicy::IfNotPresent | PullPolicy::Never, true) => Decision::UsePresent,
-        (PullPolicy::Never, false) => Decision::Missing,
-    }
-}
-
-/// `busybox` → `busybox:latest`, as kubelet asks the runtime; a tag or digest stays.
-#[must_use]
-pub fn with_default_tag(image: &str) -> String {
-    let last = image.rsplit('/').next().unwrap_or(image);
-    if last.is_empty() || last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
-}
+use oomlet_core::clock::Mono;
+use oomlet_core::image::{Decision, PullPolicy, decide, with_default_tag};
+use oomlet_core::pod::PodUid;
+use oomlet_core::pod::backoff::{Exponential, IMAGE_PULL};
 
 /// kubelet's words for a container's waiting reason, see [`ImageError::reason`].
 #[derive(Debug, thiserror::Error)]
@@ -206,11 +159,11 @@ impl ImagePuller {
     fn waiting(&self, key: &(PodUid, String)) -> Option<(Duration, String)> {
         let failures = self.failures();
         let failure = failures.get(key)?;
-        Some((failure.back_off.remaining(Mono::now())?, failure.error.clone()))
+        Some((failure.back_off.remaining(clock::now())?, failure.error.clone()))
     }
 
     fn failed(&self, key: (PodUid, String), error: &CriError) {
-        let now = Mono::now();
+        let now = clock::now();
         let mut failures = self.failures();
         let full = failures.len() >= MAX_REMEMBERED_FAILURES && !failures.contains_key(&key);
         let oldest = failures.iter().min_by_key(|(_, f)| f.at).map(|(k, _)| k.clone());

@@ -1,5 +1,5 @@
 //! The kernel's side of sensing: finds out what this kernel allows, loads the eBPF programs that it takes,
-//! and hands out their records as [`KernelEvent`](crate::signal::KernelEvent)s. Shell.
+//! and hands out their records as [`KernelEvent`](oomlet_core::signal::KernelEvent)s. Shell.
 //!
 //! Nothing here is fatal. A program that cannot be loaded says why in its [`ProgramReport`], and the agent
 //! runs on with what is left, down to none at all (tier 0).
@@ -43,7 +43,7 @@ use ring_buffer::LostCounter;
 pub use ring_buffer::RingReader;
 use watched_memcgs::WatchedMemcgs;
 
-use crate::signal::{CgroupId, Hierarchy};
+use oomlet_core::signal::{CgroupId, Hierarchy};
 
 /// The compiled programs; agent/build.rs makes the file.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/oomlet-ebpf"));

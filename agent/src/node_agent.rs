@@ -33,35 +33,35 @@ use crate::cgroup::CgroupError;
 use crate::cgroup::class_updates::ClassUpdates;
 use crate::cgroup::driver::{self, CgroupDriver};
 use crate::cgroup::stats::MemoryFiles;
-use crate::clock::Mono;
-use crate::config::Config;
+use crate::clock;
 use crate::cri::connection::DEFAULT_REQUEST_TIMEOUT;
 use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
-use crate::eviction::EvictionConfig;
-use crate::eviction::resources::ResourceConfig;
-use crate::forecast::{MAX_RATE_BYTES_PER_S, max_rate_with_growth_events_bytes_per_s};
 use crate::image::ImagePuller;
 use crate::kernel::{self, Kernel, ProgramState};
 use crate::node_resources::{NodeResources, PidsCgroups, ResourceContext};
 use crate::pleg::{self, PlegHandle};
-use crate::pod::PodRef;
-use crate::pod::env::EnvFacts;
-use crate::pod::memory_limit::MemoryLimit;
-use crate::pod::worker::{PodCgroups, PodWorkers, WorkerContext};
 use crate::pod_source;
 use crate::pod_store::{self, PodStore, PodStoreError};
-use crate::reason::Reason;
-use crate::signal::attribution::Target;
-use crate::sync_loop::event::Event;
+use crate::pod_worker::{PodCgroups, PodWorkers, WorkerContext};
 use crate::sync_loop::execute::Executor;
 use crate::sync_loop::heartbeat::Heartbeat;
-use crate::sync_loop::plan::SavedPod;
-use crate::sync_loop::state::{State, StateConfig};
 use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
-use crate::trace::record::{Kind, Record};
 use crate::trace::wire::{self, WireError};
 use crate::volume::{VolumeError, VolumeManager};
 use loop_thread::LoopParts;
+use oomlet_core::config::Config;
+use oomlet_core::eviction::EvictionConfig;
+use oomlet_core::eviction::resources::ResourceConfig;
+use oomlet_core::forecast::{MAX_RATE_BYTES_PER_S, max_rate_with_growth_events_bytes_per_s};
+use oomlet_core::node::event::Event;
+use oomlet_core::node::plan::SavedPod;
+use oomlet_core::node::state::{State, StateConfig};
+use oomlet_core::pod::PodRef;
+use oomlet_core::pod::env::EnvFacts;
+use oomlet_core::pod::memory_limit::MemoryLimit;
+use oomlet_core::reason::Reason;
+use oomlet_core::signal::attribution::Target;
+use oomlet_core::trace::record::{Kind, Record};
 pub use root_lock::RootLockError;
 use service_manager::Watchdog;
 
@@ -215,7 +215,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     executor.guard = guard;
     executor.pressure = pressure;
     let watchdog = Watchdog::of_environment();
-    let heartbeat = Arc::new(Heartbeat::new(Mono::now()));
+    let heartbeat = Arc::new(Heartbeat::new(clock::now()));
     let parts = LoopParts {
         state,
         executor,
@@ -231,7 +231,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     wait_for_signal(&loop_ended).await?;
     service_manager::stopping();
     drop(pinging);
-    journal.publish(Record::new(Mono::now(), Kind::Agent, Reason::AgentStopping, "stopping; pods run on"));
+    journal.publish(Record::new(clock::now(), Kind::Agent, Reason::AgentStopping, "stopping; pods run on"));
     cancel.cancel();
     tracker.close();
     if tokio::time::timeout(SHUTDOWN_BOUND, tracker.wait()).await.is_err() {
@@ -389,7 +389,7 @@ fn tell_start(journal: &Journal, kernel: &Kernel, node: &facts::Node) -> String 
     let loaded = kernel.programs().len() - unavailable;
     let message = format!("sensing tier {}: {loaded} eBPF programs loaded, {unavailable} not", kernel.tier());
     tracing::info!(node = node.facts.name, "{message}");
-    let record = Record::new(Mono::now(), Kind::Agent, Reason::AgentStarted, message.clone())
+    let record = Record::new(clock::now(), Kind::Agent, Reason::AgentStarted, message.clone())
         .number("tier", kernel.tier())
         .number("programs_loaded", loaded)
         .number("capacity_bytes", node.memory_capacity_bytes)

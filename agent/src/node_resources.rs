@@ -1,6 +1,6 @@
 //! Disks, process ids and images of the node, read and cleared up in a task of its own: the SyncLoop waits for no disk
-//! and no runtime. One order at a time. Shell: what is to be done was decided in [`crate::eviction::resources`], which
-//! images go in [`crate::image::gc`].
+//! and no runtime. One order at a time. Shell: what is to be done was decided in [`oomlet_core::eviction::resources`], which
+//! images go in [`oomlet_core::image::gc`].
 //!
 //! Reads: [`ResourceOrder`]s by [`NodeResources::order`]. Emits: [`Event::Resources`] for each.
 //!
@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::driver::CgroupDriver;
 use crate::cri::{CriError, ImageClient, RuntimeClient};
-use crate::eviction::resources::{ResourceAnswer, ResourceOrder};
-use crate::image::gc::{GcPolicy, ImageRecords};
-use crate::pod::PodUid;
-use crate::pod::qos::QosClass;
-use crate::sync_loop::event::Event;
 use crate::volume::VolumeManager;
+use oomlet_core::eviction::resources::{ResourceAnswer, ResourceOrder};
+use oomlet_core::image::gc::{GcPolicy, ImageRecords};
+use oomlet_core::node::event::Event;
+use oomlet_core::pod::PodUid;
+use oomlet_core::pod::qos::QosClass;
 use read::Walked;
 
 /// A reading must not wait for a runtime that hangs: disks and process ids can be read without it.

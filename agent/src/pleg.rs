@@ -17,10 +17,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::clock::Mono;
+use crate::clock;
 use crate::cri::RuntimeClient;
-use crate::pod::runtime_status::ContainerState;
-use crate::sync_loop::event::{Event, PodLifecycleEventKind};
+use oomlet_core::clock::Mono;
+use oomlet_core::node::event::{Event, PodLifecycleEventKind};
+use oomlet_core::pod::runtime_status::ContainerState;
 use snapshot::Snapshot;
 
 /// kubelet's generic PLEG (pkg/kubelet/kubelet.go: `genericPlegRelistPeriod`, `…RelistThreshold`).
@@ -146,7 +147,7 @@ impl Task {
 
     /// True: something has changed.
     async fn relist(&mut self) -> Result<bool, Closed> {
-        let listed_at = Mono::now();
+        let listed_at = clock::now();
         let listed = timeout(RELIST_UNHEALTHY, self.list()).await;
         let now = match listed {
             Ok(Ok(now)) => now,
@@ -159,7 +160,7 @@ impl Task {
                 return self.runtime_is(Err(error)).await.map(|()| false);
             }
         };
-        self.handle.0.listed_at.store(Mono::now().0, Ordering::Relaxed);
+        self.handle.0.listed_at.store(clock::now().0, Ordering::Relaxed);
         self.runtime_is(Ok(())).await?;
         let mut changes = now.events_since(&self.last);
         self.send(Event::Relisted(now.pods(listed_at))).await?;

@@ -15,12 +15,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::sync_loop::event::Event;
+use oomlet_core::node::event::Event;
 
-mod defaults;
 mod directory;
-pub mod manifest;
-mod validation;
 
 use directory::Directory;
 

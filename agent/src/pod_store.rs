@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::pod::PodUid;
-use crate::sync_loop::plan::SavedPod;
+use oomlet_core::node::plan::SavedPod;
+use oomlet_core::pod::PodUid;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PodStoreError {
@@ -154,11 +154,11 @@ fn write(dir: &Path, uid: &PodUid, pod: Option<&SavedPod>) -> Result<(), PodStor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reason::Reason;
-    use crate::sync_loop::plan::Failure;
+    use oomlet_core::node::plan::Failure;
+    use oomlet_core::reason::Reason;
 
     fn saved(uid: &str) -> SavedPod {
-        let mut pod = crate::pod::Pod::default();
+        let mut pod = oomlet_core::pod::Pod::default();
         pod.metadata.uid = Some(uid.into());
         let failure =
             Some(Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption: true });

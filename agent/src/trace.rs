@@ -1,11 +1,9 @@
-//! The record of signals, forecasts and actions: who, what, when on the monotonic clock, and why.
+//! Where trace records ([`oomlet_core::trace`]) go. Shell.
 //!
-//! - [`record`]: the record itself (core).
-//! - [`journal`]: bounded in memory, a broadcast to followers, a JSONL file (shell).
-//! - [`wire`]: gRPC over a unix socket, server and client (shell).
-//! - [`render`]: one line a record for people (core).
+//! - [`journal`]: bounded in memory, a broadcast to followers, a JSONL file.
+//! - [`render`]: one line a record for people.
+//! - [`wire`]: gRPC over a unix socket, server and client.
 
 pub mod journal;
-pub mod record;
 pub mod render;
 pub mod wire;

@@ -13,7 +13,6 @@
 
 pub mod empty_dir;
 pub mod host_path;
-pub mod mountinfo;
 pub mod mounts;
 pub mod removal;
 pub mod sub_path;
@@ -25,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Volume};
 
-use crate::pod::{Pod, PodRef, PodUid};
+use oomlet_core::pod::{Pod, PodRef, PodUid};
 
 /// What is wrong with one volume or mount; [`VolumeError`] says whose.
 #[derive(Debug, thiserror::Error)]
@@ -350,7 +349,8 @@ fn propagation(value: Option<&str>, c: &Container) -> Result<Propagation, Volume
 }
 
 fn check_uid(uid: &PodUid) -> Result<(), VolumeError> {
-    crate::cgroup::names::check_uid(uid).map_err(|why| VolumeError::BadUid { uid: uid.to_string(), why })
+    oomlet_core::cgroup::names::check_uid(uid)
+        .map_err(|why| VolumeError::BadUid { uid: uid.to_string(), why })
 }
 
 /// A DNS-1123 label, which Kubernetes requires of volume and container names; nothing of it can leave a directory.

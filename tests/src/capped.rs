@@ -86,7 +86,7 @@ impl CappedNode {
         let stopped =
             node.wait_record("the hog's end", |r| r.kind == "Eviction" && r.number("took_ms").is_some());
         assert_eq!(stopped.number("sigkill"), Some(0), "{}", self.story());
-        assert!(stopped.number("returned_bytes") >= Some(16 << 20), "{}", self.story());
+        assert!(stopped.number("freed_bytes") >= Some(16 << 20), "{}", self.story());
         assert!(
             node.agent_log().contains("stop signal sent"),
             "by the agent's own hand: {}",

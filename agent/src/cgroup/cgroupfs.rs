@@ -6,7 +6,7 @@ use super::hierarchy::Hierarchies;
 use super::maker::Maker;
 use super::resources::ControllerDirs;
 use super::tree;
-use crate::pod::qos::CgroupResources;
+use oomlet_core::pod::qos::CgroupResources;
 
 #[derive(Debug)]
 pub struct Cgroupfs {

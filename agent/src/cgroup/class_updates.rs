@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::driver::CgroupDriver;
-use crate::pod::qos::{CgroupResources, QosClass};
+use oomlet_core::pod::qos::{CgroupResources, QosClass};
 
 type Order = Option<(QosClass, CgroupResources)>;
 

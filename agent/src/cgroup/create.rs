@@ -13,7 +13,7 @@ use cgroups_rs::fs::cpuset::CpuSetController;
 
 use super::CgroupError;
 use super::hierarchy::Hierarchies;
-use crate::signal::Hierarchy;
+use oomlet_core::signal::Hierarchy;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parents {

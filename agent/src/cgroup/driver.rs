@@ -17,14 +17,12 @@ use super::cgroupfs::Cgroupfs;
 use super::create::{Parents, below};
 use super::hierarchy::{CgroupVersion, Hierarchies};
 use super::maker::Maker;
-use super::names::{self, Layout};
 use super::systemd::Systemd;
 use super::tree::{self, KillTarget};
-use crate::pod::PodUid;
-use crate::pod::qos::{CgroupResources, QosClass};
-use crate::signal::{CgroupId, Hierarchy};
-
-const QOS_CLASSES: [QosClass; 3] = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
+use oomlet_core::cgroup::names::{self, Layout};
+use oomlet_core::pod::PodUid;
+use oomlet_core::pod::qos::{CgroupResources, QosClass};
+use oomlet_core::signal::{CgroupId, Hierarchy};
 
 /// How long the last process of a pod may take to leave its cgroup once the runtime says that it has ended.
 const EMPTY_WITHIN: Duration = Duration::from_secs(1);
@@ -271,7 +269,7 @@ impl CgroupDriver {
     pub fn list_pods(&self) -> Result<Vec<(PodUid, QosClass)>, CgroupError> {
         let mut pods = BTreeSet::new();
         for mount in self.hierarchies.mount_points() {
-            for qos in QOS_CLASSES {
+            for qos in QosClass::ALL {
                 let class = below(mount, &names::qos_class(self.layout, &self.cgroup_root, qos));
                 for dir in tree::child_dirs(&class)? {
                     let name = dir.file_name().and_then(|n| n.to_str());

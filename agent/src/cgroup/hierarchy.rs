@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::CgroupError;
-use crate::signal::Hierarchy;
-use crate::volume::mountinfo::{self, Mount};
+use oomlet_core::mountinfo::{self, Mount};
+use oomlet_core::signal::Hierarchy;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -8,9 +8,9 @@ use std::fmt::Debug;
 
 use super::CgroupError;
 use super::create::Parents;
-use crate::pod::qos::CgroupResources;
+use oomlet_core::pod::qos::CgroupResources;
 
-/// Paths are those of [`super::names`], absolute within each hierarchy. All calls block.
+/// Paths are those of [`oomlet_core::cgroup::names`], absolute within each hierarchy. All calls block.
 pub trait Maker: Debug + Send + Sync {
     /// Makes the cgroup in every hierarchy and its limits what `resources` says, also where it is there already. A
     /// limit of `None` is taken off; shares of `None` are left as they are.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::CgroupError;
 use super::parse;
 use super::stats::open;
-use crate::pod::PodUid;
-use crate::signal::{Domain, ReadScope};
+use oomlet_core::pod::PodUid;
+use oomlet_core::signal::{Domain, ReadScope};
 
 /// A `memory.pressure` has two lines of about 60 bytes.
 const BUFFER_BYTES: usize = 512;

@@ -19,7 +19,7 @@ use cgroups_rs::fs::{MaxValue, error::Error as CgroupsRsError};
 use super::create::below;
 use super::hierarchy::Hierarchies;
 use super::{CgroupError, parse};
-use crate::pod::qos::CgroupResources;
+use oomlet_core::pod::qos::CgroupResources;
 
 /// One cgroup's directory in the hierarchy of one controller.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,18 +14,19 @@ use rustix::io::Errno;
 use super::driver::CgroupDriver;
 use super::parse::{self, MemInfo, ParseError};
 use super::{CgroupError, tree};
-use crate::clock::Mono;
-use crate::pod::PodUid;
-use crate::reason::Reason;
-use crate::signal::{Domain, DomainReading, Hierarchy, MemoryReading, ReadScope, StatAge, lag};
+use crate::clock;
+use oomlet_core::clock::Mono;
+use oomlet_core::pod::PodUid;
+use oomlet_core::reason::Reason;
+use oomlet_core::signal::{Domain, DomainReading, Hierarchy, MemoryReading, ReadScope, StatAge, rstat};
 
 pub use super::parse::Psi;
 
+mod rstat_flush;
 mod statistics;
-mod sum_up;
 
+use rstat_flush::{RstatFlush, Why};
 use statistics::StatFile;
-use sum_up::{SumUp, Why};
 
 /// `/proc/vmstat` is the largest of the files, about 4.5 KiB on Linux 6.18; `memory.stat` has 2 KiB.
 const BUFFER_BYTES: usize = 32 * 1024;
@@ -83,7 +84,7 @@ pub struct MemoryFiles {
     node: NodeFiles,
     kubepods: Watched,
     watched: Vec<Watched>,
-    sum_up: SumUp,
+    rstat_flush: RstatFlush,
     /// `kubepods`' usage when statistics that lag were last asked to be summed up; `None`: none lags.
     asked_at: Option<u64>,
     reader: Reader,
@@ -109,13 +110,13 @@ impl MemoryFiles {
         };
         let kubepods = Watched::open(hierarchy, Domain::Kubepods, &driver.kubepods_dir().memory)?;
         let cpus = online_cpus().map_err(|(path, e)| CgroupError::io("read", Path::new(path), e))?.len();
-        let sum_up = SumUp::start(&kubepods.dir)
+        let rstat_flush = RstatFlush::start(&kubepods.dir)
             .map_err(|e| CgroupError::io("start a thread that reads", &kubepods.dir, e))?;
         Ok(MemoryFiles {
             node,
             kubepods,
             watched: Vec::new(),
-            sum_up,
+            rstat_flush,
             asked_at: None,
             reader: Reader {
                 hierarchy,
@@ -187,7 +188,7 @@ impl MemoryFiles {
         why: Reason,
         caused_by: Option<Mono>,
     ) -> Result<MemoryReading, CgroupError> {
-        let at = Mono::now();
+        let at = clock::now();
         let mut domains = Vec::with_capacity(2 + self.watched.len());
         let reader = &mut self.reader;
         let (node, info) = self.node.read(scope, reader)?;
@@ -213,11 +214,11 @@ impl MemoryFiles {
                 }
             }
         });
-        self.ask_to_sum_up(&domains);
-        lag::settle(&mut domains, self.reader.slack_bytes);
+        self.ask_for_flush(&domains);
+        rstat::take_newer_of_children(&mut domains, self.reader.slack_bytes);
         Ok(MemoryReading {
             at,
-            done_at: Mono::now(),
+            done_at: clock::now(),
             why,
             caused_by,
             mem_available_bytes: info.available_bytes,
@@ -229,20 +230,21 @@ impl MemoryFiles {
     /// Where statistics lag or stand still, has the kernel sum up all below them, so that the next readings find them true.
     /// Where they lag, once for so much as is charged meanwhile: whoever does not charge has nothing new to be summed up. Only,
     /// usage does not always tell: in a full cgroup it stays as it is while page cache makes room for a leak.
-    fn ask_to_sum_up(&mut self, domains: &[DomainReading]) {
+    fn ask_for_flush(&mut self, domains: &[DomainReading]) {
         let kubepods = domains.iter().find(|d| d.domain == Domain::Kubepods);
         let usage_bytes = kubepods.map_or(0, |d| d.usage_bytes);
         let moved = |before: u64| usage_bytes.abs_diff(before) > self.reader.slack_bytes;
-        let lag = domains.iter().any(|d| d.lags() && matches!(d.domain, Domain::Kubepods | Domain::Pod(_)));
+        let lag =
+            domains.iter().any(|d| d.is_stale() && matches!(d.domain, Domain::Kubepods | Domain::Pod(_)));
         if !lag {
             self.asked_at = None;
         }
         if lag && self.asked_at.is_none_or(moved) {
-            if self.sum_up.ask(Why::Lag) {
+            if self.rstat_flush.ask(Why::Stale) {
                 self.asked_at = Some(usage_bytes);
             }
         } else if lag || kubepods.is_some_and(|d| d.statistics == StatAge::AsBefore) {
-            self.sum_up.ask(Why::AsBefore);
+            self.rstat_flush.ask(Why::AsBefore);
         }
     }
 }

@@ -30,8 +30,8 @@ use super::hierarchy::Hierarchies;
 use super::maker::Maker;
 use super::resources::ControllerDirs;
 use super::tree;
-use crate::pod::qos::CgroupResources;
-use crate::signal::Hierarchy;
+use oomlet_core::pod::qos::CgroupResources;
+use oomlet_core::signal::Hierarchy;
 
 /// How long the last process of a cgroup may take to leave it.
 const EMPTY_WITHIN: Duration = Duration::from_secs(1);

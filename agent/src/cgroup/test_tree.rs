@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::driver::{CgroupDriver, DriverKind, Options};
-use super::names::Layout;
-use crate::pod::qos::CgroupResources;
+use oomlet_core::cgroup::names::Layout;
+use oomlet_core::pod::qos::CgroupResources;
 
 pub(crate) struct TestTree {
     pub driver: CgroupDriver,

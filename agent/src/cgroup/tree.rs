@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::CgroupError;
-use crate::clock::Mono;
+use crate::clock;
 use crate::kernel::pidfd::HeldProcess;
 use crate::kernel::scheduling::run_to_its_end;
 
@@ -96,7 +96,7 @@ pub fn processes(root: &Path) -> Result<BTreeSet<i32>, CgroupError> {
 /// # Errors
 /// [`CgroupError::Io`] with EBUSY when processes keep it in use for longer than a second.
 pub fn remove(root: &Path) -> Result<(), CgroupError> {
-    let start = Mono::now();
+    let start = clock::now();
     let mut pause = PAUSE_MIN;
     loop {
         let mut busy = None;
@@ -111,7 +111,7 @@ pub fn remove(root: &Path) -> Result<(), CgroupError> {
         }
         match busy {
             None => return Ok(()),
-            Some((dir, e)) if Mono::now().since(start) >= REMOVE_WITHIN => {
+            Some((dir, e)) if clock::now().since(start) >= REMOVE_WITHIN => {
                 return Err(CgroupError::io("remove the cgroup (processes are still in it)", dir, e));
             }
             Some(_) => wait(&mut pause),
@@ -124,14 +124,14 @@ pub fn remove(root: &Path) -> Result<(), CgroupError> {
 /// # Errors
 /// [`CgroupError::InUse`] after `bound`.
 pub fn wait_empty(root: &Path, bound: Duration) -> Result<(), CgroupError> {
-    let start = Mono::now();
+    let start = clock::now();
     let mut pause = PAUSE_MIN;
     loop {
         let left = processes(root)?.len();
         if left == 0 {
             return Ok(());
         }
-        if Mono::now().since(start) >= bound {
+        if clock::now().since(start) >= bound {
             return Err(CgroupError::InUse { path: root.to_owned(), processes: left });
         }
         wait(&mut pause);
@@ -158,7 +158,7 @@ pub struct KillTarget<'a> {
 /// [`CgroupError::StillRunning`] when processes are left after ten seconds.
 pub fn kill(target: &KillTarget<'_>) -> Result<usize, CgroupError> {
     let mut signalled = BTreeSet::new();
-    let start = Mono::now();
+    let start = clock::now();
     let mut pause = PAUSE_MIN;
     let pids = processes(target.memory)?;
     let held: Vec<HeldProcess> = pids.iter().take(MAX_RELEASED).filter_map(hold).collect();
@@ -181,7 +181,7 @@ pub fn kill(target: &KillTarget<'_>) -> Result<usize, CgroupError> {
         if left.is_empty() {
             return Ok(signalled.len());
         }
-        let waited = Mono::now().since(start);
+        let waited = clock::now().since(start);
         if waited >= KILL_WITHIN {
             return Err(CgroupError::StillRunning {
                 path: target.memory.to_owned(),

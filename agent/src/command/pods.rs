@@ -6,10 +6,10 @@ use comfy_table::{ContentArrangement, Table, presets};
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
 use super::{DEFAULT_ROOT_DIR, Output, print_line};
-use crate::pod::qos::QosClass;
-use crate::pod::{Pod, PodRef};
 use crate::pod_store::{self, PodStoreError};
-use crate::sync_loop::plan::SavedPod;
+use oomlet_core::node::plan::SavedPod;
+use oomlet_core::pod::qos::QosClass;
+use oomlet_core::pod::{Pod, PodRef};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

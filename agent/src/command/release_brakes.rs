@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
-use crate::brake::{BrakeFiles, guard};
+use crate::actuator::{BrakeFiles, guard};
 use crate::cgroup::CgroupError;
-use crate::config::Config;
+use crate::config_file;
 use crate::node_agent::protect;
+use oomlet_core::config::Config;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -32,7 +33,7 @@ pub enum ReleaseError {
 /// # Errors
 /// When the node's cgroups cannot be read.
 pub fn release_brakes(args: &Args) -> Result<(), ReleaseError> {
-    let configured = args.config.as_ref().and_then(|path| match Config::load(path) {
+    let configured = args.config.as_ref().and_then(|path| match config_file::load(path) {
         Ok((config, _)) => Some(config.cgroup_root),
         Err(error) => {
             // Where the agent could not read it either, it has held nothing anywhere else.

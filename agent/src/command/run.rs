@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::DEFAULT_ROOT_DIR;
-use crate::config::{CgroupDriver, Config, ConfigError};
+use crate::config_file;
 use crate::node_agent::{self, NodeAgentError, Setup};
+use oomlet_core::config::{CgroupDriver, Config, ConfigError};
 
 /// kubelet's flag names. A flag wins over the configuration file, as for kubelet.
 #[derive(Debug, clap::Args)]
@@ -54,7 +55,7 @@ pub fn run(args: Args) -> Result<(), RunError> {
     let mut config = match &args.config {
         None => Config::default(),
         Some(path) => {
-            let (config, warnings) = Config::load(path)?;
+            let (config, warnings) = config_file::load(path)?;
             for warning in warnings {
                 tracing::warn!(config = %path.display(), "{warning}");
             }

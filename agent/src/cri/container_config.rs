@@ -11,8 +11,8 @@ use super::image::Image;
 use super::names;
 use super::sandbox_config::pod_labels;
 use super::security_context::{SecurityError, container_security_context};
-use crate::pod::qos::CgroupResources;
-use crate::pod::{Pod, PodRef};
+use oomlet_core::pod::qos::CgroupResources;
+use oomlet_core::pod::{Pod, PodRef};
 
 /// `terminationMessagePath` where the manifest names none.
 pub const DEFAULT_TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
@@ -147,7 +147,7 @@ mod tests {
         }))
         .unwrap();
         let container = pod.spec.as_ref().unwrap().containers[0].clone();
-        let stop_signal = crate::pod::stop_signal::StopSignal::parse("SIGINT");
+        let stop_signal = oomlet_core::pod::stop_signal::StopSignal::parse("SIGINT");
         let image = Image { id: "sha256:1".into(), stop_signal, ..Image::default() };
         let inputs = ContainerInputs {
             restart_count: 3,

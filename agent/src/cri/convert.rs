@@ -3,9 +3,9 @@
 use k8s_cri::v1 as cri;
 
 use super::names;
-use crate::pod::runtime_status::{ContainerState, ContainerStatus, SandboxStatus};
-use crate::pod::stop_signal::StopSignal;
-use crate::pod::{PodRef, PodUid};
+use oomlet_core::pod::runtime_status::{ContainerState, ContainerStatus, SandboxStatus};
+use oomlet_core::pod::stop_signal::StopSignal;
+use oomlet_core::pod::{PodRef, PodUid};
 
 /// A sandbox as a list names it.
 #[derive(Clone, Debug, PartialEq, Eq)]

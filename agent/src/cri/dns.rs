@@ -3,7 +3,7 @@
 
 use k8s_cri::v1 as cri;
 
-use crate::pod::Pod;
+use oomlet_core::pod::Pod;
 
 /// glibc reads three name servers; Kubernetes allows 32 search domains.
 const MAX_NAMESERVERS: usize = 3;

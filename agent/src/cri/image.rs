@@ -8,7 +8,7 @@ use tonic::transport::Channel;
 
 use super::CriError;
 use super::connection::{Connection, MAX_MESSAGE_BYTES};
-use crate::pod::stop_signal::StopSignal;
+use oomlet_core::pod::stop_signal::StopSignal;
 
 /// Pulls have no deadline of their own: a large image over a slow line is no error. A day bounds a lost answer.
 const PULL_LIMIT: Duration = Duration::from_secs(24 * 3600);

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::pod::PodRef;
+use oomlet_core::pod::PodRef;
 
 pub const POD_NAME: &str = "io.kubernetes.pod.name";
 pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";

@@ -12,8 +12,8 @@ use super::connection::{Connection, MAX_MESSAGE_BYTES, RuntimeVersion};
 use super::convert::{self, ListedContainer, ListedSandbox, WritableLayer};
 use super::{CriError, names};
 use crate::cgroup::DriverKind;
-use crate::pod::PodUid;
-use crate::pod::runtime_status::{ContainerState, PodRuntimeStatus, SandboxStatus};
+use oomlet_core::pod::PodUid;
+use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus, SandboxStatus};
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct RuntimeCondition {
 /// A container's status and where its termination message lies on the host.
 #[derive(Clone, Debug)]
 pub struct ContainerDetail {
-    pub status: crate::pod::runtime_status::ContainerStatus,
+    pub status: oomlet_core::pod::runtime_status::ContainerStatus,
     pub termination_message_file: Option<String>,
     /// `FallbackToLogsOnError`: without a message, the end of the log is one when the container failed.
     pub log_is_message_on_error: bool,

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{Container, PodSecurityContext, PodSpec};
 
 use super::dns::{NodeDns, dns_config};
 use super::{names, security_context};
-use crate::pod::{Pod, PodRef};
+use oomlet_core::pod::spec::{all_containers, hostname};
+use oomlet_core::pod::{Pod, PodRef};
 
 /// What a sandbox's configuration is made from, beside the pod.
 #[derive(Clone, Copy, Debug)]
@@ -65,22 +66,6 @@ pub fn pod_labels(pod: &PodRef) -> [(String, String); 3] {
         (names::POD_NAMESPACE.to_owned(), pod.namespace.clone()),
         (names::POD_UID.to_owned(), pod.uid.to_string()),
     ]
-}
-
-/// Init containers first.
-pub fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    spec.init_containers.iter().flatten().chain(&spec.containers)
-}
-
-/// `spec.hostname`, or the pod's name cut to the 63 bytes that a host name may have.
-#[must_use]
-pub fn hostname(pod: &Pod) -> String {
-    let own = pod.spec.as_ref().and_then(|s| s.hostname.clone()).filter(|h| !h.is_empty());
-    own.unwrap_or_else(|| {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        // A cut must not leave a trailing dash or dot (kubelet: truncatePodHostnameIfNeeded).
-        name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
-    })
 }
 
 fn port_mappings(container: &Container) -> impl Iterator<Item = cri::PortMapping> {

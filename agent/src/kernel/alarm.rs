@@ -9,7 +9,7 @@ use rustix::time::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::clock::Mono;
+use oomlet_core::clock::Mono;
 
 /// A timerfd on the loop's reactor.
 #[derive(Debug)]
@@ -60,15 +60,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::clock;
 
     #[tokio::test]
     async fn wakes_not_before_its_time_and_can_be_set_again() {
         let mut alarm = Alarm::new().unwrap();
-        let due = Mono::now() + Duration::from_millis(3);
+        let due = clock::now() + Duration::from_millis(3);
         alarm.at(due).await.unwrap();
-        assert!(Mono::now() >= due);
+        assert!(clock::now() >= due);
         // Given up half-way, then set to a time that is past.
-        let far = Mono::now() + Duration::from_secs(3600);
+        let far = clock::now() + Duration::from_secs(3600);
         assert!(tokio::time::timeout(Duration::from_millis(1), alarm.at(far)).await.is_err());
         alarm.at(Mono::ZERO).await.unwrap();
     }

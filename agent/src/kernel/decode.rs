@@ -9,9 +9,9 @@ use oomlet_ebpf_common::record::{
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use crate::clock::Mono;
-use crate::signal::{self, CgroupId, Hierarchy, KernelEvent, KernelEventKind, MemcgLevel, OomVictim};
-use crate::signal::{OomConstraint, OomScope};
+use oomlet_core::clock::Mono;
+use oomlet_core::signal::{self, CgroupId, Hierarchy, KernelEvent, KernelEventKind, MemcgLevel, OomVictim};
+use oomlet_core::signal::{OomConstraint, OomScope};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Undecodable {

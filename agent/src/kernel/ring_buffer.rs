@@ -9,8 +9,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::decode::decode;
-use crate::clock::Mono;
-use crate::signal::{KernelEvent, KernelEventKind};
+use crate::clock;
+use oomlet_core::signal::{KernelEvent, KernelEventKind};
 
 /// Records that found no room, counted by the programs on each CPU. Shared by the reader and the kernel module.
 #[derive(Clone)]
@@ -121,7 +121,7 @@ impl RingReader {
             let Some(item) = ring.next() else {
                 return;
             };
-            match decode(&item, Mono::now(), self.page_size) {
+            match decode(&item, clock::now(), self.page_size) {
                 Ok(event) => out.push(event),
                 Err(error) => {
                     self.undecodable += 1;
@@ -138,7 +138,7 @@ impl RingReader {
             return;
         }
         self.lost_reported = total;
-        let now = Mono::now();
+        let now = clock::now();
         out.push(KernelEvent { at: now, read_at: now, kind: KernelEventKind::Lost { records } });
     }
 }

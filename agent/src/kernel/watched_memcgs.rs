@@ -6,7 +6,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError};
 use oomlet_ebpf_common::record::ChargeWindow;
 
-use crate::signal::{CgroupId, Hierarchy};
+use oomlet_core::signal::{CgroupId, Hierarchy};
 
 /// A [`ChargeWindow`] as the words that it is made of, which aya can copy.
 type Window = [u64; size_of::<ChargeWindow>() / size_of::<u64>()];

@@ -1,7 +1,7 @@
 //! Nothing stays held: what an earlier agent has left is let go at start, and a guard watches over this one.
 
-use crate::brake::{BrakeFiles, Guard, guard};
-use crate::config::Config;
+use crate::actuator::{BrakeFiles, Guard, guard};
+use oomlet_core::config::Config;
 
 /// What an agent that was killed has held. Before anything that can fail.
 pub(super) fn release_leftovers(cgroup_root: &str) {

@@ -1,8 +1,8 @@
 //! Which cgroup driver the node uses. Agent and runtime must agree, or a pod's containers end up outside of its cgroup.
 
 use crate::cgroup::DriverKind;
-use crate::config;
 use crate::cri::{CriError, RuntimeClient};
+use oomlet_core::config;
 
 impl From<config::CgroupDriver> for DriverKind {
     fn from(driver: config::CgroupDriver) -> DriverKind {

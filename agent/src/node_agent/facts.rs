@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::{NodeAgentError, Setup};
 use crate::cgroup::parse;
 use crate::cgroup::pressure::PressureFiles;
-use crate::clock::Mono;
-use crate::config::Config;
+use crate::clock;
 use crate::cri::dns::{NodeDns, ResolvConf};
-use crate::eviction::psi::PsiThresholds;
-use crate::eviction::threshold::Signal;
-use crate::pod::admission::NodeFacts;
-use crate::pod::qos::{Amounts, CgroupResources, cpu_shares};
+use oomlet_core::config::Config;
+use oomlet_core::eviction::psi::PsiThresholds;
+use oomlet_core::eviction::threshold::Signal;
+use oomlet_core::pod::admission::NodeFacts;
+use oomlet_core::pod::qos::{Amounts, CgroupResources, cpu_shares};
 
 #[derive(Debug)]
 pub struct Node {
@@ -87,9 +87,9 @@ fn eviction_hard_bytes(config: &Config, capacity: Amounts) -> u64 {
 /// [`NodeAgentError::OomKillGroupOnV1`] where that is asked for and cannot be, as kubelet refuses it.
 pub fn oom_kill_group(
     single_process: Option<bool>,
-    memory: crate::signal::Hierarchy,
+    memory: oomlet_core::signal::Hierarchy,
 ) -> Result<bool, NodeAgentError> {
-    use crate::signal::Hierarchy::{MemoryV1, Unified};
+    use oomlet_core::signal::Hierarchy::{MemoryV1, Unified};
     match (memory, single_process) {
         (Unified, single_process) => Ok(!single_process.unwrap_or(false)),
         (MemoryV1, Some(false)) => Err(NodeAgentError::OomKillGroupOnV1),
@@ -152,13 +152,13 @@ pub fn dns(config: &Config) -> NodeDns {
 #[must_use]
 pub fn unix_offset_ns() -> i64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_nanos();
-    i64::try_from(unix).unwrap_or(i64::MAX).saturating_sub(i64::try_from(Mono::now().0).unwrap_or(0))
+    i64::try_from(unix).unwrap_or(i64::MAX).saturating_sub(i64::try_from(clock::now().0).unwrap_or(0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signal::Hierarchy::{MemoryV1, Unified};
+    use oomlet_core::signal::Hierarchy::{MemoryV1, Unified};
 
     #[test]
     fn containers_are_oom_killed_as_a_whole_where_that_can_be() {

@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{NodeAgentError, protect};
 use crate::kernel::alarm::Alarm;
-use crate::sync_loop::event::Event;
 use crate::sync_loop::execute::Executor;
 use crate::sync_loop::heartbeat::Heartbeat;
 use crate::sync_loop::run::SyncLoop;
-use crate::sync_loop::state::State;
 use crate::trace::journal::Journal;
+use oomlet_core::node::event::Event;
+use oomlet_core::node::state::State;
 
 pub struct LoopParts {
     pub state: State,

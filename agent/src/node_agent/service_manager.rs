@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::clock::Mono;
+use crate::clock;
 use crate::sync_loop::heartbeat::Heartbeat;
+use oomlet_core::clock::Mono;
 
 /// The loop rests no longer than this while a watchdog waits for its turns.
 const TURNS_EVERY: Duration = Duration::from_secs(1);
@@ -53,10 +54,10 @@ impl Watchdog {
         std::thread::Builder::new().name("watchdog".to_owned()).stack_size(256 << 10).spawn(move || {
             while dropped.recv_timeout(self.period()) == Err(RecvTimeoutError::Timeout) {
                 let last_turn = heartbeat.last_turn();
-                if self.is_due(last_turn, Mono::now()) {
+                if self.is_due(last_turn, clock::now()) {
                     notify(&[NotifyState::Watchdog]);
                 } else {
-                    let ago_ms = Mono::now().since(last_turn).as_millis();
+                    let ago_ms = clock::now().since(last_turn).as_millis();
                     tracing::error!(ago_ms, "the SyncLoop does not turn: systemd will restart the agent");
                 }
             }

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use super::usage::disk_use;
 use super::{ResourceContext, Task, soon};
-use crate::clock::Mono;
+use crate::clock;
 use crate::cri::convert::WritableLayer;
 use crate::cri::names::pod_log_dir;
-use crate::eviction::resources::reading::{DiskUse, FileSystem, Pids, PodUse, QueriedPod};
-use crate::eviction::resources::{PodScope, ResourceQuery, ResourceReading};
-use crate::pod::PodUid;
 use crate::volume::empty_dir;
+use oomlet_core::clock::Mono;
+use oomlet_core::eviction::resources::reading::{DiskUse, FileSystem, Pids, PodUse, QueriedPod};
+use oomlet_core::eviction::resources::{PodScope, ResourceQuery, ResourceReading};
+use oomlet_core::pod::PodUid;
 
 /// What a pod has written is walked again after this many times as long as it took: one walker uses no more than a
 /// twentieth of a CPU and of a disk, unless all pods are read in order to decide.
@@ -77,13 +78,13 @@ impl Walked {
         scope: PodScope,
         trouble: &mut Vec<String>,
     ) -> PodUse {
-        let began = Mono::now();
+        let began = clock::now();
         let known = self.0.get(&pod.pod.uid).filter(|w| scope == PodScope::WithLimits && w.is_fresh(began));
         let mut used = match known {
             Some(walk) => walk.used.clone(),
             None => match walk(context, pod) {
                 Ok(used) => {
-                    let took = Mono::now().since(began);
+                    let took = clock::now().since(began);
                     self.0.insert(pod.pod.uid.clone(), Walk { used: used.clone(), began, took });
                     used
                 }
@@ -164,7 +165,7 @@ fn read_node(context: &ResourceContext, store: Option<&Path>, reading: &mut Reso
         let limits = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"].map(|path| text(path).ok());
         Pids::parse(limits[0].as_deref(), limits[1].as_deref(), &loadavg)
     });
-    reading.at = Mono::now();
+    reading.at = clock::now();
 }
 
 /// With its device number, which tells whether two paths are on one.

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 
 use super::Task;
 use super::read::image_room;
-use crate::clock::Mono;
+use crate::clock;
 use crate::cri::CriError;
 use crate::cri::image::Image;
-use crate::eviction::resources::reading::{Reclaim, Reclaimed};
-use crate::image::gc::{GcCause, InUse, ListedImage};
-use crate::pod::runtime_status::ContainerState;
-use crate::pod::worker::files;
+use crate::pod_worker::files;
+use oomlet_core::eviction::resources::reading::{Reclaim, Reclaimed};
+use oomlet_core::image::gc::{GcCause, InUse, ListedImage};
+use oomlet_core::pod::runtime_status::ContainerState;
 
 impl Task {
     /// kubelet's order: containers, then images.
@@ -77,7 +77,7 @@ impl Task {
                 return;
             }
         };
-        let plan = self.records.plan(&self.context.gc_policy, &images, &in_use, cause, Mono::now());
+        let plan = self.records.plan(&self.context.gc_policy, &images, &in_use, cause, clock::now());
         for image in &plan.old {
             self.remove_image(image, done).await;
         }

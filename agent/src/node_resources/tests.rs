@@ -7,9 +7,9 @@ use tonic::Code;
 use super::*;
 use crate::cri::Connection;
 use crate::cri::fake::{FakeRuntime, labels};
-use crate::eviction::resources::reading::{QueriedPod, Reclaim, Reclaimed};
-use crate::eviction::resources::{PodScope, ResourceQuery, ResourceReading};
-use crate::pod::PodRef;
+use oomlet_core::eviction::resources::reading::{QueriedPod, Reclaim, Reclaimed};
+use oomlet_core::eviction::resources::{PodScope, ResourceQuery, ResourceReading};
+use oomlet_core::pod::PodRef;
 
 /// Below a directory of the test's own.
 struct OwnPids(PathBuf);
@@ -150,7 +150,7 @@ async fn what_pods_use_and_what_the_node_has() {
     let reading = rig.read(&["a", "none"], PodScope::All, true).await;
     assert_eq!(reading.trouble, [""; 0]);
     let used = &reading.pods[&PodUid::from("a")];
-    let kib = |disk: crate::eviction::resources::reading::DiskUse| disk.bytes >> 10;
+    let kib = |disk: oomlet_core::eviction::resources::reading::DiskUse| disk.bytes >> 10;
     assert!((64..96).contains(&kib(used.volumes["data"])), "{used:?}");
     assert!(
         (32..64).contains(&kib(used.logs)) && (32..64).contains(&kib(used.containers["c"].logs)),

@@ -13,8 +13,9 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, statat};
 use rustix::io::Errno;
 
-use crate::clock::Mono;
-use crate::eviction::resources::reading::DiskUse;
+use crate::clock;
+use oomlet_core::clock::Mono;
+use oomlet_core::eviction::resources::reading::DiskUse;
 
 /// Deeper directories count themselves and nothing below them: no program of good will makes them.
 const MAX_DEPTH: u32 = 1000;
@@ -61,7 +62,7 @@ pub fn disk_use(dir: &Path) -> io::Result<DiskUse> {
         used: DiskUse { bytes: allocated(&stat), inodes: 1 },
         links: HashSet::new(),
         entries: 0,
-        ends: Mono::now() + MAX_TIME,
+        ends: clock::now() + MAX_TIME,
     };
     let mut pending = Vec::new();
     let top = walk.top.try_clone()?;
@@ -92,7 +93,7 @@ impl Walk {
                 continue;
             }
             self.entries += 1;
-            if self.entries.is_multiple_of(ENTRIES_PER_LOOK) && Mono::now() >= self.ends {
+            if self.entries.is_multiple_of(ENTRIES_PER_LOOK) && clock::now() >= self.ends {
                 return Ok(false);
             }
             let stat = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, btree_map};
 
-use crate::clock::Mono;
 use crate::cri::convert::{ListedContainer, ListedSandbox};
-use crate::pod::PodUid;
-use crate::pod::runtime_status::ContainerState;
-use crate::sync_loop::event::{PodLifecycleEvent, PodLifecycleEventKind, RuntimePod, RuntimePods};
+use oomlet_core::clock::Mono;
+use oomlet_core::node::event::{PodLifecycleEvent, PodLifecycleEventKind, RuntimePod, RuntimePods};
+use oomlet_core::pod::PodUid;
+use oomlet_core::pod::runtime_status::ContainerState;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -19,7 +19,7 @@ impl Snapshot {
     #[must_use]
     pub fn pods(&self, listed_at: Mono) -> RuntimePods {
         let mut pods: BTreeMap<&PodUid, RuntimePod> = BTreeMap::new();
-        let empty = |pod: &crate::pod::PodRef| RuntimePod {
+        let empty = |pod: &oomlet_core::pod::PodRef| RuntimePod {
             pod: pod.clone(),
             containers: Vec::new(),
             ready_sandboxes: 0,
@@ -98,9 +98,9 @@ fn changed<S: Copy + PartialEq>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::PodRef;
     use ContainerState::{Created, Exited, Running, Unknown};
     use PodLifecycleEventKind::{ContainerDied, ContainerRemoved, ContainerStarted, PodSandboxChanged};
+    use oomlet_core::pod::PodRef;
 
     fn pod(uid: &str) -> PodRef {
         PodRef { uid: PodUid::from(uid), namespace: "default".into(), name: uid.into() }

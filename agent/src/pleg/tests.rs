@@ -4,7 +4,7 @@ use tonic::Code;
 use super::*;
 use crate::cri::Connection;
 use crate::cri::fake::{FakeRuntime, labels};
-use crate::sync_loop::event::PodLifecycleEvent;
+use oomlet_core::node::event::PodLifecycleEvent;
 
 struct Rig {
     fake: FakeRuntime,
@@ -72,8 +72,8 @@ async fn the_first_list_is_always_sent_and_started_containers_have_a_pid() {
     assert_eq!(pods.pods[0].containers, [("c".to_owned(), "c1".to_owned(), ContainerState::Running)]);
     let event = rig.next_lifecycle().await;
     assert_eq!((event.kind, event.pid), (PodLifecycleEventKind::ContainerStarted, Some(4711)));
-    assert_eq!(rig.handle.healthy(Mono::now()), Ok(()));
-    let later = Mono::now() + RELIST_UNHEALTHY + Duration::from_secs(60);
+    assert_eq!(rig.handle.healthy(clock::now()), Ok(()));
+    let later = clock::now() + RELIST_UNHEALTHY + Duration::from_secs(60);
     assert!(rig.handle.healthy(later).unwrap_err().contains("PLEG is not healthy"));
 }
 

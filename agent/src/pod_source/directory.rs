@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::pod::{Pod, PodRef};
-use crate::sync_loop::event::{PodUpdate, SourcePod};
+use oomlet_core::node::event::{PodUpdate, SourcePod};
+use oomlet_core::pod::{Pod, PodRef};
 
-use super::manifest::{self, MAX_BYTES, Source};
+use oomlet_core::manifest::{self, MAX_BYTES, Source};
 
 pub(super) struct Directory {
     path: PathBuf,

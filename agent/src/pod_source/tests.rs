@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::sync_loop::event::PodUpdate;
+use oomlet_core::node::event::PodUpdate;
 
 /// A rescan that no test lives to see: what is seen is seen by inotify.
 const NEVER: Duration = Duration::from_secs(3600);

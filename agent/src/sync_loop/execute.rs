@@ -5,26 +5,28 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::event::Event;
-use super::plan::{Action, ActionKind};
-use crate::brake::guard::{self, Beat};
-use crate::brake::{BrakeFiles, Gear, Guard, Held, Turns};
+use crate::actuator::guard::{self, Beat};
+use crate::actuator::{BrakeFiles, Guard, SchedIdle};
 use crate::cgroup::CgroupError;
 use crate::cgroup::class_updates::ClassUpdates;
 use crate::cgroup::driver::CgroupDriver;
 use crate::cgroup::pressure::PressureFiles;
 use crate::cgroup::stats::MemoryFiles;
-use crate::clock::Mono;
+use crate::clock;
 use crate::kernel::Kernel;
 use crate::node_resources::NodeResources;
 use crate::pleg::PlegHandle;
-use crate::pod::PodUid;
-use crate::pod::order::WorkOrder;
-use crate::pod::qos::QosClass;
-use crate::pod::worker::PodWorkers;
 use crate::pod_store::PodStoreHandle;
-use crate::signal::attribution::Target;
-use crate::signal::{CgroupId, Domain, MemoryReading};
+use crate::pod_worker::PodWorkers;
+use oomlet_core::brake::{Gear, Held};
+use oomlet_core::clock::Mono;
+use oomlet_core::node::event::Event;
+use oomlet_core::node::plan::{Action, ActionKind};
+use oomlet_core::pod::PodUid;
+use oomlet_core::pod::order::WorkOrder;
+use oomlet_core::pod::qos::QosClass;
+use oomlet_core::signal::attribution::Target;
+use oomlet_core::signal::{CgroupId, Domain, MemoryReading};
 
 #[derive(Debug)]
 pub struct Executor {
@@ -42,7 +44,7 @@ pub struct Executor {
     resources: NodeResources,
     brakes: BrakeFiles,
     /// Without it a held pod's SIGTERM handler waits for its turn like any thread.
-    turns: Option<Turns>,
+    sched_idle: Option<SchedIdle>,
     /// Without it a pod that is held when the agent is killed is let go at the next start.
     pub guard: Option<Guard>,
 }
@@ -59,13 +61,13 @@ impl Executor {
         (store, resources): (PodStoreHandle, NodeResources),
     ) -> Executor {
         let brakes = BrakeFiles::of(&cgroups);
-        let turns = Turns::start(brakes.clone()).unwrap_or_else(|error| {
+        let sched_idle = SchedIdle::start(brakes.clone()).unwrap_or_else(|error| {
             tracing::warn!(%error, "no thread looks at who is busy in a held pod");
             None
         });
         let mut executor = Executor {
             brakes,
-            turns,
+            sched_idle,
             workers,
             memory,
             pressure: None,
@@ -114,7 +116,7 @@ impl Executor {
             }
             ActionKind::Resources(order) => self.resources.order(order),
             // Who lives on afterwards keeps its turns.
-            ActionKind::Brake { qos, step } if step.beside.is_some() => {
+            ActionKind::Brake { qos, step } if step.neighbour_of.is_some() => {
                 self.brake(&step.held, qos, step.gear)
             }
             ActionKind::Brake { qos, step } => self.brake_to_its_end(&step.held, qos, step.gear),
@@ -177,7 +179,7 @@ impl Executor {
     fn brake(&mut self, held: &Held, qos: QosClass, gear: Gear) -> Option<Event> {
         // The guard first: should this thread not come back, it is the one that lets go.
         if gear != Gear::Free {
-            let _ = self.beat(true, Mono::now());
+            let _ = self.beat(true, clock::now());
         }
         let result = self.brakes.set(held, qos, gear);
         result.err().map(|error| Event::BrakeFailed { held: held.clone(), error: error.to_string() })
@@ -186,8 +188,8 @@ impl Executor {
     /// Of one that is to end, and has a signal handler that should get its turn.
     fn brake_to_its_end(&mut self, held: &Held, qos: QosClass, gear: Gear) -> Option<Event> {
         let failed = self.brake(held, qos, gear);
-        if let Some(turns) = &self.turns {
-            turns.geared(held, qos, gear);
+        if let Some(sched_idle) = &self.sched_idle {
+            sched_idle.geared(held, qos, gear);
         }
         failed
     }
@@ -209,7 +211,7 @@ impl Executor {
     pub fn release_brakes(&mut self) {
         guard::release(std::slice::from_ref(&self.brakes));
         // What it has looked at meanwhile it undoes itself.
-        self.turns = None;
+        self.sched_idle = None;
     }
 
     fn map_cgroups(&mut self, pod: &PodUid, qos: QosClass, containers: &[(String, String)]) -> Event {

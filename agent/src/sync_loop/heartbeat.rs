@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::clock::Mono;
+use oomlet_core::clock::Mono;
 
 #[derive(Debug)]
 pub struct Heartbeat(AtomicU64);

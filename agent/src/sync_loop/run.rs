@@ -7,17 +7,17 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::event::Event;
 use super::execute::Executor;
 use super::heartbeat::Heartbeat;
-use super::plan::plan;
-use super::state::State;
-use crate::brake::guard::Beat;
-use crate::clock::Mono;
+use crate::actuator::guard::Beat;
+use crate::clock;
 use crate::kernel::RingReader;
 use crate::kernel::alarm::Alarm;
-use crate::signal::KernelEvent;
 use crate::trace::journal::Journal;
+use oomlet_core::node::event::Event;
+use oomlet_core::node::plan::plan;
+use oomlet_core::node::state::State;
+use oomlet_core::signal::KernelEvent;
 
 /// Events taken in before the loop plans. Bounded, so that a flood of events cannot hold up a decision.
 const BATCH: usize = 64;
@@ -50,7 +50,7 @@ impl SyncLoop {
         let mut records = Vec::with_capacity(BATCH);
         loop {
             self.turn(&mut events, &mut records);
-            let now = Mono::now();
+            let now = clock::now();
             self.heartbeat.beat(now);
             let wake = self.state.next_wakeup().min(now + self.longest_rest);
             // All arms are cancel-safe: `recv_many` and `next_batch` leave unread what they have not returned.
@@ -84,12 +84,12 @@ impl SyncLoop {
     fn turn(&mut self, events: &mut Vec<Event>, records: &mut Vec<KernelEvent>) {
         let incoming = records.drain(..).map(Event::Kernel).chain(events.drain(..));
         for event in incoming {
-            self.state.apply(event, Mono::now());
+            self.state.apply(event, clock::now());
         }
         for _ in 0..MAX_ROUNDS {
-            let now = Mono::now();
+            let now = clock::now();
             let actions = plan(&self.state, now);
-            self.state.decided(Mono::now());
+            self.state.decided(clock::now());
             if actions.is_empty() {
                 break;
             }
@@ -99,10 +99,10 @@ impl SyncLoop {
                 answers.extend(self.executor.execute(action));
             }
             for answer in answers {
-                self.state.apply(answer, Mono::now());
+                self.state.apply(answer, clock::now());
             }
         }
-        if self.executor.beat(self.state.eviction().holds_any(), Mono::now()) == Beat::LetGo {
+        if self.executor.beat(self.state.eviction().holds_any(), clock::now()) == Beat::LetGo {
             self.state.all_were_let_go();
         }
         for record in self.state.take_records() {

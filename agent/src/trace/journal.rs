@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::record::{Kind, Record};
+use oomlet_core::trace::record::{Kind, Record};
 
 /// The trace file is renamed to `<name>.1` when it grows beyond this, so that two of them bound the disk use.
 const FILE_MAX_BYTES: u64 = 64 << 20;
@@ -192,8 +192,8 @@ fn append(path: &Path, records: &[Arc<Record>]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Mono;
-    use crate::reason::Reason;
+    use oomlet_core::clock::Mono;
+    use oomlet_core::reason::Reason;
 
     fn record(n: u64) -> Record {
         Record::new(Mono(n), Kind::Signal, Reason::KernelSignal, format!("record {n}"))

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use owo_colors::{AnsiColors, OwoColorize as _};
 
-use super::record::{Kind, Record};
+use oomlet_core::trace::record::{Kind, Record};
 
 /// `HH:MM:SS.mmm  Kind  Reason  pod/container [domain] message (numbers)`; the time of day is UTC.
 #[must_use]
@@ -74,9 +74,9 @@ fn number(name: &str, value: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Mono;
-    use crate::pod::PodRef;
-    use crate::reason::Reason;
+    use oomlet_core::clock::Mono;
+    use oomlet_core::pod::PodRef;
+    use oomlet_core::reason::Reason;
 
     #[test]
     fn lines() {

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::journal::Journal;
-use super::record::{Kind, Record, RecordPod};
-use crate::clock::Mono;
-use crate::reason::Reason;
+use crate::clock;
+use oomlet_core::reason::Reason;
+use oomlet_core::trace::record::{Kind, Record, RecordPod};
 
 /// Records on their way to one follower.
 const FOLLOWER_QUEUE: usize = 256;
@@ -106,7 +106,7 @@ impl v1::trace_server::Trace for TraceService {
 
 fn missed_record(missed: u64) -> Record {
     Record::new(
-        Mono::now(),
+        clock::now(),
         Kind::Warning,
         Reason::RecordsLost,
         format!("this follower read too slowly and missed {missed} records"),
@@ -192,7 +192,8 @@ fn from_wire(r: v1::Record) -> Result<Record, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::PodRef;
+    use oomlet_core::clock::Mono;
+    use oomlet_core::pod::PodRef;
 
     fn sample() -> Record {
         let pod = PodRef { uid: "u-1".into(), namespace: "default".into(), name: "hog".into() };

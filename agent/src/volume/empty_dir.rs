@@ -12,8 +12,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use rustix::mount::MountFlags;
 
 use super::{VolumeProblem, invalid, make_private_dir, mounts};
-use crate::pod::Pod;
-use crate::quantity::parse_bytes;
+use oomlet_core::pod::Pod;
+use oomlet_core::quantity::parse_bytes;
 
 /// Everybody may write: the pod's containers may run as any user (kubelet's `perm` of emptyDir).
 const MODE: u32 = 0o777;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::{VolumeProblem, mountinfo};
+use super::VolumeProblem;
+use oomlet_core::mountinfo;
 
 /// EBUSY passes when a process that looked around in the mount ends; six waits, 315 ms in all.
 const BUSY_WAITS: u32 = 6;

@@ -1,5 +1,6 @@
 //! As root, with real mounts below a directory of the test's own.
 
+use oomlet_core::mountinfo;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;

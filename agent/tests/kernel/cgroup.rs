@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use oomlet::signal::{CgroupId, Hierarchy};
+use oomlet_core::signal::{CgroupId, Hierarchy};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::PATIENCE;

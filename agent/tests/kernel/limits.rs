@@ -5,7 +5,9 @@
 use std::fs;
 
 use oomlet::kernel::{Kernel, Options, RingReader};
-use oomlet::signal::{CgroupId, KernelEvent, KernelEventKind, MemcgLevel, OomBegin, OomConstraint, OomScope};
+use oomlet_core::signal::{
+    CgroupId, KernelEvent, KernelEventKind, MemcgLevel, OomBegin, OomConstraint, OomScope,
+};
 
 use crate::cgroup::TestCgroup;
 use crate::hog::Hog;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use cgroup::TestCgroup;
 use hog::Hog;
 use oomlet::kernel::{Kernel, Options, ProgramState, RingReader, layout, tracefs};
-use oomlet::signal::{KernelEvent, KernelEventKind, OomVictim};
+use oomlet_core::signal::{KernelEvent, KernelEventKind, OomVictim};
 use oomlet_ebpf_common::layout::ABSENT;
 
 const LIMIT_BYTES: u64 = 32 << 20;

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use oomlet::kernel::{Kernel, Options};
-use oomlet::signal::{Hierarchy, KernelEvent, KernelEventKind};
+use oomlet_core::signal::{Hierarchy, KernelEvent, KernelEventKind};
 
 use crate::cgroup::TestCgroup;
 use crate::hog::Hog;

@@ -89,8 +89,8 @@ fn kubepods_and_pods_in_every_hierarchy() {
     // Limits that are no longer wanted come off.
     d.ensure_pod(&pod, QosClass::Burstable, &CgroupResources::default()).unwrap();
     let files = crate::cgroup::MemoryFiles::open(d).and_then(|mut f| {
-        f.watch(crate::signal::Domain::Pod(pod.clone()), &dirs.memory)?;
-        f.read(crate::signal::ReadScope::AllPods, crate::reason::Reason::SampleDue, None)
+        f.watch(oomlet_core::signal::Domain::Pod(pod.clone()), &dirs.memory)?;
+        f.read(oomlet_core::signal::ReadScope::AllPods, oomlet_core::reason::Reason::SampleDue, None)
     });
     assert_eq!(files.unwrap().domains[2].limit_bytes, None);
 
@@ -112,16 +112,16 @@ fn qos_classes() {
     d.update_qos(QosClass::Burstable, &shares).unwrap();
     d.update_qos(QosClass::Guaranteed, &CgroupResources::default()).unwrap();
     let readings = crate::cgroup::MemoryFiles::open(d).unwrap().read(
-        crate::signal::ReadScope::Top,
-        crate::reason::Reason::SampleDue,
+        oomlet_core::signal::ReadScope::Top,
+        oomlet_core::reason::Reason::SampleDue,
         None,
     );
     assert_eq!(readings.unwrap().domains[1].limit_bytes, Some(BIG), "Guaranteed is not kubepods");
-    for (i, qos) in QOS_CLASSES.into_iter().enumerate() {
+    for (i, qos) in QosClass::ALL.into_iter().enumerate() {
         d.ensure_pod(&uid(&format!("p{i}")), qos, &CgroupResources::default()).unwrap();
     }
     let pods: Vec<_> = d.list_pods().unwrap().into_iter().map(|(u, q)| (u.to_string(), q)).collect();
-    let want = QOS_CLASSES.into_iter().enumerate().map(|(i, q)| (format!("p{i}"), q)).collect::<Vec<_>>();
+    let want = QosClass::ALL.into_iter().enumerate().map(|(i, q)| (format!("p{i}"), q)).collect::<Vec<_>>();
     assert_eq!(pods, want);
     let (mount, v2) = d.hierarchies().with_controller("cpu").unwrap();
     let file = |qos| {

@@ -8,7 +8,7 @@
 //! it. From then on the cgroup above says what it said before, whatever is charged below, until another of its children has
 //! charged or the kernel sums up all there is, every two seconds (`FLUSH_TIME`). `memory.current` and
 //! `memory.usage_in_bytes` are counters of their own and always true, so that page cache looks like memory in use: 344 MiB
-//! within 1.7 s were seen on Linux 6.18. Reading every `memory.stat` below takes the notes away (`sum_up`); the next few
+//! within 1.7 s were seen on Linux 6.18. Reading every `memory.stat` below takes the notes away (`rstat_flush`); the next few
 //! hundred pages that are charged are then noted up to the top.
 
 use std::hash::{DefaultHasher, Hasher};
@@ -18,7 +18,7 @@ use std::path::Path;
 use super::{ReadError, open, read};
 use crate::cgroup::CgroupError;
 use crate::cgroup::parse::{self, MemoryStat};
-use crate::signal::{Hierarchy, StatAge};
+use oomlet_core::signal::{Hierarchy, StatAge};
 
 /// Pages that a CPU counts or charges on its own before it tells (`MEMCG_CHARGE_BATCH`).
 const BATCH_PAGES: u64 = 64;
@@ -79,7 +79,7 @@ impl Text {
         match self.0 {
             Some((before, usage_then)) if before == digest => {
                 let lag = usage_bytes.abs_diff(usage_then) > slack_bytes;
-                if lag { StatAge::Lag } else { StatAge::AsBefore }
+                if lag { StatAge::Stale } else { StatAge::AsBefore }
             }
             _ => {
                 self.0 = Some((digest, usage_bytes));
@@ -91,7 +91,7 @@ impl Text {
 
 #[cfg(test)]
 mod tests {
-    use super::StatAge::{AsBefore, Lag, New};
+    use super::StatAge::{AsBefore, New, Stale};
     use super::*;
 
     #[test]
@@ -100,14 +100,14 @@ mod tests {
         for (said, usage, age) in [
             ("file 0", 100, New),
             ("file 0", 110, AsBefore),
-            ("file 0", 111, Lag),
+            ("file 0", 111, Stale),
             // Down as well: what is gone still counts as reclaimable.
-            ("file 0", 89, Lag),
+            ("file 0", 89, Stale),
             ("file 0", 90, AsBefore),
             ("file 50", 150, New),
             ("file 50", 160, AsBefore),
             ("file 0", 500, New),
-            ("file 0", 511, Lag),
+            ("file 0", 511, Stale),
         ] {
             assert_eq!(text.age(digest(said.as_bytes()), usage, 10), age, "{said} at {usage}");
         }

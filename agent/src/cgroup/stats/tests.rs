@@ -3,8 +3,8 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::cgroup::test_tree::TestTree;
-use crate::pod::PodUid;
-use crate::pod::qos::{CgroupResources, QosClass};
+use oomlet_core::pod::PodUid;
+use oomlet_core::pod::qos::{CgroupResources, QosClass};
 
 fn none() -> CgroupResources {
     CgroupResources::default()
@@ -18,7 +18,7 @@ fn read(files: &mut MemoryFiles, scope: ReadScope) -> MemoryReading {
 fn node_and_kubepods() {
     let tree = TestTree::new(&CgroupResources { memory_limit_bytes: Some(1 << 30), ..none() });
     let mut files = MemoryFiles::open(&tree.driver).unwrap();
-    let before = Mono::now();
+    let before = clock::now();
     let reading = files.read(ReadScope::Top, Reason::KernelSignal, Some(Mono(7))).unwrap();
     assert!(before <= reading.at && reading.at < reading.done_at);
     assert_eq!((reading.why, reading.caused_by), (Reason::KernelSignal, Some(Mono(7))));
@@ -128,7 +128,7 @@ fn page_cache_is_known_for_what_it_is() {
             continue;
         }
         judged += 1;
-        if d.lags() {
+        if d.is_stale() {
             // What is written between two readings while this test has no CPU says nothing.
             while_lagging += d.usage_bytes.abs_diff(before).min(4 * MIB);
             most_while_lagging = while_lagging.max(most_while_lagging);
@@ -207,7 +207,7 @@ fn v2_files() {
     );
     assert_eq!(reading.working_set_bytes(), 700);
     fs::write(dir.path().join("memory.current"), "1101\n").unwrap();
-    let lags = DomainReading { usage_bytes: 1101, statistics: StatAge::Lag, ..reading };
+    let lags = DomainReading { usage_bytes: 1101, statistics: StatAge::Stale, ..reading };
     assert_eq!(w.read_or_reopen(&mut reads).unwrap().unwrap(), lags);
     fs::write(dir.path().join("memory.stat"), "anon 1\n").unwrap();
     let error = w.read_or_reopen(&mut reads).unwrap_err().to_string();

@@ -4,7 +4,7 @@ use zbus::zvariant::Value;
 
 use super::unit::Slice;
 use crate::cgroup::resources::cpu_weight;
-use crate::pod::qos::CgroupResources;
+use oomlet_core::pod::qos::CgroupResources;
 
 pub type Property = (&'static str, Value<'static>);
 

@@ -12,7 +12,7 @@ pub struct Slice {
     pub parent: String,
 }
 
-/// The unit of the cgroup at `path`, which is what [`crate::cgroup::names`] has made: the last part is the unit's name.
+/// The unit of the cgroup at `path`, which is what [`oomlet_core::cgroup::names`] has made: the last part is the unit's name.
 ///
 /// # Errors
 /// [`CgroupError::Unit`] where the last part cannot name a slice.
@@ -45,8 +45,8 @@ fn why_not(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroup::names::{self, Layout};
-    use crate::pod::qos::QosClass;
+    use oomlet_core::cgroup::names::{self, Layout};
+    use oomlet_core::pod::qos::QosClass;
 
     #[test]
     fn slices_of_paths() {
@@ -82,7 +82,7 @@ mod tests {
     fn every_cgroup_of_a_node_has_a_unit() {
         for root in ["/", "/oomlet-demo-x1", "/a/b-c"] {
             let uid = "0b1a77c4-18f0-4d13-9f2e-b6a3c0aa11d2".into();
-            for qos in [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort] {
+            for qos in QosClass::ALL {
                 let path = names::pod(Layout::Systemd, root, &uid, qos);
                 let above = names::qos_class(Layout::Systemd, root, qos);
                 assert_eq!(of(&path).unwrap().parent, of(&above).unwrap().name);

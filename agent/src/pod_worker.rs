@@ -1,0 +1,356 @@
+//! One task a pod, which carries out what the SyncLoop ordered and [`super::lifecycle`] decided. Shell.
+//!
+//! Reads: [`WorkOrder`]s by [`PodWorkers::dispatch`]. Emits: a [`WorkerReport`] for each piece of work, as
+//! [`Event::Worker`].
+//!
+//! - [`mailbox`]: the one standing order of a worker, and how a newer one changes it (pure).
+//! - [`context`]: what all workers share.
+//! - `sync`, `start`: bringing a pod to what its manifest says.
+//! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure), and
+//!   `stop_by_hand` reaches a container without the runtime.
+//! - `stop_container`: ending one container, by [`PodWorkers::stop_container`].
+//! - `files`: the files a pod has on the node; [`hosts`] and [`messages`] what is in them (pure).
+//!
+//! An order stands until another replaces it: the worker itself repeats it when it failed, or when a back-off ends,
+//! at the time that its report names. All steps are idempotent and start from what the runtime says, so an agent
+//! that is killed in the middle leaves the containers running and its successor goes on from there.
+
+pub mod context;
+mod error;
+pub(crate) mod files;
+mod start;
+mod stop_by_hand;
+mod stop_container;
+mod sync;
+mod terminate;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::clock;
+use oomlet_core::node::event::Event;
+use oomlet_core::pod::backoff::{CrashLoopBackOff, Exponential, RUNTIME_ERROR, WORKER_ERROR};
+use oomlet_core::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
+use oomlet_core::pod::runtime_status::PodRuntimeStatus;
+use oomlet_core::pod::{PodRef, PodUid};
+
+pub use context::{PodCgroups, WorkerContext};
+pub use error::WorkerError;
+use oomlet_core::pod::mailbox::{self, Standing};
+use stop_by_hand::BeingStarted;
+use stop_container::{Signalled, Stops};
+
+/// How long an ending agent waits for a container that is just being made. What is not made by then is found by
+/// the next agent.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// All workers. Owned by the executor of the SyncLoop.
+#[derive(Debug)]
+pub struct PodWorkers {
+    context: Arc<WorkerContext>,
+    reports: mpsc::Sender<Event>,
+    tracker: TaskTracker,
+    /// Where workers run: never on the SyncLoop's own thread, from which they are ordered.
+    runtime: Handle,
+    cancel: CancellationToken,
+    workers: HashMap<PodUid, Entry>,
+    /// Forgotten workers that may still be about to end: a successor for the same pod waits for them.
+    leaving: HashMap<PodUid, JoinHandle<()>>,
+    stops: Stops,
+}
+
+#[derive(Debug)]
+struct Entry {
+    orders: watch::Sender<Option<Standing>>,
+    task: JoinHandle<()>,
+    signalled: Signalled,
+}
+
+impl PodWorkers {
+    /// The workers will run on the tokio runtime that this is called in, whichever thread orders them.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn new(
+        context: Arc<WorkerContext>,
+        reports: mpsc::Sender<Event>,
+        tracker: TaskTracker,
+        cancel: CancellationToken,
+    ) -> PodWorkers {
+        PodWorkers {
+            context,
+            reports,
+            tracker,
+            runtime: Handle::current(),
+            cancel,
+            workers: HashMap::new(),
+            leaving: HashMap::new(),
+            stops: Stops::default(),
+        }
+    }
+
+    /// Hands the order to the pod's worker, which is started if there is none. Never blocks.
+    pub fn dispatch(&mut self, uid: PodUid, order: WorkOrder) {
+        let now = clock::now();
+        let orders = &self.entry(&uid).orders;
+        orders.send_modify(|standing| *standing = Some(mailbox::merge(standing.take(), order, now)));
+    }
+
+    /// The pod's worker, which is started if there is none.
+    fn entry(&mut self, uid: &PodUid) -> &Entry {
+        if self.workers.get(uid).is_some_and(|e| e.task.is_finished() && !self.cancel.is_cancelled()) {
+            // It panicked, see `watched`. The pod must not stay without a worker.
+            warn!(pod_uid = %uid, "a pod worker ended unexpectedly and is started again");
+            self.forget(uid);
+        }
+        let entry = match self.workers.remove(uid) {
+            Some(entry) => entry,
+            None => self.start(uid.clone()),
+        };
+        self.workers.entry(uid.clone()).or_insert(entry)
+    }
+
+    /// The pod is of no interest any more; to be called after [`WorkerOutcome::Removed`]. A worker that is not
+    /// done gives its work up.
+    pub fn forget(&mut self, uid: &PodUid) {
+        self.leaving.retain(|_, task| !task.is_finished());
+        if let Some(entry) = self.workers.remove(uid) {
+            self.leaving.insert(uid.clone(), entry.task);
+        }
+    }
+
+    fn start(&mut self, uid: PodUid) -> Entry {
+        let (orders, received) = watch::channel(None);
+        let predecessor = self.leaving.remove(&uid);
+        let signalled = Signalled::default();
+        let worker = Worker {
+            backoff: CrashLoopBackOff::new(self.context.max_crash_backoff),
+            context: self.context.clone(),
+            who: PodRef { uid: uid.clone(), namespace: String::new(), name: String::new() },
+            uid,
+            orders: received,
+            reports: self.reports.clone(),
+            in_flight: TaskTracker::new(),
+            known: PodRuntimeStatus::default(),
+            messages: HashMap::new(),
+            refused: WORKER_ERROR,
+            runtime_away: RUNTIME_ERROR,
+            termination_retry: terminate::RETRY,
+            reported_stopped: false,
+            removed: false,
+            killed: false,
+            signalled: signalled.clone(),
+            being_started: Vec::new(),
+            sigkilled: BTreeSet::new(),
+            completed_cleanly: false,
+        };
+        let (pod, reports) = (worker.uid.clone(), worker.reports.clone());
+        let run = worker.run(predecessor, self.cancel.clone());
+        let task = self.tracker.spawn_on(watched(run, pod, reports), &self.runtime);
+        Entry { orders, task, signalled }
+    }
+}
+
+/// Runs the worker. One that panics has answered nothing, and the SyncLoop would wait for it for ever: its end is told
+/// as a failure, so that the order comes again and finds a new worker.
+async fn watched(run: impl Future<Output = ()> + Send + 'static, pod: PodUid, reports: mpsc::Sender<Event>) {
+    if !tokio::spawn(run).await.is_err_and(|e| e.is_panic()) {
+        return;
+    }
+    let error =
+        "the pod's worker panicked, which is a defect of the agent: report what its log says".to_owned();
+    let (at, mut refused) = (clock::now(), WORKER_ERROR);
+    let outcome = WorkerOutcome::Failed { error, retry_in: refused.failed(at), waiting: Vec::new() };
+    let report = WorkerReport { pod, at, outcome, runtime: PodRuntimeStatus::default() };
+    // Without a SyncLoop there is nobody to tell.
+    let _ = reports.send(Event::Worker(report)).await;
+}
+
+/// One pod's worker.
+struct Worker {
+    context: Arc<WorkerContext>,
+    uid: PodUid,
+    /// For messages; complete with the first order.
+    who: PodRef,
+    orders: watch::Receiver<Option<Standing>>,
+    reports: mpsc::Sender<Event>,
+    backoff: CrashLoopBackOff,
+    /// Calls that make something in the runtime. They are never dropped half-way, or what they make would be
+    /// missed by the termination that interrupted them.
+    in_flight: TaskTracker,
+    /// As read last; what a termination starts from, without asking first.
+    known: PodRuntimeStatus,
+    /// Termination messages by container id: their files may go before the container does.
+    messages: HashMap<String, String>,
+    refused: Exponential,
+    runtime_away: Exponential,
+    termination_retry: Exponential,
+    reported_stopped: bool,
+    removed: bool,
+    /// Containers whose stop signal the agent itself has sent.
+    signalled: Signalled,
+    /// Containers that the runtime was told to start since `known` was read.
+    being_started: Vec<BeingStarted>,
+    /// SIGKILL was sent.
+    killed: bool,
+    /// Containers that had not been seen to end by then.
+    sigkilled: BTreeSet<String>,
+    /// The pod has ended and its cgroup and volumes are gone.
+    completed_cleanly: bool,
+}
+
+/// The SyncLoop or the worker's mailbox has gone.
+#[derive(Debug)]
+struct Gone;
+
+impl Worker {
+    async fn run(mut self, predecessor: Option<JoinHandle<()>>, cancel: CancellationToken) {
+        if let Some(task) = predecessor {
+            // Whether it ended well is of no matter, as long as it has ended.
+            let _ = task.await;
+        }
+        // Dropping the work at any await is safe: what makes something runs on in `in_flight`, the rest is
+        // idempotent and found out anew by whoever goes on.
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            _ = self.obey() => {}
+        }
+        self.in_flight.close();
+        // Running out of time is fine, see LEAVE_WITHIN.
+        let _ = tokio::time::timeout(LEAVE_WITHIN, self.in_flight.wait()).await;
+    }
+
+    async fn obey(&mut self) -> Result<(), Gone> {
+        loop {
+            let standing = self.orders.borrow_and_update().clone();
+            if let Some(WorkOrder::Sync { pod, .. } | WorkOrder::Terminate { pod, .. }) =
+                standing.as_ref().map(|s| &s.order)
+            {
+                self.who = PodRef { uid: self.uid.clone(), ..PodRef::of(pod) };
+            }
+            let again_in = match standing.as_ref().map(|s| &s.order) {
+                None => None,
+                Some(WorkOrder::Terminate { .. }) => self.terminate().await?,
+                Some(WorkOrder::Sync { pod, .. }) => {
+                    let pod = pod.clone();
+                    let mut orders = self.orders.clone();
+                    // Cancel-safe, see `run`. A new Sync waits for this one to end; a Terminate does not.
+                    let terminated = async {
+                        orders.wait_for(|s| s.as_ref().is_some_and(Standing::is_termination)).await.map(drop)
+                    };
+                    tokio::select! {
+                        biased;
+                        ordered = terminated => match ordered {
+                            Ok(()) => continue,
+                            Err(_) => return Err(Gone),
+                        },
+                        outcome = self.sync(&pod) => self.synced(outcome).await?,
+                    }
+                }
+            };
+            let again = async {
+                match again_in {
+                    Some(delay) => tokio::time::sleep(delay).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Cancel-safe: `changed` marks nothing as seen when it loses.
+            tokio::select! {
+                changed = self.orders.changed() => changed.map_err(|_| Gone)?,
+                () = again => {}
+            }
+        }
+    }
+
+    /// Reports the end of a sync; when to do it again.
+    async fn synced(&mut self, outcome: WorkerOutcome) -> Result<Option<Duration>, Gone> {
+        let again_in = match &outcome {
+            WorkerOutcome::Synced { next_sync_in, .. } => next_sync_in.as_ref().map(|(delay, _)| *delay),
+            WorkerOutcome::Failed { retry_in, .. } => Some(*retry_in),
+            _ => None,
+        };
+        self.report(outcome).await?;
+        Ok(again_in)
+    }
+
+    async fn report(&self, outcome: WorkerOutcome) -> Result<(), Gone> {
+        let report =
+            WorkerReport { pod: self.uid.clone(), at: clock::now(), outcome, runtime: self.known.clone() };
+        self.reports.send(Event::Worker(report)).await.map_err(|_| Gone)
+    }
+
+    /// How long to wait after this failure: shortly while the runtime is away, kubelet's 10 s otherwise.
+    fn retry_in(&mut self, transient: bool) -> Duration {
+        let back_off = if transient { &mut self.runtime_away } else { &mut self.refused };
+        back_off.failed(clock::now())
+    }
+
+    fn went_well(&mut self) {
+        self.refused.succeeded();
+        self.runtime_away.succeeded();
+    }
+
+    /// What the runtime says of the pod now, with termination messages.
+    async fn read(&mut self) -> Result<PodRuntimeStatus, WorkerError> {
+        let (mut status, details) =
+            self.context.runtime.pod_status(&self.uid).await.map_err(|e| self.cri(e))?;
+        for detail in &details {
+            if self.messages.contains_key(&detail.status.id) {
+                continue;
+            }
+            if let Some(message) = files::termination_message(detail).await {
+                self.messages.insert(detail.status.id.clone(), message);
+            }
+        }
+        self.messages.retain(|id, _| status.containers.iter().any(|c| c.id == *id));
+        for container in &mut status.containers {
+            if let Some(message) = self.messages.get(&container.id) {
+                container.message.clone_from(message);
+            }
+        }
+        self.known = status.clone();
+        self.being_started.clear();
+        Ok(status)
+    }
+
+    /// Runs `call` to its end even if the worker stops waiting for it.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, WorkerError> {
+        let (tx, rx) = oneshot::channel();
+        self.in_flight.spawn(async move {
+            // Nobody waits any more: the termination that interrupted the sync finds what was made.
+            let _ = tx.send(call.await);
+        });
+        rx.await.map_err(|_| WorkerError::Panicked {
+            pod: self.who.clone(),
+            what: "a call to the container runtime",
+        })
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkerError> {
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|_| WorkerError::Panicked { pod: self.who.clone(), what })
+    }
+
+    fn cri(&self, source: crate::cri::CriError) -> WorkerError {
+        WorkerError::Cri { pod: self.who.clone(), source: Box::new(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

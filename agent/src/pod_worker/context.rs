@@ -1,0 +1,108 @@
+//! What all pod workers share.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cgroup::CgroupError;
+use crate::cgroup::driver::CgroupDriver;
+use crate::cri::RuntimeClient;
+use crate::cri::dns::NodeDns;
+use crate::image::ImagePuller;
+use crate::volume::VolumeManager;
+use oomlet_core::pod::PodUid;
+use oomlet_core::pod::env::EnvFacts;
+use oomlet_core::pod::qos::{CgroupResources, QosClass};
+
+#[derive(Debug)]
+pub struct WorkerContext {
+    pub runtime: RuntimeClient,
+    pub images: ImagePuller,
+    pub cgroups: Arc<dyn PodCgroups>,
+    pub volumes: Arc<VolumeManager>,
+    /// kubelet's `--root-dir`.
+    pub root_dir: PathBuf,
+    /// kubelet's `podLogsDir`.
+    pub pod_logs_dir: PathBuf,
+    /// `pod_ips` is filled in for each pod.
+    pub node: EnvFacts,
+    /// MemTotal; Burstable `oom_score_adj` is relative to it.
+    pub memory_capacity_bytes: u64,
+    pub dns: NodeDns,
+    /// `crashLoopBackOff.maxContainerRestartPeriod`.
+    pub max_crash_backoff: Duration,
+    /// `podPidsLimit`.
+    pub pids_limit: Option<i64>,
+    /// `seccompDefault`.
+    pub seccomp_default: bool,
+    /// All processes of a container are OOM-killed together.
+    pub oom_kill_group: bool,
+}
+
+/// What a worker needs of the [`CgroupDriver`]; its own trait so that a worker's faults can be tested without
+/// root. All calls block.
+pub trait PodCgroups: Debug + Send + Sync {
+    /// Makes the pod's cgroup and returns what the CRI is told as `cgroup_parent`. Idempotent.
+    ///
+    /// # Errors
+    /// When the cgroup cannot be made or its limits not be set.
+    fn ensure_pod(&self, uid: &PodUid, qos: QosClass, res: &CgroupResources) -> Result<String, CgroupError>;
+
+    /// Idempotent.
+    ///
+    /// # Errors
+    /// When processes are left in it.
+    fn remove_pod(&self, uid: &PodUid, qos: QosClass) -> Result<(), CgroupError>;
+
+    /// SIGKILL to every process in the pod's cgroup; how many.
+    ///
+    /// # Errors
+    /// When some do not end.
+    fn kill_pod(&self, uid: &PodUid, qos: QosClass) -> Result<usize, CgroupError>;
+
+    /// The same of one of its containers, by the runtime's id.
+    ///
+    /// # Errors
+    /// When some do not end.
+    fn kill_container(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<usize, CgroupError>;
+
+    /// Process ids in one of its containers; none while it has no cgroup.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn container_processes(
+        &self,
+        uid: &PodUid,
+        qos: QosClass,
+        id: &str,
+    ) -> Result<BTreeSet<i32>, CgroupError>;
+}
+
+impl PodCgroups for CgroupDriver {
+    fn ensure_pod(&self, uid: &PodUid, qos: QosClass, res: &CgroupResources) -> Result<String, CgroupError> {
+        CgroupDriver::ensure_pod(self, uid, qos, res)
+    }
+
+    fn remove_pod(&self, uid: &PodUid, qos: QosClass) -> Result<(), CgroupError> {
+        CgroupDriver::remove_pod(self, uid, qos)
+    }
+
+    fn kill_pod(&self, uid: &PodUid, qos: QosClass) -> Result<usize, CgroupError> {
+        CgroupDriver::kill_pod(self, uid, qos)
+    }
+
+    fn kill_container(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<usize, CgroupError> {
+        CgroupDriver::kill_container(self, uid, qos, id)
+    }
+
+    fn container_processes(
+        &self,
+        uid: &PodUid,
+        qos: QosClass,
+        id: &str,
+    ) -> Result<BTreeSet<i32>, CgroupError> {
+        CgroupDriver::container_processes(self, uid, qos, id)
+    }
+}

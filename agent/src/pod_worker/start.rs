@@ -1,0 +1,279 @@
+//! Making a pod's cgroup, volumes and sandbox, and starting its containers.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use k8s_cri::v1 as cri;
+use k8s_openapi::api::core::v1::Container;
+use tracing::info;
+
+use super::stop_by_hand::BeingStarted;
+use super::{Worker, WorkerError, files};
+use crate::cri::CriError;
+use crate::cri::container_config::{ContainerInputs, container_config, termination_message_path};
+use crate::cri::image::Image;
+use crate::cri::sandbox_config::{SandboxInputs, sandbox_config};
+use crate::image::ImageError;
+use crate::volume::{Propagation, VolumeMount};
+use oomlet_core::pod::Pod;
+use oomlet_core::pod::env::{EnvFacts, command_and_args, container_env};
+use oomlet_core::pod::hosts;
+use oomlet_core::pod::lifecycle::{ContainerStart, container_hash};
+use oomlet_core::pod::order::ContainerWaiting;
+use oomlet_core::pod::qos::{QosClass, container_resources, oom_score_adj, pod_cgroup_resources};
+use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus, SandboxStatus};
+use oomlet_core::pod::spec::all_containers;
+
+const HOSTS_PATH: &str = "/etc/hosts";
+
+/// The sandbox that containers are started in.
+#[derive(Debug)]
+pub(super) struct Starting {
+    sandbox_id: String,
+    config: cri::PodSandboxConfig,
+    env: EnvFacts,
+    /// The managed hosts file, where there is one.
+    hosts: Option<PathBuf>,
+}
+
+/// Why one container did not start.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// kubelet's word.
+    pub reason: &'static str,
+    pub message: String,
+    pub transient: bool,
+    /// Not an error but a wait of this length.
+    pub backing_off: Option<Duration>,
+}
+
+impl Failure {
+    pub fn waiting(&self, container: &str) -> ContainerWaiting {
+        ContainerWaiting {
+            container: container.to_owned(),
+            reason: self.reason.to_owned(),
+            message: self.message.clone(),
+        }
+    }
+
+    fn config(error: impl ToString) -> Failure {
+        Failure {
+            reason: "CreateContainerConfigError",
+            message: error.to_string(),
+            transient: false,
+            backing_off: None,
+        }
+    }
+
+    fn call(reason: &'static str, error: &CriError) -> Failure {
+        Failure { reason, message: error.to_string(), transient: error.is_transient(), backing_off: None }
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(e: ImageError) -> Failure {
+        let backing_off = if let ImageError::BackOff { left, .. } = &e { Some(*left) } else { None };
+        Failure { reason: e.reason(), message: e.to_string(), transient: e.is_transient(), backing_off }
+    }
+}
+
+impl Worker {
+    /// Cgroup and volumes. Returns the CRI's `cgroup_parent`.
+    pub(super) async fn set_up(&self, pod: &Pod) -> Result<String, WorkerError> {
+        let (context, uid, pod) = (self.context.clone(), self.uid.clone(), pod.clone());
+        let set_up = self.blocking("setting up cgroup and volumes", move || {
+            let resources = pod_cgroup_resources(&pod, context.pids_limit);
+            // The cgroup first: a memory-backed volume may be charged to it later.
+            let parent = context.cgroups.ensure_pod(&uid, QosClass::of(&pod), &resources);
+            (parent, context.volumes.set_up(&pod))
+        });
+        let (parent, volumes) = set_up.await?;
+        let parent =
+            parent.map_err(|e| WorkerError::Cgroup { pod: self.who.clone(), source: Box::new(e) })?;
+        volumes.map_err(|e| WorkerError::Volume { pod: self.who.clone(), source: Box::new(e) })?;
+        Ok(parent)
+    }
+
+    pub(super) async fn create_sandbox(
+        &mut self,
+        pod: &Pod,
+        cgroup_parent: &str,
+        attempt: u32,
+    ) -> Result<Starting, WorkerError> {
+        let config = self.sandbox_config(pod, cgroup_parent, attempt);
+        let (context, who) = (self.context.clone(), self.who.clone());
+        let containers: Vec<String> =
+            pod.spec.iter().flat_map(all_containers).map(|c| c.name.clone()).collect();
+        let logs = self.blocking("making log directories", move || {
+            containers.iter().try_for_each(|c| files::make_log_dir(&who, &context.pod_logs_dir, c))
+        });
+        logs.await??;
+        let (runtime, target, sent) = (self.context.runtime.clone(), "its sandbox", config.clone());
+        let made = self.to_the_end(async move { runtime.run_pod_sandbox(sent, target).await }).await?;
+        let sandbox_id = made.map_err(|e| self.cri(e))?;
+        info!(pod = %self.who, sandbox_id, attempt, "sandbox runs");
+        let status = self.context.runtime.pod_sandbox_status(&sandbox_id).await.map_err(|e| self.cri(e))?;
+        self.known.sandboxes.insert(0, status.clone());
+        self.starting(pod, config, status).await
+    }
+
+    pub(super) async fn in_sandbox(
+        &self,
+        pod: &Pod,
+        cgroup_parent: &str,
+        status: &PodRuntimeStatus,
+    ) -> Result<Starting, WorkerError> {
+        let Some(sandbox) = status.ready_sandbox().cloned() else {
+            // `lifecycle` starts containers without making a sandbox only where one is ready.
+            return Err(self.cri(CriError::BadAnswer {
+                call: "PodSandboxStatus",
+                target: "its sandbox".to_owned(),
+                what: "a ready sandbox",
+            }));
+        };
+        let config = self.sandbox_config(pod, cgroup_parent, sandbox.attempt);
+        self.starting(pod, config, sandbox).await
+    }
+
+    fn sandbox_config(&self, pod: &Pod, cgroup_parent: &str, attempt: u32) -> cri::PodSandboxConfig {
+        let (pod_logs_dir, dns) = (self.context.pod_logs_dir.as_path(), &self.context.dns);
+        sandbox_config(pod, SandboxInputs { attempt, cgroup_parent, pod_logs_dir, dns })
+    }
+
+    async fn starting(
+        &self,
+        pod: &Pod,
+        config: cri::PodSandboxConfig,
+        sandbox: SandboxStatus,
+    ) -> Result<Starting, WorkerError> {
+        let host_network = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
+        let mut env = self.context.node.clone();
+        env.pod_ips = if host_network { vec![env.host_ip.clone()] } else { sandbox.ips };
+        let (context, who, pod, ips) =
+            (self.context.clone(), self.who.clone(), pod.clone(), env.pod_ips.clone());
+        let hosts = self.blocking("writing the hosts file", move || {
+            // A node without the file has nothing to say in it.
+            let node_hosts = if host_network {
+                std::fs::read_to_string(HOSTS_PATH).unwrap_or_default()
+            } else {
+                String::new()
+            };
+            let text = hosts::hosts_file(&pod, &ips, &context.dns.cluster_domain, &node_hosts);
+            text.map(|t| files::write_hosts(&who, &context.volumes.pod_dir(&who.uid), &t)).transpose()
+        });
+        let hosts = hosts.await??;
+        Ok(Starting { sandbox_id: sandbox.id, config, env, hosts })
+    }
+
+    pub(super) async fn start_container(
+        &mut self,
+        pod: &Pod,
+        status: &PodRuntimeStatus,
+        starting: &Starting,
+        start: &ContainerStart,
+    ) -> Result<(), Failure> {
+        let containers = pod.spec.iter().flat_map(all_containers);
+        let Some(container) = containers.into_iter().find(|c| c.name == start.name) else {
+            return Err(Failure::config(format!("container {} is not in the manifest", start.name)));
+        };
+        let image = self.context.images.ensure(&self.uid, container, &starting.config).await?;
+        let config = self.container_config(pod, container, starting, start, &image).await?;
+        let target = format!("container {}", start.name);
+
+        let (runtime, sandbox, sandbox_id) =
+            (self.context.runtime.clone(), starting.config.clone(), starting.sandbox_id.clone());
+        let named = target.clone();
+        let made = self
+            .to_the_end(async move { runtime.create_container(&sandbox_id, config, sandbox, &named).await });
+        let made = made.await.map_err(|e| Failure::config(&e))?;
+        let id = made.map_err(|e| Failure::call("CreateContainerError", &e))?;
+
+        // Counted before it is known how the start ends: one that fails must back off as well.
+        if let Some(last) = status.container(&start.name).filter(|c| c.state == ContainerState::Exited) {
+            self.backoff.restarted(last, container_hash(container));
+        }
+        let (runtime, named) = (self.context.runtime.clone(), target);
+        let started_id = id.clone();
+        // For a termination that interrupts the sync.
+        self.being_started
+            .extend(image.stop_signal.map(|signal| BeingStarted::new(&id, &start.name, signal)));
+        let started = self.to_the_end(async move { runtime.start_container(&started_id, &named).await });
+        let started = started.await.map_err(|e| Failure::config(&e))?;
+        started.map_err(|e| Failure::call("RunContainerError", &e))?;
+        info!(pod = %self.who, container = start.name, container_id = id, restart_count = start.restart_count, "container started");
+        Ok(())
+    }
+
+    async fn container_config(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        starting: &Starting,
+        start: &ContainerStart,
+        image: &Image,
+    ) -> Result<cri::ContainerConfig, Failure> {
+        let env = container_env(pod, container, &starting.env).map_err(Failure::config)?;
+        let (command, args) = command_and_args(container, &env);
+        let (context, who) = (self.context.clone(), self.who.clone());
+        let (its_pod, its_container, restart_count) = (pod.clone(), container.clone(), start.restart_count);
+        let files = self.blocking("mounting volumes", move || {
+            let volumes = context
+                .volumes
+                .mounts(&its_pod, &its_container)
+                .map_err(|e| WorkerError::Volume { pod: who.clone(), source: Box::new(e) })?;
+            let pod_dir = context.volumes.pod_dir(&who.uid);
+            files::make_log_dir(&who, &context.pod_logs_dir, &its_container.name)?;
+            let message = files::make_termination_log(&who, &pod_dir, &its_container.name, restart_count)?;
+            Ok::<_, WorkerError>((volumes, message))
+        });
+        let (volumes, message) = files.await.map_err(Failure::config)?.map_err(Failure::config)?;
+        let mut mounts: Vec<cri::Mount> = volumes.into_iter().map(volume_mount).collect();
+        let taken = |path: &str, mounts: &[cri::Mount]| mounts.iter().any(|m| m.container_path == path);
+        if let Some(hosts) = starting.hosts.as_ref().filter(|_| !taken(HOSTS_PATH, &mounts)) {
+            mounts.push(file_mount(hosts, HOSTS_PATH));
+        }
+        let message_path = termination_message_path(container);
+        if !taken(message_path, &mounts) {
+            mounts.push(file_mount(&message, message_path));
+        }
+        let seccomp_dir = self.context.root_dir.join("seccomp").display().to_string();
+        let inputs = ContainerInputs {
+            restart_count,
+            hash: container_hash(container),
+            image,
+            env,
+            command,
+            args,
+            resources: container_resources(container),
+            oom_score_adj: oom_score_adj(pod, container, self.context.memory_capacity_bytes),
+            oom_kill_group: self.context.oom_kill_group,
+            mounts,
+            seccomp_dir: &seccomp_dir,
+            seccomp_default: self.context.seccomp_default,
+        };
+        container_config(pod, container, inputs).map_err(Failure::config)
+    }
+}
+
+fn volume_mount(m: VolumeMount) -> cri::Mount {
+    let propagation = match m.propagation {
+        Propagation::None => cri::MountPropagation::PropagationPrivate,
+        Propagation::HostToContainer => cri::MountPropagation::PropagationHostToContainer,
+        Propagation::Bidirectional => cri::MountPropagation::PropagationBidirectional,
+    };
+    cri::Mount {
+        host_path: m.host_path.display().to_string(),
+        container_path: m.container_path,
+        readonly: m.read_only,
+        propagation: propagation as i32,
+        ..Default::default()
+    }
+}
+
+fn file_mount(host_path: &std::path::Path, container_path: &str) -> cri::Mount {
+    cri::Mount {
+        host_path: host_path.display().to_string(),
+        container_path: container_path.to_owned(),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,258 @@
+//! Bringing a pod to what its manifest says: read, let `lifecycle` decide, carry it out, read again.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use super::start::Starting;
+use super::{Worker, WorkerError};
+use oomlet_core::pod::Pod;
+use oomlet_core::pod::lifecycle::{self, ContainerKill, PodActions};
+use oomlet_core::pod::order::{ContainerWaiting, WorkerOutcome};
+use oomlet_core::pod::qos::QosClass;
+use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus};
+use oomlet_core::pod::spec::{MINIMUM_GRACE, grace_period};
+use oomlet_core::pod::stop_order::stop_order;
+use oomlet_core::reason::Reason;
+
+/// Dead instances kept of each container: kubelet's `maximum-dead-containers-per-container`.
+const KEEP_DEAD: usize = 1;
+
+/// How the containers that were to start got on.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub waiting: Vec<ContainerWaiting>,
+    pub errors: Vec<String>,
+    /// All errors are the runtime's absence.
+    pub transient: bool,
+    pub next_sync_in: Option<(Duration, Reason)>,
+}
+
+impl Progress {
+    pub fn sooner(&mut self, delay: Duration, reason: Reason) {
+        if self.next_sync_in.is_none_or(|(there, _)| delay < there) {
+            self.next_sync_in = Some((delay, reason));
+        }
+    }
+}
+
+impl Worker {
+    pub(super) async fn sync(&mut self, pod: &Pod) -> WorkerOutcome {
+        match self.try_sync(pod).await {
+            Ok(outcome) => outcome,
+            Err(e) => self.failed(e.to_string(), e.is_transient(), creating(pod, &self.known)),
+        }
+    }
+
+    async fn try_sync(&mut self, pod: &Pod) -> Result<WorkerOutcome, WorkerError> {
+        let status = self.read().await?;
+        let actions = lifecycle::compute(pod, &status, &self.backoff, unix_ns());
+        debug!(pod = %self.who, ?actions, "sync");
+        if actions.kill_pod {
+            self.kill_pod(pod, &status).await?;
+        } else {
+            self.kill_containers(pod, &actions.containers_to_kill).await?;
+        }
+        if let Some(succeeded) = actions.completed {
+            self.clean_up_completed().await?;
+            self.read().await?;
+            self.went_well();
+            return Ok(WorkerOutcome::Completed { succeeded });
+        }
+        let mut progress =
+            Progress { next_sync_in: actions.next_sync_in, transient: true, ..Progress::default() };
+        progress.waiting.clone_from(&actions.waiting);
+        if actions.create_sandbox || !actions.containers_to_start.is_empty() {
+            self.completed_cleanly = false;
+            self.start_all(pod, &status, &actions, &mut progress).await?;
+        }
+        let status = self.read().await?;
+        self.remove_garbage(&status).await?;
+        Ok(self.outcome(progress))
+    }
+
+    fn outcome(&mut self, progress: Progress) -> WorkerOutcome {
+        let Progress { waiting, errors, transient, next_sync_in } = progress;
+        if errors.is_empty() {
+            self.went_well();
+            return WorkerOutcome::Synced { next_sync_in, waiting };
+        }
+        let error = format!("pod {}: {}", self.who, errors.join("; "));
+        match self.failed(error, transient, waiting) {
+            WorkerOutcome::Failed { error, retry_in, waiting } => {
+                let retry_in = next_sync_in.map_or(retry_in, |(delay, _)| delay.min(retry_in));
+                WorkerOutcome::Failed { error, retry_in, waiting }
+            }
+            other => other,
+        }
+    }
+
+    pub(super) fn failed(
+        &mut self,
+        error: String,
+        transient: bool,
+        waiting: Vec<ContainerWaiting>,
+    ) -> WorkerOutcome {
+        let retry_in = self.retry_in(transient);
+        warn!(pod = %self.who, error, ?retry_in, "pod worker failed");
+        WorkerOutcome::Failed { error, retry_in, waiting }
+    }
+
+    /// Stops every container and every sandbox.
+    async fn kill_pod(&mut self, pod: &Pod, status: &PodRuntimeStatus) -> Result<(), WorkerError> {
+        let alive = status.containers.iter().filter(|c| alive(c.state));
+        for group in stop_order(pod, alive.map(|c| (c.id.as_str(), c.name.as_str()))) {
+            self.stop_all(group, grace(pod)).await?;
+        }
+        for sandbox in &status.sandboxes {
+            self.context.runtime.stop_pod_sandbox(&sandbox.id).await.map_err(|e| self.cri(e))?;
+        }
+        Ok(())
+    }
+
+    async fn kill_containers(&mut self, pod: &Pod, kills: &[ContainerKill]) -> Result<(), WorkerError> {
+        for kill in kills {
+            info!(pod = %self.who, container = kill.name, reason = %kill.reason, "{}", kill.message);
+        }
+        let ids = kills.iter().map(|k| k.id.clone()).collect();
+        self.stop_all(ids, grace(pod)).await
+    }
+
+    /// In parallel; the first failure is returned after all have been tried.
+    async fn stop_all(&self, ids: Vec<String>, grace: Duration) -> Result<(), WorkerError> {
+        let mut stops = JoinSet::new();
+        for id in ids {
+            let runtime = self.context.runtime.clone();
+            stops.spawn(async move { runtime.stop_container(&id, grace).await });
+        }
+        let mut first = Ok(());
+        while let Some(done) = stops.join_next().await {
+            let done = match done {
+                Ok(stopped) => stopped.map_err(|e| self.cri(e)),
+                Err(_) => Err(WorkerError::Panicked { pod: self.who.clone(), what: "StopContainer" }),
+            };
+            first = first.and(done);
+        }
+        first
+    }
+
+    async fn start_all(
+        &mut self,
+        pod: &Pod,
+        status: &PodRuntimeStatus,
+        actions: &PodActions,
+        progress: &mut Progress,
+    ) -> Result<(), WorkerError> {
+        let starting = self.prepare(pod, status, actions).await?;
+        let mut starts = actions.containers_to_start.iter();
+        for start in starts.by_ref() {
+            match self.start_container(pod, status, &starting, start).await {
+                Ok(()) => {}
+                Err(failure) => {
+                    progress.transient &= failure.transient;
+                    let waiting = failure.waiting(&start.name);
+                    match failure.backing_off {
+                        Some(left) => progress.sooner(left, Reason::RetryAfterError),
+                        None => progress.errors.push(failure.message),
+                    }
+                    progress.waiting.push(waiting);
+                    if start.init {
+                        break;
+                    }
+                }
+            }
+        }
+        progress.waiting.extend(starts.map(|start| ContainerWaiting {
+            container: start.name.clone(),
+            reason: "PodInitializing".to_owned(),
+            message: String::new(),
+        }));
+        Ok(())
+    }
+
+    async fn prepare(
+        &mut self,
+        pod: &Pod,
+        status: &PodRuntimeStatus,
+        actions: &PodActions,
+    ) -> Result<Starting, WorkerError> {
+        let cgroup_parent = self.set_up(pod).await?;
+        if actions.create_sandbox {
+            self.create_sandbox(pod, &cgroup_parent, actions.sandbox_attempt).await
+        } else {
+            self.in_sandbox(pod, &cgroup_parent, status).await
+        }
+    }
+
+    /// The pod has ended and its manifest is still there: what it used goes, its containers and logs stay to be looked at.
+    pub(super) async fn clean_up_completed(&mut self) -> Result<(), WorkerError> {
+        if self.completed_cleanly {
+            return Ok(());
+        }
+        // Before the files with the messages go.
+        self.read().await?;
+        self.remove_volumes_and_cgroup().await?;
+        self.completed_cleanly = true;
+        Ok(())
+    }
+
+    pub(super) async fn remove_volumes_and_cgroup(&self) -> Result<(), WorkerError> {
+        let (context, uid) = (self.context.clone(), self.uid.clone());
+        let removed = self.blocking("removing volumes and cgroup", move || {
+            let volumes = context.volumes.tear_down(&uid);
+            // Of every class: an orphan's manifest, and so its class, is not known.
+            let cgroups = QosClass::ALL.map(|class| context.cgroups.remove_pod(&uid, class));
+            (volumes, cgroups)
+        });
+        let (volumes, cgroups) = removed.await?;
+        volumes.map_err(|e| WorkerError::Volume { pod: self.who.clone(), source: Box::new(e) })?;
+        for removed in cgroups {
+            removed.map_err(|e| WorkerError::Cgroup { pod: self.who.clone(), source: Box::new(e) })?;
+        }
+        Ok(())
+    }
+
+    async fn remove_garbage(&mut self, status: &PodRuntimeStatus) -> Result<(), WorkerError> {
+        let garbage = lifecycle::garbage(status, KEEP_DEAD);
+        for id in &garbage.containers {
+            self.context.runtime.remove_container(id).await.map_err(|e| self.cri(e))?;
+        }
+        for id in &garbage.sandboxes {
+            // Stopped once more: only that gives the address of one that died by itself back.
+            self.context.runtime.stop_pod_sandbox(id).await.map_err(|e| self.cri(e))?;
+            self.context.runtime.remove_pod_sandbox(id).await.map_err(|e| self.cri(e))?;
+        }
+        self.known.containers.retain(|c| !garbage.containers.contains(&c.id));
+        self.known.sandboxes.retain(|s| !garbage.sandboxes.contains(&s.id));
+        Ok(())
+    }
+}
+
+/// The runtime may still have a process for it.
+pub(super) fn alive(state: ContainerState) -> bool {
+    matches!(state, ContainerState::Running | ContainerState::Unknown)
+}
+
+/// What a container gets when its pod lives on.
+fn grace(pod: &Pod) -> Duration {
+    grace_period(pod).max(MINIMUM_GRACE)
+}
+
+/// Every container that has never been: kubelet's word for them until the pod's sandbox is there.
+fn creating(pod: &Pod, known: &PodRuntimeStatus) -> Vec<ContainerWaiting> {
+    let containers = pod.spec.iter().flat_map(|s| &s.containers);
+    containers
+        .filter(|c| known.container(&c.name).is_none())
+        .map(|c| ContainerWaiting {
+            container: c.name.clone(),
+            reason: "ContainerCreating".to_owned(),
+            message: String::new(),
+        })
+        .collect()
+}
+
+fn unix_ns() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
+}

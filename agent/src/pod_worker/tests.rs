@@ -1,0 +1,436 @@
+mod stop_container;
+
+use std::sync::Mutex;
+
+use tokio::time::timeout;
+use tonic::Code;
+
+use super::*;
+use crate::cgroup::CgroupError;
+use crate::cri::fake::{FakeRuntime, running};
+use crate::cri::{Connection, ImageClient, RuntimeClient};
+use crate::image::ImagePuller;
+use crate::volume::VolumeManager;
+use oomlet_core::pod::Pod;
+use oomlet_core::pod::env::EnvFacts;
+use oomlet_core::pod::qos::{CgroupResources, QosClass};
+use oomlet_core::pod::runtime_status::ContainerState;
+use oomlet_core::reason::Reason;
+
+/// Cgroups of the fake runtime: killing a pod ends the fake's containers.
+struct FakeCgroups(Arc<Mutex<FakeRuntime>>);
+
+impl std::fmt::Debug for FakeCgroups {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FakeCgroups")
+    }
+}
+
+impl PodCgroups for FakeCgroups {
+    fn ensure_pod(&self, uid: &PodUid, _: QosClass, _: &CgroupResources) -> Result<String, CgroupError> {
+        Ok(format!("/kubepods/pod{uid}"))
+    }
+    fn remove_pod(&self, _: &PodUid, _: QosClass) -> Result<(), CgroupError> {
+        self.0.lock().unwrap().state().calls.push("remove cgroup".into());
+        Ok(())
+    }
+    fn kill_pod(&self, _: &PodUid, qos: QosClass) -> Result<usize, CgroupError> {
+        let fake = self.0.lock().unwrap();
+        fake.state().calls.push("kill cgroup".into());
+        Ok(if qos == QosClass::BestEffort { fake.kill_all() } else { 0 })
+    }
+    fn kill_container(&self, _: &PodUid, _: QosClass, id: &str) -> Result<usize, CgroupError> {
+        let fake = self.0.lock().unwrap();
+        fake.state().calls.push(format!("kill container {id}"));
+        Ok(fake.kill(id))
+    }
+    fn container_processes(&self, _: &PodUid, _: QosClass, _: &str) -> Result<BTreeSet<i32>, CgroupError> {
+        Ok(BTreeSet::new())
+    }
+}
+
+struct Rig {
+    fake: Arc<Mutex<FakeRuntime>>,
+    dir: tempfile::TempDir,
+    workers: PodWorkers,
+    reports: mpsc::Receiver<Event>,
+    cancel: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let fake = FakeRuntime::start();
+        fake.add_image("img:1");
+        let endpoint = fake.endpoint();
+        let fake = Arc::new(Mutex::new(fake));
+        let dir = tempfile::tempdir().unwrap();
+        let (tx, reports) = mpsc::channel(64);
+        let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let workers = PodWorkers::new(context(&endpoint, &dir, &fake), tx, tracker.clone(), cancel.clone());
+        Rig { fake, dir, workers, reports, cancel, tracker }
+    }
+
+    fn sync(&mut self, pod: &Arc<Pod>) {
+        self.workers.dispatch(uid(), WorkOrder::Sync { pod: pod.clone(), reason: Reason::PodAdded });
+    }
+
+    fn terminate(&mut self, pod: &Arc<Pod>, grace: Duration, reason: Reason, remove: bool) {
+        self.workers.dispatch(uid(), WorkOrder::Terminate { pod: pod.clone(), grace, reason, remove });
+    }
+
+    async fn report(&mut self) -> WorkerReport {
+        let event = timeout(Duration::from_secs(10), self.reports.recv()).await.expect("a report in time");
+        match event.expect("the worker runs") {
+            Event::Worker(report) => report,
+            other => panic!("not a report: {other:?}"),
+        }
+    }
+
+    fn calls(&self, prefix: &str) -> Vec<String> {
+        self.fake.lock().unwrap().calls(prefix)
+    }
+
+    /// Waits for a condition over the fake's state, at most five seconds.
+    async fn until(&self, what: &str, condition: impl Fn(&crate::cri::fake::State) -> bool) {
+        let waiting = async {
+            while !condition(&self.fake.lock().unwrap().state()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if timeout(Duration::from_secs(5), waiting).await.is_err() {
+            panic!("not within five seconds: {what}; calls: {:?}", self.calls(""));
+        }
+    }
+
+    /// The agent is killed and started anew: nothing of the workers' memory is left.
+    async fn restart_agent(&mut self) {
+        self.cancel.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+        let endpoint = self.fake.lock().unwrap().endpoint();
+        let (tx, reports) = mpsc::channel(64);
+        self.reports = reports;
+        (self.cancel, self.tracker) = (CancellationToken::new(), TaskTracker::new());
+        self.workers = PodWorkers::new(
+            context(&endpoint, &self.dir, &self.fake),
+            tx,
+            self.tracker.clone(),
+            self.cancel.clone(),
+        );
+    }
+
+    async fn running(&mut self, pod: &Arc<Pod>) -> PodRuntimeStatus {
+        self.sync(pod);
+        let report = self.report().await;
+        assert!(matches!(report.outcome, WorkerOutcome::Synced { .. }), "{:?}", report.outcome);
+        assert!(report.runtime.any_running());
+        report.runtime
+    }
+}
+
+fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime>>) -> Arc<WorkerContext> {
+    let connection = Connection::open(endpoint, Duration::from_secs(20)).unwrap();
+    Arc::new(WorkerContext {
+        runtime: RuntimeClient::new(&connection),
+        images: ImagePuller::new(ImageClient::new(&connection), 1),
+        cgroups: Arc::new(FakeCgroups(fake.clone())),
+        volumes: Arc::new(VolumeManager::new(dir.path())),
+        root_dir: dir.path().to_owned(),
+        pod_logs_dir: dir.path().join("logs"),
+        node: EnvFacts::default(),
+        memory_capacity_bytes: 1 << 30,
+        dns: crate::cri::dns::NodeDns::default(),
+        max_crash_backoff: Duration::from_secs(300),
+        pids_limit: None,
+        seccomp_default: false,
+        oom_kill_group: false,
+    })
+}
+
+fn uid() -> PodUid {
+    PodUid::from("u1")
+}
+
+fn pod(spec: serde_json::Value) -> Arc<Pod> {
+    let metadata = serde_json::json!({"name": "web", "namespace": "default", "uid": "u1"});
+    Arc::new(serde_json::from_value(serde_json::json!({"metadata": metadata, "spec": spec})).unwrap())
+}
+
+fn two_containers() -> Arc<Pod> {
+    pod(serde_json::json!({"terminationGracePeriodSeconds": 30, "containers": [
+        {"name": "a", "image": "img:1"}, {"name": "b", "image": "img:1"}]}))
+}
+
+#[tokio::test]
+async fn a_pod_is_started_once_and_then_left_alone() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    let runtime = rig.running(&pod).await;
+    let names: Vec<_> = runtime.containers.iter().map(|c| (c.name.as_str(), c.state, c.pid)).collect();
+    assert_eq!(
+        names,
+        [("b", ContainerState::Running, Some(4711)), ("a", ContainerState::Running, Some(4711))]
+    );
+    assert!(rig.dir.path().join("logs/default_web_u1/a").is_dir());
+    assert!(
+        std::fs::read_to_string(rig.dir.path().join("pods/u1/etc-hosts")).unwrap().contains("10.0.0.9\tweb")
+    );
+    rig.running(&pod).await;
+    assert_eq!((rig.calls("RunPodSandbox").len(), rig.calls("CreateContainer").len()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_new_agent_takes_the_running_containers_over() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    let ids = |s: &PodRuntimeStatus| s.containers.iter().map(|c| c.id.clone()).collect::<Vec<_>>();
+    let before = ids(&rig.running(&pod).await);
+    rig.restart_agent().await;
+    assert_eq!(ids(&rig.running(&pod).await), before);
+    assert_eq!(rig.calls("StopContainer").len(), 0);
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_there_keeps_only_its_own_container_waiting() {
+    let mut rig = Rig::new();
+    let pod = pod(serde_json::json!({"containers": [
+        {"name": "a", "image": "absent:1", "imagePullPolicy": "Never"}, {"name": "b", "image": "img:1"}]}));
+    rig.sync(&pod);
+    let report = rig.report().await;
+    let WorkerOutcome::Failed { error, retry_in, waiting } = report.outcome else { panic!("{report:?}") };
+    assert!(error.contains("absent:1") && error.contains("import"), "{error}");
+    assert_eq!(retry_in, Duration::from_secs(10));
+    assert_eq!(
+        waiting.iter().map(|w| (w.container.as_str(), w.reason.as_str())).collect::<Vec<_>>(),
+        [("a", "ErrImageNeverPull")]
+    );
+    assert!(report.runtime.container("b").is_some_and(|c| c.state == ContainerState::Running));
+}
+
+#[tokio::test]
+async fn a_pod_that_ends_by_itself_is_completed_and_its_cgroup_goes() {
+    let mut rig = Rig::new();
+    let pod =
+        pod(serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "img:1"}]}));
+    rig.running(&pod).await;
+    let message = rig.dir.path().join("pods/u1/containers/a/0");
+    std::fs::write(message, "all done").unwrap();
+    rig.fake.lock().unwrap().exit("a", 0);
+    for _ in 0..2 {
+        rig.sync(&pod);
+        let report = rig.report().await;
+        assert!(
+            matches!(report.outcome, WorkerOutcome::Completed { succeeded: true }),
+            "{:?}",
+            report.outcome
+        );
+        assert_eq!(report.runtime.container("a").unwrap().message, "all done");
+    }
+    assert_eq!(rig.calls("remove cgroup").len(), 3, "once for each QoS class");
+    assert_eq!(rig.calls("StopPodSandbox").len(), 1);
+}
+
+#[tokio::test]
+async fn a_crashing_container_is_restarted_and_then_backs_off() {
+    let mut rig = Rig::new();
+    let pod = pod(serde_json::json!({"containers": [{"name": "a", "image": "img:1"}]}));
+    rig.running(&pod).await;
+    rig.fake.lock().unwrap().exit("a", 1);
+    let again = rig.running(&pod).await;
+    assert_eq!(again.container("a").unwrap().restart_count, 1);
+    rig.fake.lock().unwrap().exit("a", 1);
+    rig.sync(&pod);
+    let report = rig.report().await;
+    let WorkerOutcome::Synced { next_sync_in: Some((delay, reason)), waiting } = report.outcome else {
+        panic!("{report:?}")
+    };
+    assert_eq!((reason, waiting[0].reason.as_str()), (Reason::CrashLoopBackOffEnded, "CrashLoopBackOff"));
+    assert!(delay > Duration::from_secs(5) && delay <= Duration::from_secs(10), "{delay:?}");
+}
+
+#[tokio::test]
+async fn termination_stops_in_parallel_and_removes_everything() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    rig.running(&pod).await;
+    rig.terminate(&pod, Duration::from_secs(30), Reason::PodRemoved, true);
+    let report = rig.report().await;
+    let WorkerOutcome::Stopped { took, killed: false } = report.outcome else { panic!("{report:?}") };
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed));
+    let fake = rig.fake.lock().unwrap();
+    assert!(fake.state().sandboxes.is_empty() && fake.state().containers.is_empty());
+    drop(fake);
+    assert!(!rig.dir.path().join("logs/default_web_u1").exists() && !rig.dir.path().join("pods/u1").exists());
+    assert_eq!(rig.calls("kill cgroup").len(), 0);
+}
+
+#[tokio::test]
+async fn a_pod_with_nothing_in_the_runtime_is_removed_at_once() {
+    let mut rig = Rig::new();
+    rig.terminate(&two_containers(), Duration::from_secs(30), Reason::OrphanedPod, true);
+    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Stopped { killed: false, .. }));
+    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed));
+}
+
+#[tokio::test]
+async fn without_removal_the_dead_containers_and_logs_stay_until_it_is_ordered() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    rig.running(&pod).await;
+    rig.terminate(&pod, Duration::from_secs(1), Reason::Evicted, false);
+    let report = rig.report().await;
+    assert!(matches!(report.outcome, WorkerOutcome::Stopped { .. }));
+    assert_eq!(report.runtime.containers.len(), 2);
+    // What may hold memory or disk goes at once.
+    assert!(matches!(rig.report().await.outcome, WorkerOutcome::CleanedUp));
+    assert!(rig.calls("").iter().any(|c| c == "remove cgroup"));
+    assert_eq!(rig.calls("StopPodSandbox").len(), 1);
+    assert!(!rig.dir.path().join("pods/u1").exists());
+    rig.sync(&pod);
+    rig.terminate(&pod, Duration::from_secs(30), Reason::PodRemoved, true);
+    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed), "Stopped is told once");
+    assert_eq!(rig.calls("CreateContainer").len(), 2, "a sync does not bring an ending pod back");
+}
+
+#[tokio::test]
+async fn a_grace_cut_short_while_stopping_kills_at_once() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    rig.running(&pod).await;
+    rig.fake.lock().unwrap().state().stubborn = true;
+    rig.terminate(&pod, Duration::from_secs(30), Reason::Evicted, false);
+    rig.until("both are being stopped", |s| {
+        s.calls.iter().filter(|c| c.starts_with("StopContainer")).count() == 2
+    })
+    .await;
+    let cut = std::time::Instant::now();
+    rig.terminate(&pod, Duration::ZERO, Reason::GraceCutShort, false);
+    let report = rig.report().await;
+    assert!(matches!(report.outcome, WorkerOutcome::Stopped { killed: true, .. }), "{:?}", report.outcome);
+    assert!(cut.elapsed() < Duration::from_secs(15), "not the 30 s of the grace: {:?}", cut.elapsed());
+    // Both go out at once, and whichever comes first ends them.
+    let killed = |c: &String| c == "kill cgroup" || (c.starts_with("StopContainer") && c.ends_with(" 0"));
+    assert!(rig.calls("").iter().any(killed), "{:?}", rig.calls(""));
+}
+
+#[tokio::test]
+async fn the_worker_itself_kills_when_the_grace_ends() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    rig.running(&pod).await;
+    rig.fake.lock().unwrap().state().stubborn = true;
+    rig.terminate(&pod, Duration::from_millis(200), Reason::Evicted, false);
+    let report = rig.report().await;
+    let WorkerOutcome::Stopped { took, killed: true } = report.outcome else { panic!("{report:?}") };
+    assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(15), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_kill_that_found_nobody_was_not_needed() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    rig.running(&pod).await;
+    rig.fake.lock().unwrap().state().stubborn = true;
+    rig.fake.lock().unwrap().state().unnoticed_exit = Some(0);
+    rig.terminate(&pod, Duration::from_millis(200), Reason::Evicted, false);
+    let report = rig.report().await;
+    // Nothing but the SIGKILL at the end of the grace period brings its end to light.
+    let WorkerOutcome::Stopped { took, killed: false } = report.outcome else { panic!("{report:?}") };
+    assert!(took >= Duration::from_millis(200), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_termination_interrupts_a_pull() {
+    let mut rig = Rig::new();
+    rig.fake.lock().unwrap().hang("PullImage");
+    let pod = pod(
+        serde_json::json!({"containers": [{"name": "a", "image": "img:1"}, {"name": "b", "image": "other:1"}]}),
+    );
+    rig.sync(&pod);
+    rig.until("the pull has begun", |s| s.calls.iter().any(|c| c.starts_with("PullImage"))).await;
+    rig.terminate(&pod, Duration::from_secs(30), Reason::PodRemoved, true);
+    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Stopped { killed: false, .. }));
+    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed));
+    assert!(rig.calls("StopContainer a").len() == 1, "{:?}", rig.calls("StopContainer"));
+}
+
+#[tokio::test]
+async fn the_kill_does_not_need_the_runtime() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    rig.running(&pod).await;
+    for call in ["StopContainer", "ListContainers", "ListPodSandbox"] {
+        rig.fake.lock().unwrap().fail(call, Code::Unavailable, "shutting down");
+    }
+    rig.terminate(&pod, Duration::ZERO, Reason::ForecastOutOfMemory, false);
+    let report = rig.report().await;
+    assert!(matches!(report.outcome, WorkerOutcome::Failed { .. }), "{:?}", report.outcome);
+    rig.until("killed", |s| s.calls.iter().any(|c| c == "kill cgroup")).await;
+    rig.until("dead", |s| !s.containers.iter().any(|(_, c)| running(c))).await;
+    for call in ["StopContainer", "ListContainers", "ListPodSandbox"] {
+        rig.fake.lock().unwrap().heal(call);
+    }
+    loop {
+        match rig.report().await.outcome {
+            WorkerOutcome::Failed { .. } => {}
+            WorkerOutcome::Stopped { killed, .. } => break assert!(killed),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restart_of_the_runtime_in_the_middle_of_a_sync_heals() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    rig.fake.lock().unwrap().fail("CreateContainer", Code::Unavailable, "shutting down");
+    rig.sync(&pod);
+    let WorkerOutcome::Failed { retry_in, waiting, .. } = rig.report().await.outcome else {
+        panic!("it cannot work")
+    };
+    assert!(retry_in < Duration::from_secs(1), "{retry_in:?}");
+    assert_eq!(waiting[0].reason, "CreateContainerError");
+    rig.fake.lock().unwrap().heal("CreateContainer");
+    // Nobody orders it again.
+    while !matches!(rig.report().await.outcome, WorkerOutcome::Synced { .. }) {}
+    assert_eq!(rig.calls("RunPodSandbox").len(), 1);
+}
+
+#[tokio::test]
+async fn a_forgotten_pod_may_come_back_and_its_old_worker_is_gone_first() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    for _ in 0..3 {
+        rig.running(&pod).await;
+        rig.terminate(&pod, Duration::from_secs(30), Reason::PodRemoved, true);
+        assert!(matches!(rig.report().await.outcome, WorkerOutcome::Stopped { .. }));
+        assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed));
+        rig.workers.forget(&uid());
+    }
+}
+
+#[tokio::test]
+async fn workers_do_not_run_on_the_thread_that_orders_them() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    // The SyncLoop's own runtime, which is not driven any more after the order.
+    let ordered = std::thread::spawn(move || {
+        let own = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        own.block_on(async { rig.sync(&pod) });
+        rig
+    });
+    let mut rig = tokio::task::spawn_blocking(|| ordered.join().unwrap()).await.unwrap();
+    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Synced { .. }));
+}
+
+#[tokio::test]
+async fn the_panic_of_a_worker_is_told_as_a_failure() {
+    let (tx, mut reports) = mpsc::channel(1);
+    watched(async { panic!("a defect") }, uid(), tx.clone()).await;
+    let Some(Event::Worker(report)) = reports.recv().await else { panic!("no report") };
+    assert!(matches!(report.outcome, WorkerOutcome::Failed { .. }), "{:?}", report.outcome);
+    watched(async {}, uid(), tx).await;
+    assert!(reports.recv().await.is_none(), "one that ends has nothing to tell");
+}

@@ -1,0 +1,191 @@
+//! The node agent's configuration: kubelet's KubeletConfiguration v1beta1 (`--config`) with our own section
+//! `oomlet:` in the same file. Reads text, emits [`Config`] and what to warn of.
+//!
+//! - A key that kubelet knows and this agent does not act on yet, or that nobody knows: a warning.
+//! - A value of the wrong type or out of range, a wrong `kind` or `apiVersion`: refused, naming key and value.
+
+use core::net::IpAddr;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::eviction::threshold::Thresholds;
+use crate::image::gc::GcPolicy;
+use crate::pod::qos::Amounts;
+use crate::quantity;
+
+pub mod extension;
+mod keys;
+mod raw;
+
+pub use extension::Extension;
+
+pub const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
+pub const KIND: &str = "KubeletConfiguration";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    #[default]
+    Cgroupfs,
+    Systemd,
+}
+
+/// Defaults are kubelet's (pkg/kubelet/apis/config/v1beta1/defaults.go) unless said otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Directory or file; `None`: no static pods.
+    pub static_pod_path: Option<PathBuf>,
+    /// 20 s. Besides inotify.
+    pub file_check_frequency: Duration,
+    /// 1 min.
+    pub sync_frequency: Duration,
+    /// `unix:///run/containerd/containerd.sock`.
+    pub container_runtime_endpoint: String,
+    /// `None`: the runtime's.
+    pub image_service_endpoint: Option<String>,
+    /// `/`.
+    pub cgroup_root: String,
+    pub cgroup_driver: CgroupDriver,
+    /// Whether `pods` is among `enforceNodeAllocatable`: the kubepods cgroup is capped. True.
+    pub enforce_pods_allocatable: bool,
+    /// By resource name; the quantities parse.
+    pub system_reserved: BTreeMap<String, String>,
+    pub kube_reserved: BTreeMap<String, String>,
+    /// `evictionHard`, `evictionSoft`, `evictionSoftGracePeriod` and `evictionMinimumReclaim` together. The hard
+    /// `memory.available` counts for the kubepods cgroup too where `enforce_pods_allocatable` is set.
+    pub eviction_thresholds: Thresholds,
+    /// 0.
+    pub eviction_max_pod_grace_period: Duration,
+    /// 5 min.
+    pub eviction_pressure_transition_period: Duration,
+    /// Pods are held to their own limits of local storage. True.
+    pub local_storage_capacity_isolation: bool,
+    /// `imageGCHighThresholdPercent` and what goes with it.
+    pub image_gc: GcPolicy,
+    /// 110.
+    pub max_pods: u32,
+    /// `None` (kubelet's −1): the node's limit.
+    pub pod_pids_limit: Option<i64>,
+    /// `/var/log/pods`.
+    pub pod_logs_dir: PathBuf,
+    /// `crashLoopBackOff.maxContainerRestartPeriod`, 1 s to 300 s; 300 s.
+    pub max_container_restart_period: Duration,
+    /// −999.
+    pub oom_score_adj: i32,
+    pub serialize_image_pulls: bool,
+    /// A container without a seccomp profile gets the runtime's. False.
+    pub seccomp_default: bool,
+    /// The OOM killer takes one process of a container instead of all. `None`: all where cgroup v2 can (kubelet's
+    /// default); `Some(false)` is refused at start where it cannot.
+    pub single_process_oom_kill: Option<bool>,
+    /// `/etc/resolv.conf`; empty: none.
+    pub resolv_conf: String,
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_domain: String,
+    pub oomlet: Extension,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            static_pod_path: None,
+            file_check_frequency: Duration::from_secs(20),
+            sync_frequency: Duration::from_secs(60),
+            container_runtime_endpoint: "unix:///run/containerd/containerd.sock".to_owned(),
+            image_service_endpoint: None,
+            cgroup_root: "/".to_owned(),
+            cgroup_driver: CgroupDriver::default(),
+            enforce_pods_allocatable: true,
+            system_reserved: BTreeMap::new(),
+            kube_reserved: BTreeMap::new(),
+            eviction_thresholds: Thresholds::kubelet_defaults(true),
+            eviction_max_pod_grace_period: Duration::ZERO,
+            eviction_pressure_transition_period: Duration::from_secs(300),
+            local_storage_capacity_isolation: true,
+            image_gc: GcPolicy::default(),
+            max_pods: 110,
+            pod_pids_limit: None,
+            pod_logs_dir: PathBuf::from("/var/log/pods"),
+            max_container_restart_period: Duration::from_secs(300),
+            oom_score_adj: -999,
+            serialize_image_pulls: true,
+            seccomp_default: false,
+            single_process_oom_kill: None,
+            resolv_conf: "/etc/resolv.conf".to_owned(),
+            cluster_dns: Vec::new(),
+            cluster_domain: String::new(),
+            oomlet: Extension::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the text of a configuration file, YAML or JSON. `origin` names it in errors.
+    ///
+    /// # Errors
+    /// Not YAML, not a KubeletConfiguration, or a value that is not allowed.
+    pub fn parse(text: &str, origin: &Path) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+        raw::parse(text, origin)
+    }
+
+    /// `systemReserved` and `kubeReserved` together: what pods may not have.
+    #[must_use]
+    pub fn reserved(&self) -> Amounts {
+        [&self.system_reserved, &self.kube_reserved].into_iter().fold(Amounts::default(), |sum, list| {
+            // The quantities were checked when the file was read; what is not listed is 0.
+            let of = |key: &str, parse: fn(&str) -> Result<u64, quantity::QuantityError>| {
+                list.get(key).and_then(|text| parse(text).ok()).unwrap_or(0)
+            };
+            sum.plus(Amounts {
+                milli_cpu: of("cpu", quantity::parse_milli_cpu),
+                memory_bytes: of("memory", quantity::parse_bytes),
+            })
+        })
+    }
+}
+
+/// Something in the file has no effect. To be logged once, at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigWarning {
+    /// kubelet acts on the key; this agent does not yet.
+    NotHonoured { key: String },
+    /// The file names an eviction signal of kubelet's and gives it a threshold; nothing enforces it yet.
+    NotEnforced { signal: String },
+    /// Neither kubelet nor this agent knows the key; `nearest` is the known key that looks like it.
+    Unknown { key: String, nearest: Option<String> },
+}
+
+impl std::fmt::Display for ConfigWarning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ConfigWarning::NotHonoured { key } => {
+                write!(f, "{key} is not honoured by this agent yet and has no effect")
+            }
+            ConfigWarning::NotEnforced { signal } => {
+                write!(f, "the eviction threshold for {signal} is not enforced by this agent yet")
+            }
+            ConfigWarning::Unknown { key, nearest: None } => {
+                write!(f, "{key} is not a known key and has no effect")
+            }
+            ConfigWarning::Unknown { key, nearest: Some(nearest) } => {
+                write!(f, "{key} is not a known key and has no effect; did you mean {nearest}?")
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read configuration {path}: {source}; check --config and the file's permissions")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("configuration {path} is not valid YAML or JSON: {error}")]
+    Syntax { path: PathBuf, error: String },
+    #[error("configuration {path}: {key} is {found}, must be {expected:?}")]
+    WrongKind { path: PathBuf, key: &'static str, found: String, expected: &'static str },
+    #[error("configuration {path}: {key}: {error}")]
+    Value { path: PathBuf, key: String, error: String },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+//! Every decision of oomlet, a Kubernetes node agent.
+//!
+//! Plain synchronous Rust: no file, no socket, no clock. The time arrives as an argument ([`clock::Mono`]), facts of the
+//! node arrive as values, and what is to be done leaves as values, each with its [`reason::Reason`]. The crate `oomlet`
+//! does the I/O and decides nothing. `Cargo.toml` keeps that rule: what it does not list cannot be called.
+//!
+//! Folders, each of which uses only those above it:
+//!
+//! - [`clock`], [`duration`], [`quantity`], [`mountinfo`], [`reason`]: values and their text forms.
+//! - [`pod`]: one pod: identity, QoS, admission, lifecycle, environment, status. [`image`]: pull policy and garbage
+//!   collection. [`cgroup`]: what a pod's cgroup is called. [`manifest`]: from a file's bytes to a pod.
+//! - [`signal`]: memory domains, readings and kernel events. [`forecast`]: headroom and time to OOM.
+//! - [`brake`]: who is frozen or throttled, and how far. [`eviction`]: thresholds, ranking, one decision.
+//! - [`config`]: KubeletConfiguration. [`trace`]: the record of what was seen and done.
+//! - [`node`]: the SyncLoop's core: events, state, plan.
+
+pub mod brake;
+pub mod cgroup;
+pub mod clock;
+pub mod config;
+pub mod duration;
+pub mod eviction;
+pub mod forecast;
+pub mod image;
+pub mod manifest;
+pub mod mountinfo;
+pub mod node;
+pub mod pod;
+pub mod quantity;
+pub mod reason;
+pub mod signal;
+pub mod trace;

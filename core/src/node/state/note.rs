@@ -1,0 +1,206 @@
+//! The plan is on its way: what the state must remember so as not to plan it again.
+
+use std::time::Duration;
+
+use super::memory::with_numbers;
+use super::pod::Outstanding;
+use super::{Mode, State};
+use crate::brake::{BrakeStep, Gear, Held};
+use crate::clock::Mono;
+use crate::eviction::{Eviction, Numbers};
+use crate::node::plan::{Action, ActionKind, Failure};
+use crate::pod::order::WorkOrder;
+use crate::pod::{PodRef, PodUid};
+use crate::reason::Reason;
+use crate::signal::ReadScope;
+use crate::trace::record::{Kind, Record};
+
+impl State {
+    /// Notes that `action` is about to be executed.
+    pub fn note(&mut self, action: &Action, now: Mono) {
+        match &action.kind {
+            ActionKind::Dispatch { pod, order } => self.note_order(pod, order, action.reason, now),
+            ActionKind::Evict { eviction, .. } => self.note_eviction(eviction, now),
+            ActionKind::EvictForResource { eviction, .. } => self.note_resource_eviction(eviction, now),
+            ActionKind::Resources(order) => self.note_resource_order(order, now),
+            ActionKind::Brake { step, .. } => self.note_brake(step, now),
+            ActionKind::CutGrace { pod, numbers, .. } => self.note_grace_cut(pod, numbers, now),
+            ActionKind::StopContainer { stop, .. } => self.note_container_stop(stop, now),
+            ActionKind::CutContainerGrace { order, numbers } => {
+                self.note_container_grace_cut(&order.pod, &order.container, numbers, now);
+            }
+            ActionKind::Forget(uid) => self.forget(uid, now),
+            ActionKind::MapCgroups { pod, .. } => {
+                if let Some(pod) = self.pods.get_mut(pod) {
+                    pod.cgroups_stale = false;
+                }
+            }
+            ActionKind::WatchInit { pids } => {
+                for pod in self.pods.values_mut() {
+                    let mine: Vec<u32> = pod.running_pids().filter(|p| pids.contains(p)).collect();
+                    pod.watched_pids.extend(mine);
+                }
+            }
+            ActionKind::UpdateQos { resources, .. } => self.burstable_applied = Some(*resources),
+            ActionKind::KickPleg => self.kick = None,
+            ActionKind::Save(saved) => {
+                if let Some(pod) = self.pods.get_mut(&saved.uid()) {
+                    pod.status.clone_from(&saved.pod.status);
+                    pod.unsaved = false;
+                }
+            }
+            ActionKind::ReadMemory { scope, .. } => {
+                self.counters_wanted &= *scope != ReadScope::AllPods;
+                self.eviction.read_ordered(*scope, now);
+            }
+            ActionKind::ReadLimits { domains, .. } => self.eviction.limits_read_ordered(domains, now),
+        }
+    }
+
+    fn note_order(&mut self, uid: &PodUid, order: &WorkOrder, reason: Reason, now: Mono) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        pod.next_sync = None;
+        match order {
+            WorkOrder::Sync { .. } => {
+                pod.sync_wanted = None;
+                pod.outstanding = Outstanding::Sync;
+            }
+            WorkOrder::Terminate { grace, .. } => {
+                pod.outstanding = Outstanding::Terminate;
+                let id = pod.id.clone();
+                if pod.last_error.is_none() {
+                    let record = Record::new(now, Kind::Pod, reason, "stopping the pod").pod(&id);
+                    self.record(record.number("grace_ms", grace.as_millis()));
+                }
+                self.resume_eviction(&id, *grace, now);
+            }
+        }
+    }
+
+    /// An eviction that an earlier run of the agent had begun and that is not at its end: nobody else is evicted
+    /// meanwhile, and its grace can be cut.
+    fn resume_eviction(&mut self, id: &PodRef, grace: Duration, now: Mono) {
+        let evicted =
+            self.pods.get(&id.uid).is_some_and(|p| matches!(p.mode, Mode::Evicted { stopped: false, .. }));
+        let runs = self.found.get(&id.uid).is_some_and(|found| found.running);
+        let known = self.resources.is_evicting(&id.uid) || self.eviction.evicting().any(|uid| *uid == id.uid);
+        if evicted && runs && !known {
+            // Nobody knows any more what it was evicted for.
+            self.eviction.eviction_ordered(id, grace, now);
+            self.resources.eviction_ordered(&id.uid, grace, now);
+        }
+    }
+
+    fn note_eviction(&mut self, eviction: &Eviction, now: Mono) {
+        let Some(pod) = self.pods.get_mut(&eviction.pod.uid) else { return };
+        pod.mode = Mode::Evicted {
+            failure: Failure { reason: Reason::Evicted, message: eviction.message.clone(), disruption: true },
+            grace: eviction.grace,
+            stopped: false,
+        };
+        pod.outstanding = Outstanding::Terminate;
+        pod.next_sync = None;
+        pod.unsaved = true;
+        self.eviction.eviction_ordered(&eviction.pod, eviction.grace, now);
+        self.record_decision(eviction, now);
+        if eviction.brake {
+            self.eviction.hold(&Held::pod(&eviction.pod.uid), &eviction.domain, false, now);
+            let message =
+                "the pod grows faster than its end takes: it stands still until it has its stop signal";
+            let record = Record::new(now, Kind::Brake, Reason::GrowthOutrunsGrace, message);
+            let headroom = eviction.numbers.headroom_bytes;
+            self.record(
+                record.pod(&eviction.pod).domain(eviction.domain.kind()).number("headroom_bytes", headroom),
+            );
+        }
+        self.refresh_active(now);
+    }
+
+    fn note_grace_cut(&mut self, uid: &PodUid, numbers: &Numbers, now: Mono) {
+        self.eviction.grace_cut(uid, now);
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        if let Mode::Evicted { grace, .. } = &mut pod.mode {
+            *grace = Duration::ZERO;
+        }
+        let id = pod.id.clone();
+        let message = "the pod still grows and the memory would be gone before its grace ends: SIGKILL now";
+        let record = Record::new(now, Kind::Eviction, Reason::GraceCutShort, message).pod(&id);
+        self.record(with_numbers(record, numbers));
+    }
+
+    /// Told when it begins to run on its budget and when it is let go; what lies between comes a hundred times a second.
+    fn note_brake(&mut self, step: &BrakeStep, now: Mono) {
+        let first = !self.eviction.has_run_held(&step.held);
+        self.eviction.brake_ordered(step, now);
+        let Some(id) = self.pods.get(&step.held.pod).map(|pod| pod.id.clone()) else { return };
+        let does = match step.gear {
+            Gear::Throttled { .. } if first => "runs on a budget of what may still be taken",
+            Gear::Free => "is let go",
+            Gear::Throttled { .. } | Gear::Frozen => return,
+        };
+        let mut message = format!("the {} {does}", step.held.kind());
+        if let Some(victim) = step.neighbour_of.as_ref().filter(|_| first).and_then(|uid| self.pods.get(uid))
+        {
+            message.push_str(&format!(" while {} is ended", victim.id));
+        }
+        let mut record = of_held(Record::new(now, Kind::Brake, step.reason, message), &step.held)
+            .pod(&id)
+            .domain(step.domain.kind())
+            .number("headroom_bytes", step.headroom_bytes)
+            .number("freezes", step.freezes)
+            .number("frozen_us", step.frozen.as_micros());
+        if let Gear::Throttled { room_bytes } = step.gear {
+            record = record.number("room_bytes", room_bytes);
+        }
+        self.record(record);
+    }
+
+    /// The guard took the agent for stuck and has let go of all.
+    pub fn all_were_let_go(&mut self) {
+        self.eviction.all_were_let_go();
+    }
+
+    pub(super) fn apply_brake_failed(&mut self, held: &Held, error: String, now: Mono) {
+        if !self.eviction.brake_failed(held, now) {
+            return;
+        }
+        let Some(id) = self.pods.get(&held.pod).map(|pod| pod.id.clone()) else { return };
+        self.record(of_held(Record::new(now, Kind::Warning, Reason::BrakeFailed, error), held).pod(&id));
+    }
+
+    fn forget(&mut self, uid: &PodUid, now: Mono) {
+        self.eviction.pod_gone(uid);
+        self.resources.cleaned_up(uid);
+        self.attribution.remove_pod(uid);
+        for (domain, kills) in self.kills.forget(uid) {
+            self.record_kill_by_counter(&domain, kills, now);
+        }
+        self.counted_kills.retain(|domain, _| !domain.is_of(uid));
+        self.saved.remove(uid);
+        self.found.remove(uid);
+        self.forgotten.insert(uid.clone(), now);
+        if let Some(pod) = self.pods.remove(uid) {
+            self.record_pod(
+                now,
+                Kind::Pod,
+                Reason::PodRemoved,
+                &pod.id,
+                "nothing of the pod is left on the node",
+            );
+            if let Some(named) = pod.comes_back {
+                self.add(named.pod, &named.path, now);
+            }
+            // Its name is free: a successor may be waiting.
+            self.admit(now);
+            self.refresh_active(now);
+        }
+    }
+}
+
+/// Names the container, where it is one.
+pub(super) fn of_held(record: Record, held: &Held) -> Record {
+    match &held.container {
+        Some(container) => record.container(container.name.clone()),
+        None => record,
+    }
+}

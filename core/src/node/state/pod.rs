@@ -1,0 +1,298 @@
+//! One pod's part of the state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::PodStatus;
+
+use crate::clock::Mono;
+use crate::eviction::resources::ResourceCandidate;
+use crate::eviction::{Candidate, ContainerUse};
+use crate::node::event::{RuntimePod, SourcePod};
+use crate::node::plan::Failure;
+use crate::pod::order::ContainerWaiting;
+use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
+use crate::pod::spec::grace_period;
+use crate::pod::{ContainerInstance, Pod, PodRef, qos};
+use crate::reason::Reason;
+use crate::trace::record::{Kind, Record};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Not admitted yet: the runtime has not been listed, or a pod of the same name is still ending.
+    Pending,
+    /// Admitted, to be kept as its manifest says.
+    Active,
+    /// Refused for good; Failed without having run.
+    Rejected(Failure),
+    /// Ended, or being ended, by eviction; Failed.
+    Evicted { failure: Failure, grace: Duration, stopped: bool },
+    /// Ended by itself.
+    Completed { succeeded: bool, stopped: bool },
+    /// No longer wanted.
+    Removing { reason: Reason },
+    /// Nothing is left of it on the node.
+    Removed,
+}
+
+impl Mode {
+    /// Its containers may be running: it counts for admission and can be a victim or a culprit.
+    #[must_use]
+    pub const fn may_hold_memory(&self) -> bool {
+        match self {
+            Mode::Active | Mode::Removing { .. } => true,
+            Mode::Evicted { stopped, .. } => !*stopped,
+            Mode::Pending | Mode::Rejected(_) | Mode::Completed { .. } | Mode::Removed => false,
+        }
+    }
+
+    pub(in crate::node) const fn termination_reason(&self) -> Reason {
+        match self {
+            Mode::Evicted { failure, .. } => failure.reason,
+            Mode::Removing { reason } => *reason,
+            _ => Reason::PodCompleted,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct PodState {
+    pub id: PodRef,
+    pub pod: Arc<Pod>,
+    pub mode: Mode,
+    /// What eviction must know of it, from the manifest.
+    pub candidate: Candidate,
+    /// The same for disks and process ids.
+    pub resource_candidate: Arc<ResourceCandidate>,
+    /// The manifest it came from.
+    pub path: Option<PathBuf>,
+    /// Found in the runtime or on disk, wanted by nobody: has no manifest of its own.
+    pub orphan: bool,
+    pub runtime: PodRuntimeStatus,
+    /// `runtime` is the worker's word, and not just nothing known yet.
+    pub(super) reported: bool,
+    pub waiting: Vec<ContainerWaiting>,
+    /// Its containers' cgroups are to be looked up again.
+    pub cgroups_stale: bool,
+    /// What `oomlet pods` would show has changed.
+    pub unsaved: bool,
+    /// The source named it again while it was being removed: it starts anew once it is gone.
+    pub(super) comes_back: Option<SourcePod>,
+    pub(super) listed: Vec<(String, String)>,
+    /// Of these, those that run.
+    pub(super) listed_running: Vec<ContainerInstance>,
+    pub(super) sync_wanted: Option<Reason>,
+    pub(super) next_sync: Option<(Mono, Reason)>,
+    pub(super) outstanding: Outstanding,
+    pub(super) watched_pids: BTreeSet<u32>,
+    /// Containers whose OOM kill has been told, until the runtime reports their exit.
+    pub(super) oom_told: BTreeSet<String>,
+    /// Ids of containers in which the kernel killed a process: the runtime does not always say so.
+    pub(super) oom_killed: BTreeSet<String>,
+    /// Ids of containers that were stopped before they reached their memory limit, and what their status says of it.
+    pub(super) forestalled: BTreeMap<String, String>,
+    /// The status as it was last saved: keeps start time and times of conditions.
+    pub(super) status: Option<PodStatus>,
+    /// Last error told, so that a repeating one is told once.
+    pub(super) last_error: Option<String>,
+}
+
+/// What the worker has been ordered and has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outstanding {
+    Nothing,
+    Sync,
+    Terminate,
+}
+
+impl PodState {
+    pub(super) fn new(pod: Arc<Pod>, path: Option<PathBuf>) -> PodState {
+        PodState {
+            id: PodRef::of(&pod),
+            candidate: candidate(&pod),
+            resource_candidate: Arc::new(ResourceCandidate::of(&pod)),
+            pod,
+            mode: Mode::Pending,
+            path,
+            orphan: false,
+            runtime: PodRuntimeStatus::default(),
+            reported: false,
+            waiting: Vec::new(),
+            cgroups_stale: false,
+            unsaved: true,
+            comes_back: None,
+            listed: Vec::new(),
+            listed_running: Vec::new(),
+            sync_wanted: None,
+            next_sync: None,
+            outstanding: Outstanding::Nothing,
+            watched_pids: BTreeSet::new(),
+            oom_told: BTreeSet::new(),
+            oom_killed: BTreeSet::new(),
+            forestalled: BTreeMap::new(),
+            status: None,
+            last_error: None,
+        }
+    }
+
+    /// The reason to sync an active pod now, if there is one and the worker is free.
+    #[must_use]
+    pub fn sync_due(&self, now: Mono) -> Option<Reason> {
+        if self.outstanding != Outstanding::Nothing {
+            return None;
+        }
+        self.sync_wanted.or_else(|| self.next_sync.filter(|(at, _)| *at <= now).map(|(_, why)| why))
+    }
+
+    /// Whether an ending pod's worker must be told (again).
+    #[must_use]
+    pub fn termination_due(&self, now: Mono) -> bool {
+        let stopped =
+            matches!(self.mode, Mode::Evicted { stopped: true, .. } | Mode::Completed { stopped: true, .. });
+        // Also a stopped one, when what came after the stop failed.
+        let due = self.next_sync.map_or(!stopped, |(at, _)| at <= now);
+        due && self.outstanding != Outstanding::Terminate
+    }
+
+    #[must_use]
+    pub fn grace_period(&self) -> Duration {
+        self.candidate.grace_period
+    }
+
+    /// The kernel killed a process of the container that runs under this name.
+    pub(super) fn note_oom_kill(&mut self, container: &str) {
+        self.oom_told.insert(container.to_owned());
+        if let Some(c) = self.runtime.container(container) {
+            self.oom_killed.insert(c.id.clone());
+        }
+        self.unsaved = true;
+    }
+
+    /// PLEG's last list of its containers, id and name.
+    pub(super) fn note_listed(&mut self, listed: &RuntimePod) {
+        let now: Vec<_> = listed.containers.iter().map(|(name, id, _)| (id.clone(), name.clone())).collect();
+        if self.listed != now {
+            self.listed = now;
+            self.cgroups_stale |= self.mode.may_hold_memory();
+        }
+        let running = listed.containers.iter().filter(|(_, _, state)| *state == ContainerState::Running);
+        let instance = |(name, id, _): &(String, String, ContainerState)| ContainerInstance {
+            name: name.clone(),
+            id: id.clone(),
+        };
+        self.listed_running = running.map(instance).collect();
+    }
+
+    /// By the worker's account; and by PLEG's, where the worker has not told of it yet.
+    pub(super) fn running_instances(&self) -> Vec<ContainerInstance> {
+        let reported = &self.runtime.containers;
+        let runs = |c: &&ContainerStatus| c.state == ContainerState::Running;
+        let told =
+            |c: &ContainerInstance, r: &ContainerStatus| r.id == c.id || (r.name == c.name && runs(&r));
+        let untold = self.listed_running.iter().filter(|c| !reported.iter().any(|r| told(c, r)));
+        let running = reported.iter().filter(runs);
+        let instance = |c: &ContainerStatus| ContainerInstance { name: c.name.clone(), id: c.id.clone() };
+        running.map(instance).chain(untold.cloned()).collect()
+    }
+
+    /// Id and name of every container that the worker or PLEG knows of.
+    #[must_use]
+    pub fn known_containers(&self) -> Vec<(String, String)> {
+        let reported = self.runtime.containers.iter().map(|c| (c.id.clone(), c.name.clone()));
+        let mut known: Vec<_> = reported.chain(self.listed.iter().cloned()).collect();
+        known.sort();
+        known.dedup();
+        known
+    }
+
+    /// It is not wanted any more.
+    pub(super) fn remove(&mut self, reason: Reason) {
+        self.mode = Mode::Removing { reason };
+        self.outstanding = Outstanding::Nothing;
+        self.next_sync = None;
+        self.last_error = None;
+    }
+
+    pub(super) fn retry_now(&mut self) {
+        if matches!(self.next_sync, Some((_, Reason::RetryAfterError))) {
+            self.next_sync = Some((Mono::ZERO, Reason::RetryAfterError));
+        }
+    }
+
+    /// Containers that the runtime newly reports as OOMKilled and of whose kill nothing was told yet.
+    pub(super) fn untold_oom_kills(&mut self, new: &PodRuntimeStatus) -> Vec<String> {
+        let was = |id: &str| self.runtime.containers.iter().find(|c| c.id == id).map(|c| c.state);
+        let exited = new.containers.iter().filter(|c| {
+            c.state == ContainerState::Exited && was(&c.id).is_some_and(|s| s != ContainerState::Exited)
+        });
+        let killed: Vec<String> =
+            exited.filter(|c| c.reason == "OOMKilled").map(|c| c.name.clone()).collect();
+        killed.into_iter().filter(|name| !self.oom_told.remove(name)).collect()
+    }
+
+    /// All containers have ended; the record to make of it.
+    pub(super) fn stopped(&mut self, at: Mono, took: Duration, killed: bool) -> Option<Record> {
+        let kind = match &mut self.mode {
+            Mode::Evicted { stopped, .. } => {
+                *stopped = true;
+                Kind::Eviction
+            }
+            Mode::Completed { stopped, .. } => {
+                *stopped = true;
+                return None;
+            }
+            // Clean-up follows, and `Removed` with it.
+            Mode::Removing { .. } => Kind::Pod,
+            Mode::Pending | Mode::Active | Mode::Rejected(_) | Mode::Removed => return None,
+        };
+        if self.orphan && self.runtime.containers.is_empty() {
+            return None;
+        }
+        let how = if killed { "SIGKILL was needed" } else { "they ended by themselves" };
+        let message = format!("all containers have stopped; {how}");
+        let record = Record::new(at, kind, self.mode.termination_reason(), message);
+        Some(record.number("took_ms", took.as_millis()).number("sigkill", i64::from(killed)))
+    }
+
+    /// Only a time at which the plan has something to do: any other would keep the loop awake.
+    pub(super) fn next_wakeup(&self) -> Option<Mono> {
+        let free = match self.mode {
+            Mode::Active => self.outstanding == Outstanding::Nothing,
+            Mode::Evicted { .. } | Mode::Completed { .. } | Mode::Removing { .. } => {
+                self.outstanding != Outstanding::Terminate
+            }
+            Mode::Pending | Mode::Rejected(_) | Mode::Removed => false,
+        };
+        self.next_sync.filter(|_| free).map(|(at, _)| at)
+    }
+
+    /// Init processes that the eBPF program does not watch yet.
+    pub fn unwatched_pids(&self) -> impl Iterator<Item = u32> {
+        self.running_pids().filter(|pid| !self.watched_pids.contains(pid))
+    }
+
+    pub(super) fn running_pids(&self) -> impl Iterator<Item = u32> {
+        self.runtime.containers.iter().filter(|c| c.state == ContainerState::Running).filter_map(|c| c.pid)
+    }
+}
+
+fn candidate(pod: &Pod) -> Candidate {
+    let spec = pod.spec.as_ref();
+    let containers = spec.iter().flat_map(|s| &s.containers).map(|c| ContainerUse {
+        name: c.name.clone(),
+        memory_request_bytes: qos::container_requests(c).memory_bytes,
+        // The manager knows each container's use from its own readings.
+        usage_bytes: None,
+    });
+    Candidate {
+        pod: PodRef::of(pod),
+        priority: qos::priority(pod),
+        critical: qos::is_critical(pod),
+        memory_request_bytes: qos::pod_requests(pod).memory_bytes,
+        grace_period: grace_period(pod),
+        qos: qos::QosClass::of(pod),
+        containers: containers.collect(),
+    }
+}

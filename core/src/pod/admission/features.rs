@@ -1,0 +1,138 @@
+//! Fields of a manifest that this agent does not act on: those it cannot run the pod without, and those it
+//! runs the pod without. When a feature is built, its line here goes.
+
+use crate::pod::spec::all_containers;
+use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+
+/// Why the pod cannot run here, with the field and the remedy.
+pub(super) fn refused(pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    for volume in spec.volumes.iter().flatten() {
+        if let Some(kind) = unsupported_volume(volume) {
+            return Some(format!(
+                "spec.volumes[{}]: {kind} is not supported yet; use emptyDir or hostPath, or remove it",
+                volume.name
+            ));
+        }
+    }
+    let resource_claims = spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty());
+    let field = if spec.runtime_class_name.is_some() {
+        Some("spec.runtimeClassName")
+    } else if spec.host_users == Some(false) {
+        Some("spec.hostUsers: false")
+    } else if resource_claims {
+        Some("spec.resourceClaims")
+    } else {
+        None
+    };
+    if let Some(field) = field {
+        return Some(format!("{field} is not supported yet; remove it to run the pod without it"));
+    }
+    all_containers(spec).find_map(refused_container)
+}
+
+fn refused_container(container: &Container) -> Option<String> {
+    if container.volume_devices.as_ref().is_some_and(|d| !d.is_empty()) {
+        return Some(format!(
+            "container {}: volumeDevices (raw block volumes) are not supported yet; remove them",
+            container.name
+        ));
+    }
+    if let Some(mount) = container.volume_mounts.iter().flatten().find(|m| m.sub_path_expr.is_some()) {
+        return Some(format!(
+            "container {}: subPathExpr of volume mount {} is not supported yet; use subPath",
+            container.name, mount.mount_path
+        ));
+    }
+    let resources = container.resources.as_ref()?;
+    let lists = [resources.limits.as_ref(), resources.requests.as_ref()];
+    let extended = lists
+        .into_iter()
+        .flatten()
+        .flat_map(|list| list.keys())
+        .find(|name| !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage"))?;
+    Some(format!(
+        "container {}: this node has no resource {extended:?}; resources may name cpu, memory and ephemeral-storage",
+        container.name
+    ))
+}
+
+/// The kind of a volume that is neither emptyDir nor hostPath.
+fn unsupported_volume(volume: &Volume) -> Option<&'static str> {
+    if let Some(dir) = &volume.empty_dir {
+        let huge = dir.medium.as_deref().is_some_and(|m| m.starts_with("HugePages"));
+        return huge.then_some("emptyDir with medium HugePages");
+    }
+    if volume.host_path.is_some() {
+        return None;
+    }
+    let kinds = [
+        ("configMap", volume.config_map.is_some()),
+        ("secret", volume.secret.is_some()),
+        ("projected", volume.projected.is_some()),
+        ("downwardAPI", volume.downward_api.is_some()),
+        ("persistentVolumeClaim", volume.persistent_volume_claim.is_some()),
+        ("csi", volume.csi.is_some()),
+        ("nfs", volume.nfs.is_some()),
+        ("ephemeral", volume.ephemeral.is_some()),
+        ("image", volume.image.is_some()),
+    ];
+    Some(kinds.into_iter().find(|(_, set)| *set).map_or("this volume type", |(kind, _)| kind))
+}
+
+/// Fields that are left undone for now: one text each, with the field's path. The pod runs all the same.
+#[must_use]
+pub fn unsupported(pod: &Pod) -> Vec<String> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let security = spec.security_context.as_ref();
+    let listed = |list: Option<usize>| list.is_some_and(|len| len > 0);
+    let mut fields: Vec<String> = [
+        ("spec.activeDeadlineSeconds", spec.active_deadline_seconds.is_some()),
+        ("spec.dnsConfig", spec.dns_config.is_some()),
+        ("spec.ephemeralContainers", listed(spec.ephemeral_containers.as_ref().map(Vec::len))),
+        ("spec.hostAliases", listed(spec.host_aliases.as_ref().map(Vec::len))),
+        ("spec.imagePullSecrets", listed(spec.image_pull_secrets.as_ref().map(Vec::len))),
+        ("spec.readinessGates", listed(spec.readiness_gates.as_ref().map(Vec::len))),
+        ("spec.subdomain", spec.subdomain.is_some()),
+        ("spec.securityContext.fsGroup", security.is_some_and(|s| s.fs_group.is_some())),
+        ("spec.securityContext.sysctls", security.is_some_and(|s| listed(s.sysctls.as_ref().map(Vec::len)))),
+        ("spec.securityContext.appArmorProfile", security.is_some_and(|s| s.app_armor_profile.is_some())),
+        ("spec.securityContext.seccompProfile", security.is_some_and(|s| s.seccomp_profile.is_some())),
+        ("spec.securityContext.seLinuxOptions", security.is_some_and(|s| s.se_linux_options.is_some())),
+    ]
+    .into_iter()
+    .filter(|(_, set)| *set)
+    .map(|(field, _)| field.to_owned())
+    .collect();
+    for (list, containers) in [
+        ("initContainers", spec.init_containers.as_deref().unwrap_or_default()),
+        ("containers", &spec.containers),
+    ] {
+        for container in containers {
+            fields
+                .extend(container_fields(container).map(|f| format!("spec.{list}[{}].{f}", container.name)));
+        }
+    }
+    fields
+}
+
+fn container_fields(container: &Container) -> impl Iterator<Item = &'static str> {
+    let lifecycle = container.lifecycle.as_ref();
+    let security = container.security_context.as_ref();
+    [
+        ("startupProbe", container.startup_probe.is_some()),
+        ("livenessProbe", container.liveness_probe.is_some()),
+        ("readinessProbe", container.readiness_probe.is_some()),
+        ("lifecycle.postStart", lifecycle.is_some_and(|l| l.post_start.is_some())),
+        ("lifecycle.preStop", lifecycle.is_some_and(|l| l.pre_stop.is_some())),
+        ("lifecycle.stopSignal", lifecycle.is_some_and(|l| l.stop_signal.is_some())),
+        ("restartPolicyRules", container.restart_policy_rules.is_some()),
+        ("securityContext.appArmorProfile", security.is_some_and(|s| s.app_armor_profile.is_some())),
+        ("securityContext.procMount", security.is_some_and(|s| s.proc_mount.is_some())),
+        ("securityContext.seccompProfile", security.is_some_and(|s| s.seccomp_profile.is_some())),
+        ("securityContext.seLinuxOptions", security.is_some_and(|s| s.se_linux_options.is_some())),
+    ]
+    .into_iter()
+    .filter(|(_, set)| *set)
+    .map(|(field, _)| field)
+}

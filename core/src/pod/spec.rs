@@ -1,0 +1,38 @@
+//! What is asked of a pod's manifest in more than one place.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+
+use super::Pod;
+
+/// kubelet's `minimumGracePeriodInSeconds` (kuberuntime_container.go): a deletion gives a container at least this
+/// long, an eviction need not.
+pub const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+
+/// What the API server writes where a manifest says nothing (`DefaultTerminationGracePeriodSeconds`).
+pub const DEFAULT_GRACE_S: i64 = 30;
+
+/// Init containers first.
+pub fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+/// `terminationGracePeriodSeconds`; what is below zero counts as zero.
+#[must_use]
+pub fn grace_period(pod: &Pod) -> Duration {
+    let seconds =
+        pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE_S);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// `spec.hostname`, or the pod's name cut to the 63 bytes that a host name may have.
+#[must_use]
+pub fn hostname(pod: &Pod) -> String {
+    let own = pod.spec.as_ref().and_then(|s| s.hostname.clone()).filter(|h| !h.is_empty());
+    own.unwrap_or_else(|| {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        // A cut must not leave a trailing dash or dot (kubelet: truncatePodHostnameIfNeeded).
+        name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+    })
+}
