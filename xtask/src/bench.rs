@@ -25,10 +25,14 @@ pub enum Bench {
 }
 
 impl Bench {
-    /// It runs in a machine of the lab, where nothing is to be installed or built.
+    /// It runs in a machine of the lab, or makes tables of what was measured: nothing is to be installed or built for it.
     #[must_use]
     pub fn is_inside(&self) -> bool {
-        matches!(self, Bench::Forestall(options) if options.is_inside())
+        match self {
+            Bench::Signal(_) => false,
+            Bench::Brake(options) => options.is_report(),
+            Bench::Forestall(options) => options.is_inside(),
+        }
     }
 }
 
@@ -56,18 +60,22 @@ fn write(name: &str, mut figures: Value) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Puts `new` between README.md's two marks for this bench.
-fn write_readme(name: &str, new: &str) -> Result<()> {
-    let path = paths::repository().join("README.md");
+/// Where what was measured is told, between the marks of each bench.
+const README: &str = "README.md";
+const PAGE: &str = "docs/bench.md";
+
+/// Puts `new` between the two marks for this bench in the repository's file `name`.
+fn write_between(name: &str, bench: &str, new: &str) -> Result<()> {
+    let path = paths::repository().join(name);
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let text = replace_between(&text, name, new).with_context(|| format!("in {}", path.display()))?;
+    let text = replace_between(&text, bench, new).with_context(|| format!("in {}", path.display()))?;
     std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     println!("written: {}", shown(&path));
     Ok(())
 }
 
-fn replace_between(text: &str, name: &str, new: &str) -> Result<String> {
-    let [begin, end] = ["begin", "end"].map(|which| format!("<!-- bench {name}: {which} -->"));
+fn replace_between(text: &str, bench: &str, new: &str) -> Result<String> {
+    let [begin, end] = ["begin", "end"].map(|which| format!("<!-- bench {bench}: {which} -->"));
     let missing = || {
         format!("the lines {begin} and {end} are not there in this order: add them where the tables belong")
     };
@@ -104,6 +112,14 @@ mod tests {
         assert!(
             replace_between(text, "y", "new").unwrap_err().to_string().contains("<!-- bench y: begin -->")
         );
+    }
+
+    #[test]
+    fn pages_have_their_marks() {
+        for (name, bench) in [(README, "forestall"), (PAGE, "brake")] {
+            let text = std::fs::read_to_string(paths::repository().join(name)).unwrap();
+            replace_between(&text, bench, "new").unwrap();
+        }
     }
 
     #[test]

@@ -37,9 +37,15 @@ pub struct Options {
     /// Measures nothing: makes tables from the figures that are there.
     #[arg(long, conflicts_with_all = ["runs", "lab"])]
     report: bool,
-    /// Puts the tables of all that was measured into README.md.
+    /// Puts the tables of all that was measured into docs/bench.md.
     #[arg(long)]
     write: bool,
+}
+
+impl Options {
+    pub fn is_report(&self) -> bool {
+        self.report
+    }
 }
 
 /// The file with the figures of a place, without its ending.
@@ -89,7 +95,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     ensure!(!tables.is_empty(), "nothing was measured that a table could be made of");
     println!("{tables}");
-    if options.write { super::write_readme("brake", &tables) } else { Ok(()) }
+    if options.write { super::write_between(super::PAGE, "brake", &tables) } else { Ok(()) }
 }
 
 fn markdown(figures: &Figures) -> String {

@@ -3,8 +3,8 @@
 //!
 //! - [`matrix`]: what is measured; [`pods`]: the leaks, and what only looks like one.
 //! - [`session`]: a node for many runs; [`run`]: one of them; [`watch`], [`gauge`]: what is seen from outside.
-//! - [`outcome`]: a run judged; [`figures`]: cells of many; [`report`], [`summary`], [`picture`]: what
-//!   people read.
+//! - [`outcome`]: a run judged; [`figures`]: cells of many; [`summary`], [`report`], [`picture`], and
+//!   the [`page`] of all three: what people read.
 //! - [`lab`]: the same in a machine whose own memory runs out, beside [`peers`], or with a [`kubelet`].
 
 mod figures;
@@ -13,6 +13,7 @@ mod kubelet;
 mod lab;
 mod matrix;
 mod outcome;
+mod page;
 mod peers;
 mod picture;
 mod pods;
@@ -39,8 +40,6 @@ use session::{Session, Setting};
 const BENIGN_CAP_MIB: u64 = 512;
 /// About what an idle machine of the lab has available.
 const LAB_BENIGN_MIB: u64 = 560;
-/// Of docs/forestall.md.
-const WHOLE_TITLE: &str = "# Forestalled?\n\nWritten by `cargo xtask bench forestall --report --write`.";
 /// Attempts without a result that end a cell.
 const FAILURES: usize = 3;
 
@@ -65,7 +64,7 @@ pub struct Options {
     /// Measures nothing: makes tables and picture from the figures that are there.
     #[arg(long, conflicts_with_all = ["quick", "runs", "only", "lab"])]
     report: bool,
-    /// Puts a summary into README.md, and tables, picture and figures into docs/.
+    /// Puts a short table into README.md, and all tables, picture and figures into docs/.
     #[arg(long)]
     write: bool,
     /// Inside a machine of the lab with this kernel.
@@ -74,9 +73,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// In a machine that has all it needs, and nothing to build it with.
+    /// In a machine that has all it needs, and nothing to build it with; or nothing is measured.
     pub fn is_inside(&self) -> bool {
-        self.here.is_some()
+        self.here.is_some() || self.report
     }
 
     /// Fewer runs than the figures should rest on.
@@ -102,11 +101,13 @@ impl Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    scratch::sweep_leftovers()?;
+    if !options.report {
+        scratch::sweep_leftovers()?;
+    }
     if let Some(line) = &options.here {
         return inside(options, line);
     }
-    let kept = Kept { json: json_path()?, with_sources: paths::repository().join(summary::KEPT) };
+    let kept = Kept { json: json_path()?, with_sources: paths::repository().join(page::KEPT) };
     if !options.report {
         match options.lab {
             Some(kernel) => lab::run(kernel, options, &kept)?,
@@ -150,8 +151,7 @@ fn json_path() -> Result<PathBuf> {
 }
 
 fn show(options: &Options, figures: &Figures, svg: &Path) -> Result<()> {
-    let tables = report::markdown(figures);
-    println!("\n{tables}");
+    println!("\n{}", page::tables(figures));
     let json = svg.with_extension("json");
     if json.is_file() {
         println!("written: {}", super::shown(&json));
@@ -163,10 +163,9 @@ fn show(options: &Options, figures: &Figures, svg: &Path) -> Result<()> {
         println!("written: {}", super::shown(svg));
     }
     if options.write {
-        super::write_readme("forestall", &summary::markdown(figures))?;
-        let whole = format!("{WHOLE_TITLE}\n\n{}\n", tables.trim());
-        let kept = serde_json::to_string_pretty(&figures.summed_up())? + "\n";
-        let files = [(summary::WHOLE, Some(whole)), (summary::KEPT, Some(kept)), (summary::PICTURE, drawn)];
+        super::write_between(super::README, "forestall", &summary::readme(figures))?;
+        let (whole, kept) = (page::whole(figures), page::kept(figures)?);
+        let files = [(page::WHOLE, Some(whole)), (page::KEPT, Some(kept)), (page::PICTURE, drawn)];
         for (name, text) in files {
             let path = paths::repository().join(name);
             let Some(text) = text else {

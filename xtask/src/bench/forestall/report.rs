@@ -1,4 +1,4 @@
-//! From the figures to tables in Markdown, and to whether each aim is reached. Pure.
+//! From the figures to tables in Markdown with every cell, and to whether each aim is reached. Pure.
 
 use std::fmt::Write as _;
 
@@ -15,9 +15,14 @@ pub fn places(figures: &Figures) -> Vec<&str> {
     places
 }
 
-/// Everything.
+/// The machine as a whole runs out of memory there, which is what all tools watch.
+pub fn is_whole_machine(place: &str) -> bool {
+    place != HOST && !place.contains(", ")
+}
+
+/// Every cell.
 pub fn markdown(figures: &Figures) -> String {
-    let mut text = String::new();
+    let mut text = format!("## Every cell\n\n{COLUMNS}\n\n");
     for place in places(figures) {
         let cells: Vec<&CellFigures> = figures.cells.iter().filter(|cell| cell.place == place).collect();
         let _ = writeln!(text, "{}\n", introduction(figures, place));
@@ -31,11 +36,11 @@ pub fn markdown(figures: &Figures) -> String {
         if let Some(table) = benign_table(figures, place) {
             let _ = writeln!(
                 text,
-                "False evictions, of runs that take much and give it back or leave enough:\n\n{table}\n"
+                "False evictions, of runs of a pod that takes much memory and frees it again, or leaves enough:\n\n{table}\n"
             );
         }
     }
-    let _ = writeln!(text, "{}\n\n{NOT_COMPARABLE} {}", aims_table(&aims(figures)), kubelet(figures));
+    let _ = writeln!(text, "## What cannot be compared\n\n{NOT_COMPARABLE} {}", kubelet(figures));
     text
 }
 
@@ -51,11 +56,23 @@ fn kubelet(figures: &Figures) -> String {
     }
 }
 
+const COLUMNS: &str = "\
+- tool: oomlet by sensing tier (2: BTF and fentry programs, 1: tracepoints and perf events, 0: no eBPF, the sampler alone); no brake: with
+  `eviction.brake: false`, so that no pod is frozen or throttled. nothing: oomlet runs the pods and evicts none; the kernel's OOM killer acts.
+- leak: anonymous memory, touched page by page; max: two threads, as fast as the machine can. tmpfs: a file on an emptyDir of medium Memory;
+  dirty: a file on a disk, whose page cache must be written before it can be reclaimed; it ends by itself. fork-bomb: ever more
+  processes with a little memory each.
+- OOM-killed: runs in which the kernel's OOM killer acted. handler done: runs in which the leak's SIGTERM handler ran to its end, of
+  those in which the leak did not come to its own end.
+- warning: from SIGTERM until the handler was done or the process was gone. above threshold: by how much the use of memory rose above the
+  eviction threshold. left at decision: memory that was available when the eviction was decided.
+- wrong victim: runs in which another pod than the leak was the first to end. neighbours lost: other pods that ended, in all runs together.";
+
 const NOT_COMPARABLE: &str = "\
-Not comparable: earlyoom, nohang and systemd-oomd watch the machine and not a cap on its pods, and choose a process or a cgroup, not a
+earlyoom, nohang and systemd-oomd watch the machine and not a cap on its pods, and choose a process or a cgroup, not a
 pod; so they meet the leak in the lab only, where the machine itself runs out, at what an emulated CPU can touch. Tuned means: earlyoom
 with `-p`, `--prefer` the workload and `--avoid` what the node needs (README, \"Preferred Processes\"; earlyoom(1)); nohang with the
-thresholds of earlyoom, 10 % and 5 %, PSI on and containerd's badness lowered (its configuration file, sections 2, 5, 6 and 7). What is over the threshold of `dirty` is page cache and not told.";
+thresholds of earlyoom, 10 % and 5 %, PSI on and containerd's badness lowered (its configuration file, sections 2, 5, 6 and 7). What is over the threshold of `dirty` is page cache and not shown.";
 
 pub fn introduction(figures: &Figures, place: &str) -> String {
     let machine = figures.machines.get(place);
@@ -64,9 +81,9 @@ pub fn introduction(figures: &Figures, place: &str) -> String {
     let quick = if figures.quick && place == HOST { " (`--quick`: few runs)" } else { "" };
     if place == HOST {
         return format!(
-            "On {} CPUs ({}), Linux {}, cgroup {}, load {}{quick}: all pods share {CAP_MIB} MiB, an eviction is due with \
-             {THRESHOLD_MIB} MiB left, and a leak goes on for the {SIGTERM_MS} ms that its SIGTERM handler needs. Slow leaks, and those that \
-             are not anonymous memory, have a quiet pod of {BALLAST_MIB} MiB beside them.",
+            "On {} CPUs ({}), Linux {}, cgroup {}, load {}{quick}: all pods share {CAP_MIB} MiB, the eviction threshold is \
+             {THRESHOLD_MIB} MiB, and a leak goes on for the {SIGTERM_MS} ms that its SIGTERM handler takes. Where the leak is slow or \
+             not of anonymous memory, an idle pod holds {BALLAST_MIB} MiB.",
             number("cpus"),
             say("cpu"),
             say("kernel"),
@@ -78,10 +95,10 @@ pub fn introduction(figures: &Figures, place: &str) -> String {
     let what = if capped {
         format!("all pods share {CAP_MIB} MiB, as above.")
     } else {
-        "the whole machine runs out of memory, and everybody watches that.".to_owned()
+        "the whole machine runs out of memory, which is what the other tools watch.".to_owned()
     };
     format!(
-        "In a machine of the {lab} ({} MiB, {} {}, Linux {}, cgroup v2): {what}",
+        "In a virtual machine ({lab}: {} MiB, {} {}, Linux {}, cgroup v2): {what}",
         number("memory_mib"),
         number("cpus"),
         if machine.is_some_and(|m| m["emulated"] == true) { "emulated CPUs" } else { "CPUs" },
@@ -229,9 +246,9 @@ pub fn aims(figures: &Figures) -> Vec<Aim> {
     });
     let least: usize = least.into_iter().min().unwrap_or(0);
     aims.push(Aim {
-        what: "tiers 1 and 2: runs enough to rest this on",
+        what: "tiers 1 and 2: runs of each, which this rests on",
         reached: least >= RUNS,
-        seen: format!("{least} of {RUNS} runs"),
+        seen: format!("{least}, {RUNS} or more are wanted"),
     });
     let benign = figures.benign.iter().filter(|benign| benign.tier.is_some());
     let (evicted, of) = benign.fold((0, 0), |(evicted, of), b| (evicted + b.false_evictions, of + b.runs));
@@ -317,7 +334,8 @@ mod tests {
 
     #[test]
     fn tables_hold_what_was_measured() {
-        let text = markdown(&figures(vec![good()], 0));
+        let figures = figures(vec![good()], 0);
+        let text = markdown(&figures);
         let row = |start: &str| {
             let line = text
                 .lines()
@@ -328,7 +346,8 @@ mod tests {
         assert_eq!(row("| oomlet tier 2")[2..7], ["200", "2", "0", "2 of 2", "502 ms"]);
         assert_eq!(row("| nothing")[2..6], ["200", "1", "1", "0 of 1"]);
         assert_eq!(row("| heap")[2], "0 of 3");
-        assert!(text.contains("reached") && text.contains("here it was not"));
+        assert!(text.contains("here it was not"), "{text}");
+        assert!(aims_table(&aims(&figures)).to_string().contains("| 3 of 3 runs"), "{:?}", aims(&figures));
     }
 
     #[test]
