@@ -45,6 +45,7 @@ use crate::pod_store::{self, PodStore, PodStoreError};
 use crate::pod_worker::{PodCgroups, PodWorkers, WorkerContext};
 use crate::sync_loop::execute::Executor;
 use crate::sync_loop::heartbeat::Heartbeat;
+use crate::sync_loop::outlet::Outlet;
 use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
 use crate::trace::wire::{self, WireError};
 use crate::volume::{VolumeError, VolumeManager};
@@ -54,7 +55,7 @@ use oomlet_core::eviction::EvictionConfig;
 use oomlet_core::eviction::resources::ResourceConfig;
 use oomlet_core::forecast::{MAX_RATE_BYTES_PER_S, max_rate_with_growth_events_bytes_per_s};
 use oomlet_core::node::event::Event;
-use oomlet_core::node::plan::SavedPod;
+use oomlet_core::node::published::{NodeSnapshot, SavedPod};
 use oomlet_core::node::state::{State, StateConfig};
 use oomlet_core::pod::PodRef;
 use oomlet_core::pod::env::EnvFacts;
@@ -171,8 +172,9 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let memory = MemoryFiles::open(&cgroups)?;
     let pressure = facts::pressure_files(config.oomlet.eviction.psi)?;
     let volumes = Arc::new(VolumeManager::new(&setup.root_dir));
-    let (store, store_handle) = PodStore::open(&setup.root_dir)?;
     let saved = load_saved(&setup.root_dir)?;
+    let (outlet, snapshots) = Outlet::new(NodeSnapshot::of_saved(&saved));
+    let store = PodStore::open(&setup.root_dir, snapshots)?;
     let held = saved.iter().filter_map(|s| Some((s.manifest_path.clone()?, PodRef::of(&s.pod).to_string())));
     let held = held.collect();
     let (journal, file_writer) =
@@ -210,8 +212,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     tracker.spawn(resource_task);
     let (classes, class_updates) = ClassUpdates::new(Arc::clone(&cgroups), cancel.clone());
     tracker.spawn(class_updates);
-    let mut executor =
-        Executor::new(workers, memory, cgroups, classes, kernel, pleg, (store_handle, resources));
+    let mut executor = Executor::new(workers, memory, cgroups, classes, kernel, pleg, (outlet, resources));
     executor.guard = guard;
     executor.pressure = pressure;
     let watchdog = Watchdog::of_environment();

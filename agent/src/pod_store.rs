@@ -1,17 +1,17 @@
 //! Pods as they stand on disk, `<root-dir>/oomlet/pods/<uid>.json`: what `oomlet pods` shows, and what the next start
 //! of the agent must know (which pods were evicted, and which pod a manifest named before it became unreadable).
 //!
-//! Saving never blocks the caller: the newest state of each pod waits in a map, so what waits is bounded by the number
-//! of pods, and a task writes it.
+//! It follows the SyncLoop's snapshots: what differs from the last one that it has written is written, what is no longer
+//! there goes. The loop never waits for it, and what a pod was in between is passed over.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use tokio::sync::Notify;
+use imbl::ordmap::DiffItem;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use oomlet_core::node::plan::SavedPod;
+use oomlet_core::node::published::{NodeSnapshot, SavedPod};
 use oomlet_core::pod::PodUid;
 
 #[derive(Debug, thiserror::Error)]
@@ -20,23 +20,13 @@ pub enum PodStoreError {
     Io { what: &'static str, path: PathBuf, source: std::io::Error },
 }
 
-/// Hands pods to the [`PodStore`] task.
-#[derive(Clone, Debug)]
-pub struct PodStoreHandle {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    /// `None`: the pod's file goes.
-    waiting: Mutex<BTreeMap<PodUid, Option<Arc<SavedPod>>>>,
-    wake: Notify,
-}
-
+/// The task that writes.
 #[derive(Debug)]
 pub struct PodStore {
     dir: PathBuf,
-    shared: Arc<Shared>,
+    snapshots: watch::Receiver<Arc<NodeSnapshot>>,
+    /// What stands on disk.
+    written: Arc<NodeSnapshot>,
 }
 
 /// Where the files are, below kubelet's root directory.
@@ -78,57 +68,55 @@ pub fn load(dir: &Path) -> Result<(Vec<SavedPod>, Vec<String>), PodStoreError> {
 }
 
 impl PodStore {
+    /// The snapshot that `snapshots` has now is what stands on disk.
+    ///
     /// # Errors
     /// When the directory cannot be made.
-    pub fn open(root_dir: &Path) -> Result<(PodStore, PodStoreHandle), PodStoreError> {
+    pub fn open(
+        root_dir: &Path,
+        mut snapshots: watch::Receiver<Arc<NodeSnapshot>>,
+    ) -> Result<PodStore, PodStoreError> {
         let dir = dir(root_dir);
         std::fs::create_dir_all(&dir).map_err(|source| PodStoreError::Io {
             what: "make",
             path: dir.clone(),
             source,
         })?;
-        let shared = Arc::new(Shared::default());
-        Ok((PodStore { dir, shared: Arc::clone(&shared) }, PodStoreHandle { shared }))
+        let written = Arc::clone(&snapshots.borrow_and_update());
+        Ok(PodStore { dir, snapshots, written })
     }
 
-    /// Writes until `cancel`, then what still waits.
-    pub async fn run(self, cancel: CancellationToken) {
+    /// Writes until `cancel` or until the loop has gone, then what is still to be written.
+    pub async fn run(mut self, cancel: CancellationToken) {
         let mut last = false;
         while !last {
-            // Cancel-safe: what waits stays in the map.
+            // Cancel-safe: a change that is not seen now is seen in the next turn.
             tokio::select! {
-                () = self.shared.wake.notified() => {}
+                changed = self.snapshots.changed() => last = changed.is_err(),
                 () = cancel.cancelled() => last = true,
             }
-            let waiting =
-                std::mem::take(&mut *self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-            let dir = self.dir.clone();
-            let written = tokio::task::spawn_blocking(move || {
-                for (uid, pod) in waiting {
-                    if let Err(error) = write(&dir, &uid, pod.as_deref()) {
-                        tracing::warn!(pod = %uid, %error, "`oomlet pods` will not show the pod as it is");
-                    }
-                }
-            });
-            if let Err(error) = written.await {
-                tracing::warn!(%error, "the pod store's writer failed");
+            let now = Arc::clone(&self.snapshots.borrow_and_update());
+            let (dir, before, newest) = (self.dir.clone(), Arc::clone(&self.written), Arc::clone(&now));
+            let written = tokio::task::spawn_blocking(move || write_changes(&dir, &before, &newest));
+            match written.await {
+                Ok(()) => self.written = now,
+                Err(error) => tracing::warn!(%error, "the pod store's writer failed"),
             }
         }
     }
 }
 
-impl PodStoreHandle {
-    pub fn save(&self, pod: Arc<SavedPod>) {
-        self.put(pod.uid(), Some(pod));
-    }
-
-    pub fn remove(&self, uid: PodUid) {
-        self.put(uid, None);
-    }
-
-    fn put(&self, uid: PodUid, pod: Option<Arc<SavedPod>>) {
-        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, pod);
-        self.shared.wake.notify_one();
+/// Blocking.
+fn write_changes(dir: &Path, before: &NodeSnapshot, now: &NodeSnapshot) {
+    for change in before.pods.diff(&now.pods) {
+        let (uid, pod) = match change {
+            DiffItem::Add(uid, pod) => (uid, Some(pod)),
+            DiffItem::Update { new: (uid, pod), .. } => (uid, Some(pod)),
+            DiffItem::Remove(uid, _) => (uid, None),
+        };
+        if let Err(error) = write(dir, uid, pod.map(|pod| pod.to_saved()).as_ref()) {
+            tracing::warn!(pod = %uid, %error, "`oomlet pods` will not show the pod as it is");
+        }
     }
 }
 
@@ -154,11 +142,15 @@ fn write(dir: &Path, uid: &PodUid, pod: Option<&SavedPod>) -> Result<(), PodStor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oomlet_core::node::plan::Failure;
+    use std::collections::BTreeMap;
+
+    use k8s_openapi::api::core::v1::PodStatus;
+    use oomlet_core::node::published::Failure;
+    use oomlet_core::pod::Pod;
     use oomlet_core::reason::Reason;
 
     fn saved(uid: &str) -> SavedPod {
-        let mut pod = oomlet_core::pod::Pod::default();
+        let mut pod = Pod::default();
         pod.metadata.uid = Some(uid.into());
         let failure =
             Some(Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption: true });
@@ -166,20 +158,48 @@ mod tests {
         SavedPod { pod, manifest_path: Some("/etc/pods/a.yaml".into()), failure, forestalled }
     }
 
+    fn snapshot(uids: &[&str]) -> NodeSnapshot {
+        NodeSnapshot::of_saved(&uids.iter().map(|uid| saved(uid)).collect::<Vec<_>>())
+    }
+
     #[tokio::test]
-    async fn what_was_saved_is_loaded_and_what_was_removed_is_not() {
+    async fn what_was_published_is_loaded_and_what_was_forgotten_is_not() {
         let root = tempfile::tempdir().unwrap();
-        let (store, handle) = PodStore::open(root.path()).unwrap();
+        let (tx, rx) = watch::channel(Arc::new(NodeSnapshot::default()));
+        let store = PodStore::open(root.path(), rx).unwrap();
         let cancel = CancellationToken::new();
-        handle.save(Arc::new(saved("a")));
-        handle.save(Arc::new(saved("b")));
-        handle.remove("b".into());
+        tx.send_replace(Arc::new(snapshot(&["a", "b"])));
+        let run = tokio::spawn(store.run(cancel.clone()));
+        let there = |uid: &str| dir(root.path()).join(format!("{uid}.json")).exists();
+        let written = async {
+            while !(there("a") && there("b")) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), written).await.unwrap();
+        tx.send_replace(Arc::new(snapshot(&["a"])));
         cancel.cancel();
-        store.run(cancel).await;
+        run.await.unwrap();
         std::fs::write(dir(root.path()).join("broken.json"), "{").unwrap();
         let (pods, unreadable) = load(&dir(root.path())).unwrap();
-        assert_eq!(pods, [saved("a")]);
+        assert_eq!(
+            pods,
+            [SavedPod { pod: Pod { status: Some(PodStatus::default()), ..saved("a").pod }, ..saved("a") }]
+        );
         assert!(unreadable.len() == 1 && unreadable[0].contains("broken.json"), "{unreadable:?}");
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_run_saved_goes_when_its_pod_is_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir(root.path())).unwrap();
+        write(&dir(root.path()), &"old".into(), Some(&saved("old"))).unwrap();
+        let (tx, rx) = watch::channel(Arc::new(snapshot(&["old"])));
+        let store = PodStore::open(root.path(), rx).unwrap();
+        tx.send_replace(Arc::new(NodeSnapshot::default()));
+        drop(tx);
+        store.run(CancellationToken::new()).await;
+        assert_eq!(load(&dir(root.path())).unwrap().0, []);
     }
 
     #[test]

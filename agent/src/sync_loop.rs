@@ -2,8 +2,9 @@
 //! [`oomlet_core::node`], then execute.
 //!
 //! - [`run`]: the loop itself. - [`execute`]: does what was planned; the only code with effects.
-//! - [`heartbeat`]: that it turns.
+//! - [`heartbeat`]: that it turns. - [`outlet`]: where its picture of the pods leaves it.
 
 pub mod execute;
 pub mod heartbeat;
+pub mod outlet;
 pub mod run;

@@ -12,6 +12,7 @@
 //! - [`signal`]: memory domains, readings and kernel events. [`forecast`]: headroom and time to OOM.
 //! - [`brake`]: who is frozen or throttled, and how far. [`eviction`]: thresholds, ranking, one decision.
 //! - [`config`]: KubeletConfiguration. [`trace`]: the record of what was seen and done.
+//! - [`oom`]: the ledger of OOM kills, and which limit each was about.
 //! - [`node`]: the SyncLoop's core: events, state, plan.
 
 pub mod brake;
@@ -25,6 +26,7 @@ pub mod image;
 pub mod manifest;
 pub mod mountinfo;
 pub mod node;
+pub mod oom;
 pub mod pod;
 pub mod quantity;
 pub mod reason;

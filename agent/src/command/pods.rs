@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
 use super::{DEFAULT_ROOT_DIR, Output, print_line};
 use crate::pod_store::{self, PodStoreError};
-use oomlet_core::node::plan::SavedPod;
+use oomlet_core::node::published::SavedPod;
 use oomlet_core::pod::qos::QosClass;
 use oomlet_core::pod::{Pod, PodRef};
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::outlet::Outlet;
 use crate::actuator::guard::{self, Beat};
 use crate::actuator::{BrakeFiles, Guard, SchedIdle};
 use crate::cgroup::CgroupError;
@@ -16,15 +17,15 @@ use crate::clock;
 use crate::kernel::Kernel;
 use crate::node_resources::NodeResources;
 use crate::pleg::PlegHandle;
-use crate::pod_store::PodStoreHandle;
 use crate::pod_worker::PodWorkers;
 use oomlet_core::brake::{Gear, Held};
 use oomlet_core::clock::Mono;
+use oomlet_core::node::action::{Action, ActionKind, MemoryAction, NodeAction, PodAction, ResourceAction};
 use oomlet_core::node::event::Event;
-use oomlet_core::node::plan::{Action, ActionKind};
-use oomlet_core::pod::PodUid;
 use oomlet_core::pod::order::WorkOrder;
 use oomlet_core::pod::qos::QosClass;
+use oomlet_core::pod::{ContainerInstance, PodUid};
+use oomlet_core::reason::Reason;
 use oomlet_core::signal::attribution::Target;
 use oomlet_core::signal::{CgroupId, Domain, MemoryReading};
 
@@ -40,8 +41,9 @@ pub struct Executor {
     /// The cgroups of each pod whose charges the kernel side watches.
     charged: BTreeMap<PodUid, Vec<CgroupId>>,
     pleg: PlegHandle,
-    store: PodStoreHandle,
     resources: NodeResources,
+    /// Where others see the pods.
+    pub outlet: Outlet,
     brakes: BrakeFiles,
     /// Without it a held pod's SIGTERM handler waits for its turn like any thread.
     sched_idle: Option<SchedIdle>,
@@ -58,7 +60,7 @@ impl Executor {
         classes: ClassUpdates,
         kernel: Kernel,
         pleg: PlegHandle,
-        (store, resources): (PodStoreHandle, NodeResources),
+        (outlet, resources): (Outlet, NodeResources),
     ) -> Executor {
         let brakes = BrakeFiles::of(&cgroups);
         let sched_idle = SchedIdle::start(brakes.clone()).unwrap_or_else(|error| {
@@ -76,8 +78,8 @@ impl Executor {
             kernel,
             charged: BTreeMap::new(),
             pleg,
-            store,
             resources,
+            outlet,
             guard: None,
         };
         for (id, class) in executor.cgroups.top_cgroup_ids() {
@@ -91,13 +93,40 @@ impl Executor {
 
     /// Does it. Some actions answer at once, with an event for the state.
     pub fn execute(&mut self, action: Action) -> Option<Event> {
-        let Action { kind, reason } = action;
-        match kind {
-            ActionKind::Dispatch { pod, order } | ActionKind::CutGrace { pod, order, .. } => {
-                self.workers.dispatch(pod, order);
+        match action.kind {
+            ActionKind::Memory(memory) => self.execute_memory(memory, action.reason),
+            ActionKind::Resources(ResourceAction::Order(order)) => self.resources.order(order),
+            ActionKind::Resources(ResourceAction::Evict { eviction, pod }) => {
+                let order =
+                    WorkOrder::Terminate { pod, grace: eviction.grace, reason: action.reason, remove: false };
+                self.workers.dispatch(eviction.pod.uid, order);
                 None
             }
-            ActionKind::Evict { eviction, qos, pod } => {
+            ActionKind::Pod(pod) => self.execute_pod(pod),
+            ActionKind::Node(NodeAction::UpdateQos { class, resources }) => {
+                self.classes.order(class, resources);
+                None
+            }
+            ActionKind::Node(NodeAction::KickPleg) => {
+                self.pleg.kick();
+                None
+            }
+        }
+    }
+
+    fn execute_memory(&mut self, action: MemoryAction, reason: Reason) -> Option<Event> {
+        match action {
+            MemoryAction::Read { scope, caused_by } => {
+                let mut reading = self.memory.read(scope, reason, caused_by);
+                if let (Ok(reading), Some(pressure)) = (&mut reading, &mut self.pressure) {
+                    reading.stalled = pressure.read(scope);
+                }
+                told_of_failure(reading)
+            }
+            MemoryAction::ReadLimits { domains, caused_by } => {
+                told_of_failure(self.memory.read_these(&domains, reason, caused_by))
+            }
+            MemoryAction::Evict { eviction, qos, pod } => {
                 let uid = eviction.pod.uid.clone();
                 // Before anything else: what it grows by meanwhile is lost.
                 let failed = if eviction.brake {
@@ -109,29 +138,33 @@ impl Executor {
                 self.workers.dispatch(uid, order);
                 failed
             }
-            ActionKind::EvictForResource { eviction, pod } => {
-                let order = WorkOrder::Terminate { pod, grace: eviction.grace, reason, remove: false };
-                self.workers.dispatch(eviction.pod.uid, order);
-                None
-            }
-            ActionKind::Resources(order) => self.resources.order(order),
-            // Who lives on afterwards keeps its turns.
-            ActionKind::Brake { qos, step } if step.neighbour_of.is_some() => {
+            // Who lives on afterwards keeps its scheduling class.
+            MemoryAction::Brake { qos, step } if step.neighbour_of.is_some() => {
                 self.brake(&step.held, qos, step.gear)
             }
-            ActionKind::Brake { qos, step } => self.brake_to_its_end(&step.held, qos, step.gear),
-            ActionKind::StopContainer { stop, order } => {
+            MemoryAction::Brake { qos, step } => self.brake_to_its_end(&step.held, qos, step.gear),
+            MemoryAction::CutGrace { pod, order, .. } => {
+                self.workers.dispatch(pod, order);
+                None
+            }
+            MemoryAction::StopContainer { stop, order } => {
                 let held = Held::container(&order.pod.uid, &order.container);
                 let failed =
                     if stop.brake { self.brake_to_its_end(&held, order.qos, Gear::Frozen) } else { None };
                 self.workers.stop_container(order);
                 failed
             }
-            ActionKind::CutContainerGrace { order, .. } => {
+            MemoryAction::CutContainerGrace { order, .. } => {
                 self.workers.stop_container(order);
                 None
             }
-            ActionKind::Forget(uid) => {
+        }
+    }
+
+    fn execute_pod(&mut self, action: PodAction) -> Option<Event> {
+        match action {
+            PodAction::Dispatch { pod, order } => self.workers.dispatch(pod, order),
+            PodAction::Forget(uid) => {
                 self.workers.forget(&uid);
                 self.memory.unwatch_pod(&uid);
                 if let Some(pressure) = &mut self.pressure {
@@ -139,41 +172,21 @@ impl Executor {
                 }
                 self.watch_charges(&uid, &[]);
                 self.charged.remove(&uid);
-                self.store.remove(uid);
-                None
+                self.outlet.forget(&uid);
             }
-            ActionKind::ReadMemory { scope, caused_by } => {
-                let mut reading = self.memory.read(scope, reason, caused_by);
-                if let (Ok(reading), Some(pressure)) = (&mut reading, &mut self.pressure) {
-                    reading.stalled = pressure.read(scope);
-                }
-                told_of_failure(reading)
+            PodAction::MapCgroups { pod, qos, containers } => {
+                return Some(self.map_cgroups(&pod, qos, &containers));
             }
-            ActionKind::ReadLimits { domains, caused_by } => {
-                told_of_failure(self.memory.read_these(&domains, reason, caused_by))
-            }
-            ActionKind::MapCgroups { pod, qos, containers } => Some(self.map_cgroups(&pod, qos, &containers)),
-            ActionKind::WatchInit { pids } => {
+            PodAction::WatchInit { pids, .. } => {
                 for pid in pids {
                     if let Err(error) = self.kernel.watch_init(pid) {
                         tracing::debug!(pid, %error, "PLEG will see this process exit at its next relist");
                     }
                 }
-                None
             }
-            ActionKind::UpdateQos { class, resources } => {
-                self.classes.order(class, resources);
-                None
-            }
-            ActionKind::KickPleg => {
-                self.pleg.kick();
-                None
-            }
-            ActionKind::Save(saved) => {
-                self.store.save(saved);
-                None
-            }
+            PodAction::Publish(published) => self.outlet.publish(published),
         }
+        None
     }
 
     fn brake(&mut self, held: &Held, qos: QosClass, gear: Gear) -> Option<Event> {
@@ -214,8 +227,8 @@ impl Executor {
         self.sched_idle = None;
     }
 
-    fn map_cgroups(&mut self, pod: &PodUid, qos: QosClass, containers: &[(String, String)]) -> Event {
-        let name_of = |id: &str| containers.iter().find(|(known, _)| known == id).map(|(_, name)| name);
+    fn map_cgroups(&mut self, pod: &PodUid, qos: QosClass, containers: &[ContainerInstance]) -> Event {
+        let name_of = |id: &str| containers.iter().find(|c| c.id == id).map(|c| &c.name);
         let dirs = self.cgroups.pod_dir(pod, qos);
         self.watch(Domain::Pod(pod.clone()), &dirs.memory);
         if let (Some(pressure), Some(dir)) = (&mut self.pressure, &dirs.unified)

@@ -89,6 +89,7 @@ impl SyncLoop {
         for _ in 0..MAX_ROUNDS {
             let now = clock::now();
             let actions = plan(&self.state, now);
+            self.state.planned();
             self.state.decided(clock::now());
             if actions.is_empty() {
                 break;
@@ -105,6 +106,7 @@ impl SyncLoop {
         if self.executor.beat(self.state.eviction().holds_any(), clock::now()) == Beat::LetGo {
             self.state.all_were_let_go();
         }
+        self.executor.outlet.flush();
         for record in self.state.take_records() {
             tracing::debug!(kind = record.kind.as_str(), reason = %record.reason, message = record.message);
             self.journal.publish(record);

@@ -26,7 +26,7 @@ pub use pressure::PressureInfo;
 
 use super::psi::Stalls;
 use super::threshold::Signal;
-use super::{EvictionConfig, EvictionStep, ReadScope};
+use super::{EvictionConfig, ReadScope};
 use crate::brake::{Brakes, Held};
 use crate::clock::Mono;
 use crate::forecast::time_to_free::TimeToFree;
@@ -359,26 +359,6 @@ impl EvictionManager {
     /// Pods that were told to stop and have not yet.
     pub fn evicting(&self) -> impl Iterator<Item = &PodUid> {
         self.evicting.keys()
-    }
-
-    /// Records what the SyncLoop carried out of one step, in one call.
-    pub fn applied(&mut self, step: &EvictionStep, now: Mono) {
-        match step {
-            EvictionStep::Read { scope, .. } => self.read_ordered(*scope, now),
-            EvictionStep::Evict(eviction) => {
-                self.eviction_ordered(&eviction.pod, eviction.grace, now);
-                if eviction.brake {
-                    self.hold(&Held::pod(&eviction.pod.uid), &eviction.domain, false, now);
-                }
-            }
-            EvictionStep::Brake(step) => self.brake_ordered(step, now),
-            EvictionStep::CutGrace { pod, .. } => self.grace_cut(&pod.uid, now),
-            EvictionStep::ReadLimits { domains, .. } => self.limits_read_ordered(domains, now),
-            EvictionStep::StopContainer(stop) => self.container_stop_ordered(stop, now),
-            EvictionStep::CutContainerGrace { pod, container, .. } => {
-                self.container_grace_cut(&pod.uid, container, now);
-            }
-        }
     }
 
     fn top(&self) -> [(Signal, &TopDomain); 2] {

@@ -5,20 +5,21 @@
 //! - [`runtime`]: PLEG and worker reports.
 //! - [`memory`]: kernel events and readings, in relation to pods.
 //! - [`resources`]: disks, process ids and images.
-//! - [`oom`]: OOM kills, explained; [`kill_account`]: each once.
+//! - [`oom`]: OOM kills, in relation to pods.
+//! - [`pod_table`]: the pods, and what follows from all of them together.
 //! - [`note`]: the plan is on its way.
 //! - [`limits`]: containers that are stopped before they reach their own memory limit.
-//! - [`saved`]: a pod as it goes to disk.
+//! - [`publish`]: a pod as everybody outside sees it.
 
-mod kill_account;
 mod limits;
 mod memory;
 mod note;
 mod oom;
 mod pod;
+mod pod_table;
+mod publish;
 mod resources;
 mod runtime;
-mod saved;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -31,19 +32,20 @@ use std::time::Duration;
 pub use pod::{Mode, PodState};
 
 use super::event::Event;
-use super::plan::SavedPod;
+use super::published::{PublishedPod, SavedPod};
 use crate::clock::Mono;
 use crate::eviction::manager::EvictionManager;
-use crate::eviction::resources::{Condition, ResourceCandidate, ResourceConfig, ResourceManager};
+use crate::eviction::resources::{Condition, ResourceConfig, ResourceManager};
 use crate::eviction::{Candidate, EvictionConfig};
+use crate::oom::OomLedger;
 use crate::pod::admission::NodeFacts;
-use crate::pod::qos::{CgroupResources, QosClass, class_cgroup_resources};
+use crate::pod::qos::{CgroupResources, burstable_class_resources};
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
+use crate::signal::MemoryReading;
 use crate::signal::attribution::Attribution;
-use crate::signal::{Domain, MemoryReading, OomBegin};
 use crate::trace::record::{Kind, Record};
-use kill_account::KillAccount;
+use pod_table::PodTable;
 use resources::Doing;
 
 /// What does not change while the agent runs.
@@ -76,10 +78,30 @@ struct Found {
     containers: bool,
 }
 
+/// What holds for the node as a whole, as it was told last.
+#[derive(Debug, Default)]
+struct NodeConditions {
+    memory_pressure: bool,
+    /// DiskPressure, PIDPressure.
+    resources: BTreeSet<Condition>,
+    /// What could not be read or removed.
+    trouble: BTreeMap<Doing, Vec<String>>,
+}
+
+/// What the kernel told of memory, and the numbers that were read because of it.
+#[derive(Debug, Default)]
+struct Signals {
+    /// Times of kernel events whose fresh numbers have been read and not yet planned on.
+    undecided: Vec<Mono>,
+    /// The first kernel event told in the trace since the last reading.
+    told_at: Option<Mono>,
+    last_reading: Option<MemoryReading>,
+}
+
 #[derive(Debug)]
 pub struct State {
     config: StateConfig,
-    pods: BTreeMap<PodUid, PodState>,
+    pods: PodTable,
     /// By UID; taken out as the pod is admitted.
     saved: BTreeMap<PodUid, SavedPod>,
     /// Manifests that were refused, with the error, so that each is told once.
@@ -96,36 +118,55 @@ pub struct State {
     relisted: bool,
     runtime_error: Option<String>,
     eviction: EvictionManager,
-    /// Pods that may be chosen, kept at hand: the plan looks at them with each reading.
-    candidates: Vec<Candidate>,
     resources: ResourceManager,
-    /// The same pods, as far as disks and process ids are concerned.
-    resource_candidates: Vec<Arc<ResourceCandidate>>,
-    /// Conditions that are true, as they were told.
-    resource_conditions: BTreeSet<Condition>,
-    /// What could not be read or removed, as it was last told.
-    resource_trouble: BTreeMap<Doing, Vec<String>>,
-    /// What the Burstable class's cgroup should have, and what it was last given.
-    burstable: CgroupResources,
-    burstable_applied: Option<CgroupResources>,
+    conditions: NodeConditions,
+    oom: OomLedger,
+    signals: Signals,
     attribution: Attribution,
-    under_pressure: bool,
-    kills: KillAccount,
-    /// Of kills that only a counter has told of so far: what was known when it rose.
-    counted_kills: BTreeMap<Domain, Record>,
-    /// A container was killed and the counters may tell by whom.
-    counters_wanted: bool,
-    /// What the kernel said last of a kill that it was about to do, and when.
-    oom_begun: Option<(Mono, OomBegin)>,
-    /// Times of kernel events whose fresh numbers have been read and not yet planned on.
-    undecided: Vec<Mono>,
-    /// The first kernel event told in the trace since the last reading.
-    told_signal_at: Option<Mono>,
-    last_reading: Option<MemoryReading>,
+    /// What the Burstable class's cgroup was last given.
+    burstable_applied: Option<CgroupResources>,
+    /// Pods that differ from what was published of them last.
+    unpublished: BTreeSet<PodUid>,
     /// Why PLEG is to look again now.
     kick: Option<Reason>,
     /// Trace records that wait for the loop to publish them.
     outbox: Vec<Record>,
+}
+
+/// What an event may have changed beyond what it is about.
+#[derive(Clone, Copy, Debug, Default)]
+struct Follows {
+    /// Kills that only a counter tells of are due to be told.
+    kills: bool,
+    memory_pressure: bool,
+    resource_conditions: bool,
+    /// A pod that waits may be admitted now.
+    admission: bool,
+}
+
+impl Follows {
+    /// The whole list: what is not here follows from no event of that kind.
+    const fn from(event: &Event) -> Follows {
+        let nothing =
+            Follows { kills: false, memory_pressure: false, resource_conditions: false, admission: false };
+        match event {
+            Event::Pods(_) | Event::Relisted(_) | Event::Leftovers(_) | Event::Worker(_) => {
+                Follows { admission: true, ..nothing }
+            }
+            Event::Reading(_) => Follows { kills: true, memory_pressure: true, admission: true, ..nothing },
+            Event::Resources(_) => Follows { resource_conditions: true, admission: true, ..nothing },
+            Event::Kernel(_) => Follows { kills: true, ..nothing },
+            // Whatever a time was waited for.
+            Event::Tick => {
+                Follows { kills: true, memory_pressure: true, resource_conditions: true, admission: true }
+            }
+            Event::Lifecycle(_)
+            | Event::KernelSilent(_)
+            | Event::Cgroups(_)
+            | Event::BrakeFailed { .. }
+            | Event::Runtime(_) => nothing,
+        }
+    }
 }
 
 impl State {
@@ -134,18 +175,10 @@ impl State {
         let saved = std::mem::take(&mut config.saved).into_iter().map(|s| (s.uid(), s)).collect();
         State {
             eviction: EvictionManager::new(config.eviction.clone()),
-            kills: KillAccount::new(config.oom_kill_group),
-            counted_kills: BTreeMap::new(),
-            counters_wanted: false,
-            candidates: Vec::new(),
             resources: ResourceManager::new(config.resources.clone()),
-            resource_candidates: Vec::new(),
-            resource_conditions: BTreeSet::new(),
-            resource_trouble: BTreeMap::new(),
-            burstable: CgroupResources::default(),
-            burstable_applied: None,
+            oom: OomLedger::new(config.oom_kill_group),
             config,
-            pods: BTreeMap::new(),
+            pods: PodTable::default(),
             saved,
             rejected: BTreeMap::new(),
             sources_ready: false,
@@ -154,12 +187,11 @@ impl State {
             forgotten: BTreeMap::new(),
             relisted: false,
             runtime_error: None,
+            conditions: NodeConditions::default(),
+            signals: Signals::default(),
             attribution: Attribution::default(),
-            under_pressure: false,
-            oom_begun: None,
-            undecided: Vec::new(),
-            told_signal_at: None,
-            last_reading: None,
+            burstable_applied: None,
+            unpublished: BTreeSet::new(),
             kick: None,
             outbox: Vec::new(),
         }
@@ -167,16 +199,7 @@ impl State {
 
     /// Takes one event in. Nothing else changes the state but [`State::note`].
     pub fn apply(&mut self, event: Event, now: Mono) {
-        let about_pods = !matches!(
-            event,
-            Event::Kernel(_)
-                | Event::KernelSilent(_)
-                | Event::Reading(_)
-                | Event::Resources(_)
-                | Event::Cgroups(_)
-                | Event::Lifecycle(_)
-                | Event::Tick
-        );
+        let follows = Follows::from(&event);
         match event {
             Event::Pods(update) => self.apply_pod_update(update, now),
             Event::Relisted(pods) => self.apply_relist(&pods, now),
@@ -192,30 +215,36 @@ impl State {
             Event::Resources(answer) => self.apply_resources(answer, now),
             Event::Tick => {}
         }
-        self.tell_unexplained_kills(now);
-        self.update_pressure(now);
-        self.update_resource_conditions(now);
-        if about_pods {
-            self.admit(now);
-            self.refresh_active(now);
+        if follows.kills {
+            self.tell_unexplained_kills(now);
         }
+        if follows.memory_pressure {
+            self.update_pressure(now);
+        }
+        if follows.resource_conditions {
+            self.update_resource_conditions(now);
+        }
+        if follows.admission {
+            self.admit(now);
+        }
+        self.refresh_changed(now);
     }
 
-    /// What is derived from the set of active pods, and of what runs in them.
-    fn refresh_active(&mut self, now: Mono) {
-        let active = || self.pods.values().filter(|p| p.mode == Mode::Active);
-        self.candidates = active().map(|p| p.candidate.clone()).collect();
-        self.resource_candidates = active().map(|p| Arc::clone(&p.resource_candidate)).collect();
-        self.burstable = class_cgroup_resources(QosClass::Burstable, active().map(|p| p.pod.as_ref()));
-        self.refresh_limits(now);
+    /// What follows from a pod alone, of those that have changed: which of its containers are stopped before they reach
+    /// their limit, and what everybody outside sees of it.
+    fn refresh_changed(&mut self, now: Mono) {
+        for uid in self.pods.take_changed() {
+            self.refresh_limits(&uid, now);
+            self.refresh_published(&uid, now);
+        }
     }
 
     /// When the loop must wake if nothing happens before.
     #[must_use]
     pub fn next_wakeup(&self) -> Mono {
-        let pods = self.pods.values().filter_map(PodState::next_wakeup);
         let resources = self.knows_its_pods().then(|| self.resources.next_wakeup());
-        pods.chain(self.kills.next_due()).chain(resources).fold(self.eviction.next_wakeup(), Mono::min)
+        let others = self.pods.next_due().into_iter().chain(self.oom.kills.next_due()).chain(resources);
+        others.fold(self.eviction.next_wakeup(), Mono::min)
     }
 
     pub fn pods(&self) -> impl Iterator<Item = &PodState> {
@@ -227,16 +256,32 @@ impl State {
         self.pods.get(uid)
     }
 
+    /// Those that there may be something to do for.
+    pub fn pods_due(&self, now: Mono) -> impl Iterator<Item = &PodState> {
+        self.pods.due(now)
+    }
+
+    /// A plan was made of all that had changed.
+    pub fn planned(&mut self) {
+        self.pods.planned();
+    }
+
+    /// What is to be published.
+    pub fn unpublished(&self) -> impl Iterator<Item = &Arc<PublishedPod>> {
+        self.unpublished.iter().filter_map(|uid| self.pods.get(uid)?.published.as_ref())
+    }
+
     /// Pods that may be chosen for eviction: what the manager ranks.
     #[must_use]
     pub fn candidates(&self) -> &[Candidate] {
-        &self.candidates
+        self.pods.candidates()
     }
 
     /// What the Burstable class's cgroup should be given, when it has not been.
     #[must_use]
     pub fn burstable_due(&self) -> Option<CgroupResources> {
-        (self.burstable_applied != Some(self.burstable)).then_some(self.burstable)
+        let wanted = burstable_class_resources(self.pods.burstable_milli_cpu());
+        (self.burstable_applied != Some(wanted)).then_some(wanted)
     }
 
     #[must_use]
@@ -247,7 +292,7 @@ impl State {
     /// Whether the `oom_kill` counters of all pods are to be read now.
     #[must_use]
     pub const fn counters_wanted(&self) -> bool {
-        self.counters_wanted
+        self.oom.counters_wanted
     }
 
     /// Why PLEG is to look again now, if it is.

@@ -5,7 +5,6 @@
 //! is listed by [`unsupported`], for the caller to warn of.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
 
@@ -52,11 +51,16 @@ pub struct Rejection {
     pub message: String,
 }
 
-/// `active`: the pods that the node has taken and that have not ended. The pod itself may be among them.
-///
+/// What other pods have taken of the node, all that are admitted and have not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    pub requests: Amounts,
+    pub pods: usize,
+}
+
 /// # Errors
 /// The first thing that speaks against the pod.
-pub fn admit(pod: &Pod, node: &NodeFacts, active: &[Arc<Pod>]) -> Result<(), Rejection> {
+pub fn admit(pod: &Pod, node: &NodeFacts, taken: &Taken) -> Result<(), Rejection> {
     if let Some(message) = features::refused(pod) {
         return Err(Rejection { reason: Reason::UnsupportedFeature, message });
     }
@@ -70,7 +74,7 @@ pub fn admit(pod: &Pod, node: &NodeFacts, active: &[Arc<Pod>]) -> Result<(), Rej
         let message = "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return Err(Rejection { reason: Reason::NodeAffinity, message: message.to_owned() });
     }
-    fits(pod, node, active)
+    fits(pod, node, taken)
 }
 
 /// kubelet's `Admit` of the eviction manager. Memory alone is short: BestEffort pods stay out. Anything else: all do.
@@ -105,16 +109,13 @@ fn tolerates_memory_pressure(pod: &Pod) -> bool {
     })
 }
 
-fn fits(pod: &Pod, node: &NodeFacts, active: &[Arc<Pod>]) -> Result<(), Rejection> {
-    let others = active.iter().filter(|other| other.metadata.uid != pod.metadata.uid);
-    let used_pods = others.clone().count();
-    let used = others.fold(Amounts::default(), |sum, other| sum.plus(pod_requests(other)));
+fn fits(pod: &Pod, node: &NodeFacts, taken: &Taken) -> Result<(), Rejection> {
     let asked = pod_requests(pod);
     let Amounts { milli_cpu, memory_bytes } = node.allocatable;
     for (reason, resource, asked, used, capacity) in [
-        (Reason::Outofpods, "pods", 1, used_pods as u64, node.max_pods as u64),
-        (Reason::Outofcpu, "cpu", asked.milli_cpu, used.milli_cpu, milli_cpu),
-        (Reason::OutOfmemory, "memory", asked.memory_bytes, used.memory_bytes, memory_bytes),
+        (Reason::Outofpods, "pods", 1, taken.pods as u64, node.max_pods as u64),
+        (Reason::Outofcpu, "cpu", asked.milli_cpu, taken.requests.milli_cpu, milli_cpu),
+        (Reason::OutOfmemory, "memory", asked.memory_bytes, taken.requests.memory_bytes, memory_bytes),
     ] {
         // What a pod does not ask for, it cannot lack, however full the node is.
         if asked > 0 && asked.saturating_add(used) > capacity {

@@ -264,21 +264,10 @@ pub fn container_resources(container: &Container) -> CgroupResources {
     }
 }
 
-/// The QoS class's cgroup (`setCPUCgroupConfig`, qos_container_manager_linux.go): Burstable weighs what its
-/// pods ask for together, BestEffort the least. Guaranteed pods have no class cgroup: all `None`.
+/// The Burstable class's cgroup (`setCPUCgroupConfig`, qos_container_manager_linux.go): it weighs what its pods ask for
+/// together. BestEffort's weighs the least and never changes; Guaranteed pods have no class cgroup.
 #[must_use]
-pub fn class_cgroup_resources<'a>(
-    class: QosClass,
-    pods: impl IntoIterator<Item = &'a Pod>,
-) -> CgroupResources {
-    let milli_cpu = match class {
-        QosClass::Guaranteed => return CgroupResources::default(),
-        QosClass::BestEffort => 0,
-        QosClass::Burstable => pods
-            .into_iter()
-            .filter(|pod| QosClass::of(pod) == QosClass::Burstable)
-            .fold(0u64, |sum, pod| sum.saturating_add(pod_requests(pod).milli_cpu)),
-    };
+pub fn burstable_class_resources(milli_cpu: u64) -> CgroupResources {
     CgroupResources { cpu_shares: Some(cpu_shares(milli_cpu)), ..CgroupResources::default() }
 }
 

@@ -45,7 +45,7 @@ impl LimitedContainer {
 
 #[derive(Debug, Default)]
 pub(super) struct Limits {
-    containers: Vec<LimitedContainer>,
+    containers: BTreeMap<PodUid, Vec<LimitedContainer>>,
     /// The containers' domains and their pods'.
     watched: BTreeMap<Domain, Watched>,
     stopping: BTreeMap<Held, Stopping>,
@@ -130,31 +130,36 @@ impl Stopping {
 }
 
 impl EvictionManager {
-    /// The containers that are to be stopped before they reach their limits, all of them: those that are being stopped
-    /// and are not among them have ended.
-    pub fn watch_limits(&mut self, containers: Vec<LimitedContainer>, now: Mono) {
-        if containers == self.limits.containers {
+    /// The containers of this pod that are to be stopped before they reach their limits, all of them: those that are being
+    /// stopped and are not among them have ended.
+    pub fn watch_limits(&mut self, pod: &PodUid, containers: Vec<LimitedContainer>, now: Mono) {
+        let Limits { containers: known, watched, stopping, .. } = &mut self.limits;
+        let before = known.get(pod).map(Vec::as_slice).unwrap_or_default();
+        if containers == before {
             return;
         }
-        let before = std::mem::replace(&mut self.limits.containers, containers);
-        let Limits { containers, watched, stopping, .. } = &mut self.limits;
         stopping.retain(|held, _| {
-            let runs = containers.iter().any(|c| c.held() == *held);
+            let runs = held.pod != *pod || containers.iter().any(|c| c.held() == *held);
             if !runs {
                 self.brakes.let_go(held, now);
             }
             runs
         });
         // Numbers of an earlier run say nothing of the next.
-        let same_run =
-            |c: &LimitedContainer| before.iter().any(|b| b.pod.uid == c.pod.uid && b.instance == c.instance);
+        let same_run = |c: &LimitedContainer| before.iter().any(|b| b.instance == c.instance);
         watched.retain(|domain, _| match domain {
-            Domain::Pod(uid) => containers.iter().any(|c| c.pod.uid == *uid),
-            domain => containers.iter().any(|c| c.domain() == *domain && same_run(c)),
+            Domain::Pod(uid) if uid == pod => !containers.is_empty(),
+            domain if domain.is_of(pod) => containers.iter().any(|c| c.domain() == *domain && same_run(c)),
+            _ => true,
         });
-        for c in containers.iter() {
+        for c in &containers {
             watched.entry(c.domain()).or_default();
-            watched.entry(Domain::Pod(c.pod.uid.clone())).or_default();
+            watched.entry(Domain::Pod(pod.clone())).or_default();
+        }
+        if containers.is_empty() {
+            known.remove(pod);
+        } else {
+            known.insert(pod.clone(), containers);
         }
     }
 
@@ -245,7 +250,7 @@ impl EvictionManager {
 
     /// Nothing is left of the pod.
     pub(super) fn forget_limits_of(&mut self, pod: &PodUid) {
-        self.limits.containers.retain(|c| c.pod.uid != *pod);
+        self.limits.containers.remove(pod);
         self.limits.watched.retain(|domain, _| !domain.is_of(pod));
         self.limits.stopping.retain(|held, _| held.pod != *pod);
     }

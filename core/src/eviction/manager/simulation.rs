@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::brake::Gear;
+use crate::eviction::EvictionStep;
 use crate::eviction::threshold::{Threshold, ThresholdValue};
 use crate::eviction::{Candidate, ContainerUse, Eviction};
 use crate::pod::qos::QosClass;
@@ -178,7 +179,7 @@ impl Sim {
         while self.now < end && self.out.oom_at.is_none() {
             let steps = self.manager.plan(&self.candidates(), self.now);
             for step in &steps {
-                self.manager.applied(step, self.now);
+                self.manager.carried_out(step, self.now);
             }
             assert_eq!(self.manager.plan(&self.candidates(), self.now), [], "after {steps:?}");
             for step in &steps {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::simulation::candidate;
 use super::*;
+use crate::eviction::EvictionStep;
 use crate::eviction::threshold::{Threshold, ThresholdValue};
 use crate::eviction::{Candidate, Eviction};
 use crate::reason::Reason;
@@ -78,11 +79,33 @@ fn growth_event(at: Mono) -> KernelEvent {
     KernelEvent { at, read_at: at, kind }
 }
 
+impl EvictionManager {
+    /// What the SyncLoop notes when it carries out a step.
+    pub(super) fn carried_out(&mut self, step: &EvictionStep, now: Mono) {
+        match step {
+            EvictionStep::Read { scope, .. } => self.read_ordered(*scope, now),
+            EvictionStep::Evict(eviction) => {
+                self.eviction_ordered(&eviction.pod, eviction.grace, now);
+                if eviction.brake {
+                    self.hold(&Held::pod(&eviction.pod.uid), &eviction.domain, false, now);
+                }
+            }
+            EvictionStep::Brake(step) => self.brake_ordered(step, now),
+            EvictionStep::CutGrace { pod, .. } => self.grace_cut(&pod.uid, now),
+            EvictionStep::ReadLimits { domains, .. } => self.limits_read_ordered(domains, now),
+            EvictionStep::StopContainer(stop) => self.container_stop_ordered(stop, now),
+            EvictionStep::CutContainerGrace { pod, container, .. } => {
+                self.container_grace_cut(&pod.uid, container, now);
+            }
+        }
+    }
+}
+
 /// The one eviction that is planned, carried out; a reading that is planned beside it is not.
 fn evict(m: &mut EvictionManager, now: Mono) -> Eviction {
     let steps = m.plan(&pods(), now);
     for step in steps.iter().filter(|s| !matches!(s, EvictionStep::Read { .. })) {
-        m.applied(step, now);
+        m.carried_out(step, now);
     }
     match &steps[..] {
         [EvictionStep::Evict(eviction), ..] => (**eviction).clone(),
@@ -110,7 +133,7 @@ fn nothing_is_decided_without_fresh_numbers_of_all_pods() {
     let steps = m.plan(&pods(), t(20));
     let ask = EvictionStep::Read { why: Reason::ThresholdMet, caused_by: None, scope: ReadScope::AllPods };
     assert_eq!(steps, [ask]);
-    m.applied(&steps[0], t(20));
+    m.carried_out(&steps[0], t(20));
     assert_eq!(m.plan(&pods(), t(21)), [], "a reading is under way");
 
     // The loop is slow: the answer is used although it is old by now.
@@ -153,7 +176,7 @@ fn a_burst_of_events_asks_for_one_reading_and_the_first_is_named_to_the_end() {
         panic!("{steps:?}");
     };
     assert_eq!(first, t(1100));
-    m.applied(&steps[0], t(1103));
+    m.carried_out(&steps[0], t(1103));
     m.observe_kernel_event(&growth_event(t(1103)));
     assert_eq!(m.plan(&pods(), t(1103)), []);
     let mut answer = both(t(1104), 240, 10);
@@ -285,7 +308,7 @@ fn grace_is_cut_when_memory_runs_out_before_it_ends_and_then_the_next_pod_goes()
         m.observe_reading(&both(t(at), 220, 30 + (at - start) / 10));
         let steps = m.plan(&pods(), t(at));
         for step in steps.iter().filter(|s| !matches!(s, EvictionStep::Read { .. })) {
-            m.applied(step, t(at));
+            m.carried_out(step, t(at));
         }
         match &steps[..] {
             [EvictionStep::CutGrace { pod, numbers, .. }, ..] => {
@@ -369,7 +392,7 @@ proptest! {
                     prop_assert!(now.since(e.read_at) <= ms(500));
                     evicted.push(e.pod.uid.clone());
                 }
-                m.applied(step, now);
+                m.carried_out(step, now);
             }
             prop_assert_eq!(m.plan(&candidates, now), [], "after {:?}", steps);
             prop_assert!(m.next_wakeup() > now);

@@ -12,14 +12,13 @@ use crate::reason::Reason;
 use crate::trace::record::{Kind, Record};
 
 impl State {
-    pub(super) fn refresh_limits(&mut self, now: Mono) {
+    /// Of a pod that has changed: which of its containers are to be stopped before they reach their limit.
+    pub(super) fn refresh_limits(&mut self, uid: &PodUid, now: Mono) {
         let node = self.config.eviction.memory_limit;
-        let graceful = self
-            .pods
-            .values()
-            .filter(|pod| self.config.eviction.enabled && pod.mode.may_hold_memory())
-            .filter_map(|pod| Some((pod, memory_limit::graceful(&pod.pod, node)?)));
-        let containers = graceful.flat_map(|(pod, grace)| {
+        let pod = self.pods.get(uid);
+        let watched = pod.filter(|pod| self.config.eviction.enabled && pod.mode.may_hold_memory());
+        let graceful = watched.and_then(|pod| Some((pod, memory_limit::graceful(&pod.pod, node)?)));
+        let containers = graceful.into_iter().flat_map(|(pod, grace)| {
             let stoppable = pod.mode == Mode::Active;
             pod.running_instances().into_iter().map(move |instance| LimitedContainer {
                 pod: pod.id.clone(),
@@ -29,16 +28,16 @@ impl State {
                 instance,
             })
         });
-        let containers = containers.collect();
-        self.eviction.watch_limits(containers, now);
+        self.eviction.watch_limits(uid, containers.collect(), now);
     }
 
     pub(super) fn note_container_stop(&mut self, stop: &ContainerStop, now: Mono) {
         self.eviction.container_stop_ordered(stop, now);
-        let Some(pod) = self.pods.get_mut(&stop.pod.uid) else { return };
+        let Some(mut pod) = self.pods.get_mut(&stop.pod.uid) else { return };
         // One that the last agent has begun to stop keeps the numbers of then.
         pod.forestalled.entry(stop.container.id.clone()).or_insert_with(|| stop.message.clone());
         pod.unsaved = true;
+        drop(pod);
         let of_it = |record: Record| {
             let record = record.pod(&stop.pod).container(stop.container.name.clone());
             record.domain(stop.domain.kind())
@@ -84,11 +83,12 @@ impl State {
         at: Mono,
     ) {
         self.eviction.container_stopped(uid, container, at);
-        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let Some(mut pod) = self.pods.get_mut(uid) else { return };
         if pod.mode == Mode::Active {
             pod.sync_wanted = Some(Reason::PodLifecycleEvent);
         }
         let id = pod.id.clone();
+        drop(pod);
         let how = if killed { "SIGKILL was needed" } else { "it ended by itself" };
         let message = format!("the container has stopped; {how}");
         let record = Record::new(at, Kind::Pod, Reason::MemoryLimitForestalled, message);

@@ -20,7 +20,7 @@ impl State {
         match &event.kind {
             KernelEventKind::OomKill(victim) => self.apply_oom_kill(event, victim),
             KernelEventKind::OomBegin(begin) => {
-                self.oom_begun = Some((event.at, (**begin).clone()));
+                self.oom.begun(event.at, (**begin).clone());
                 let memcg = match begin.scope {
                     OomScope::Memcg(level) => Some(level.cgroup),
                     OomScope::Global | OomScope::Unknown => None,
@@ -30,7 +30,7 @@ impl State {
             KernelEventKind::InitExit { pid } => self.apply_init_exit(*pid, now),
             KernelEventKind::CgroupMade { path, .. } => {
                 let pod = parse_cgroup_path(path).and_then(|p| self.pods.get_mut(&p.pod));
-                if let Some(pod) = pod {
+                if let Some(mut pod) = pod {
                     pod.cgroups_stale = true;
                 }
             }
@@ -68,7 +68,7 @@ impl State {
         if target.is_none() && !node_wide {
             return;
         }
-        self.told_signal_at.get_or_insert(event.at);
+        self.signals.told_at.get_or_insert(event.at);
         let mut record = signal_record(event, target.as_ref());
         if let Some(target) = target {
             record = self.with_target(record, &target);
@@ -80,9 +80,7 @@ impl State {
     /// sampler has its own deadlines.
     fn apply_lost(&mut self, records: u64, now: Mono) {
         self.kick = Some(Reason::RecordsLost);
-        for pod in self.pods.values_mut() {
-            pod.cgroups_stale |= pod.mode.may_hold_memory();
-        }
+        self.pods.for_each_mut(|pod| pod.cgroups_stale |= pod.mode.may_hold_memory());
         let message = "the ring buffer was full and records were lost; pods and memory are read afresh";
         self.record(
             Record::new(now, Kind::Warning, Reason::RecordsLost, message).number("lost_records", records),
@@ -117,15 +115,15 @@ impl State {
         self.eviction.observe_reading(reading);
         self.compare_oom_counters(reading, now);
         // Only what was told as a signal gets its answer told: other services of the node ask for readings too.
-        let told = self.told_signal_at.take();
-        self.undecided.extend(told.and(reading.caused_by));
-        self.last_reading = Some(reading.clone());
+        let told = self.signals.told_at.take();
+        self.signals.undecided.extend(told.and(reading.caused_by));
+        self.signals.last_reading = Some(reading.clone());
     }
 
     /// The plan that follows a reading is the decision on the kernel event that asked for it; this notes how long it
     /// took, whatever was decided.
     pub fn decided(&mut self, now: Mono) {
-        for caused_by in std::mem::take(&mut self.undecided) {
+        for caused_by in std::mem::take(&mut self.signals.undecided) {
             let took = now.since(caused_by);
             let forecast = self.eviction.forecasts().find(|(d, _)| *d == Domain::Kubepods).map(|(_, f)| f);
             let mut record =
@@ -162,10 +160,10 @@ impl State {
 
     pub(super) fn update_pressure(&mut self, now: Mono) {
         let pressure = self.eviction.memory_pressure(now);
-        if pressure.is_some() == self.under_pressure {
+        if pressure.is_some() == self.conditions.memory_pressure {
             return;
         }
-        self.under_pressure = pressure.is_some();
+        self.conditions.memory_pressure = pressure.is_some();
         let (reason, message) = match pressure {
             Some(p) => {
                 let (signal, available) = (p.signal, p.available_bytes >> 20);
@@ -184,7 +182,7 @@ impl State {
     /// MemoryPressure, as admission and the node's condition see it.
     #[must_use]
     pub const fn under_memory_pressure(&self) -> bool {
-        self.under_pressure
+        self.conditions.memory_pressure
     }
 }
 

@@ -8,7 +8,8 @@ use super::{Mode, State};
 use crate::brake::{BrakeStep, Gear, Held};
 use crate::clock::Mono;
 use crate::eviction::{Eviction, Numbers};
-use crate::node::plan::{Action, ActionKind, Failure};
+use crate::node::action::{Action, ActionKind, MemoryAction, NodeAction, PodAction};
+use crate::node::published::Failure;
 use crate::pod::order::WorkOrder;
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
@@ -19,46 +20,56 @@ impl State {
     /// Notes that `action` is about to be executed.
     pub fn note(&mut self, action: &Action, now: Mono) {
         match &action.kind {
-            ActionKind::Dispatch { pod, order } => self.note_order(pod, order, action.reason, now),
-            ActionKind::Evict { eviction, .. } => self.note_eviction(eviction, now),
-            ActionKind::EvictForResource { eviction, .. } => self.note_resource_eviction(eviction, now),
-            ActionKind::Resources(order) => self.note_resource_order(order, now),
-            ActionKind::Brake { step, .. } => self.note_brake(step, now),
-            ActionKind::CutGrace { pod, numbers, .. } => self.note_grace_cut(pod, numbers, now),
-            ActionKind::StopContainer { stop, .. } => self.note_container_stop(stop, now),
-            ActionKind::CutContainerGrace { order, numbers } => {
+            ActionKind::Memory(memory) => self.note_memory(memory, now),
+            ActionKind::Resources(resources) => self.note_resources(resources, now),
+            ActionKind::Pod(pod) => self.note_pod(pod, action.reason, now),
+            ActionKind::Node(NodeAction::UpdateQos { resources, .. }) => {
+                self.burstable_applied = Some(*resources);
+            }
+            ActionKind::Node(NodeAction::KickPleg) => self.kick = None,
+        }
+        self.refresh_changed(now);
+    }
+
+    fn note_memory(&mut self, action: &MemoryAction, now: Mono) {
+        match action {
+            MemoryAction::Read { scope, .. } => {
+                self.oom.counters_wanted &= *scope != ReadScope::AllPods;
+                self.eviction.read_ordered(*scope, now);
+            }
+            MemoryAction::ReadLimits { domains, .. } => self.eviction.limits_read_ordered(domains, now),
+            MemoryAction::Evict { eviction, .. } => self.note_eviction(eviction, now),
+            MemoryAction::Brake { step, .. } => self.note_brake(step, now),
+            MemoryAction::CutGrace { pod, numbers, .. } => self.note_grace_cut(pod, numbers, now),
+            MemoryAction::StopContainer { stop, .. } => self.note_container_stop(stop, now),
+            MemoryAction::CutContainerGrace { order, numbers } => {
                 self.note_container_grace_cut(&order.pod, &order.container, numbers, now);
             }
-            ActionKind::Forget(uid) => self.forget(uid, now),
-            ActionKind::MapCgroups { pod, .. } => {
-                if let Some(pod) = self.pods.get_mut(pod) {
+        }
+    }
+
+    fn note_pod(&mut self, action: &PodAction, reason: Reason, now: Mono) {
+        match action {
+            PodAction::Dispatch { pod, order } => self.note_order(pod, order, reason, now),
+            PodAction::Forget(uid) => self.forget(uid, now),
+            PodAction::MapCgroups { pod, .. } => {
+                if let Some(mut pod) = self.pods.get_mut(pod) {
                     pod.cgroups_stale = false;
                 }
             }
-            ActionKind::WatchInit { pids } => {
-                for pod in self.pods.values_mut() {
-                    let mine: Vec<u32> = pod.running_pids().filter(|p| pids.contains(p)).collect();
-                    pod.watched_pids.extend(mine);
+            PodAction::WatchInit { pod, pids } => {
+                if let Some(mut pod) = self.pods.get_mut(pod) {
+                    pod.watched_pids.extend(pids);
                 }
             }
-            ActionKind::UpdateQos { resources, .. } => self.burstable_applied = Some(*resources),
-            ActionKind::KickPleg => self.kick = None,
-            ActionKind::Save(saved) => {
-                if let Some(pod) = self.pods.get_mut(&saved.uid()) {
-                    pod.status.clone_from(&saved.pod.status);
-                    pod.unsaved = false;
-                }
+            PodAction::Publish(published) => {
+                self.unpublished.remove(&PodRef::of(&published.pod).uid);
             }
-            ActionKind::ReadMemory { scope, .. } => {
-                self.counters_wanted &= *scope != ReadScope::AllPods;
-                self.eviction.read_ordered(*scope, now);
-            }
-            ActionKind::ReadLimits { domains, .. } => self.eviction.limits_read_ordered(domains, now),
         }
     }
 
     fn note_order(&mut self, uid: &PodUid, order: &WorkOrder, reason: Reason, now: Mono) {
-        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let Some(mut pod) = self.pods.get_mut(uid) else { return };
         pod.next_sync = None;
         match order {
             WorkOrder::Sync { .. } => {
@@ -67,8 +78,9 @@ impl State {
             }
             WorkOrder::Terminate { grace, .. } => {
                 pod.outstanding = Outstanding::Terminate;
-                let id = pod.id.clone();
-                if pod.last_error.is_none() {
+                let (id, first) = (pod.id.clone(), pod.last_error.is_none());
+                drop(pod);
+                if first {
                     let record = Record::new(now, Kind::Pod, reason, "stopping the pod").pod(&id);
                     self.record(record.number("grace_ms", grace.as_millis()));
                 }
@@ -92,7 +104,7 @@ impl State {
     }
 
     fn note_eviction(&mut self, eviction: &Eviction, now: Mono) {
-        let Some(pod) = self.pods.get_mut(&eviction.pod.uid) else { return };
+        let Some(mut pod) = self.pods.get_mut(&eviction.pod.uid) else { return };
         pod.mode = Mode::Evicted {
             failure: Failure { reason: Reason::Evicted, message: eviction.message.clone(), disruption: true },
             grace: eviction.grace,
@@ -101,6 +113,7 @@ impl State {
         pod.outstanding = Outstanding::Terminate;
         pod.next_sync = None;
         pod.unsaved = true;
+        drop(pod);
         self.eviction.eviction_ordered(&eviction.pod, eviction.grace, now);
         self.record_decision(eviction, now);
         if eviction.brake {
@@ -113,16 +126,16 @@ impl State {
                 record.pod(&eviction.pod).domain(eviction.domain.kind()).number("headroom_bytes", headroom),
             );
         }
-        self.refresh_active(now);
     }
 
     fn note_grace_cut(&mut self, uid: &PodUid, numbers: &Numbers, now: Mono) {
         self.eviction.grace_cut(uid, now);
-        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let Some(mut pod) = self.pods.get_mut(uid) else { return };
         if let Mode::Evicted { grace, .. } = &mut pod.mode {
             *grace = Duration::ZERO;
         }
         let id = pod.id.clone();
+        drop(pod);
         let message = "the pod still grows and the memory would be gone before its grace ends: SIGKILL now";
         let record = Record::new(now, Kind::Eviction, Reason::GraceCutShort, message).pod(&id);
         self.record(with_numbers(record, numbers));
@@ -172,10 +185,11 @@ impl State {
         self.eviction.pod_gone(uid);
         self.resources.cleaned_up(uid);
         self.attribution.remove_pod(uid);
-        for (domain, kills) in self.kills.forget(uid) {
+        for (domain, kills) in self.oom.forget(uid) {
             self.record_kill_by_counter(&domain, kills, now);
         }
-        self.counted_kills.retain(|domain, _| !domain.is_of(uid));
+        self.oom.forget_kept(uid);
+        self.unpublished.remove(uid);
         self.saved.remove(uid);
         self.found.remove(uid);
         self.forgotten.insert(uid.clone(), now);
@@ -192,7 +206,6 @@ impl State {
             }
             // Its name is free: a successor may be waiting.
             self.admit(now);
-            self.refresh_active(now);
         }
     }
 }

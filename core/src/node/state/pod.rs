@@ -11,7 +11,7 @@ use crate::clock::Mono;
 use crate::eviction::resources::ResourceCandidate;
 use crate::eviction::{Candidate, ContainerUse};
 use crate::node::event::{RuntimePod, SourcePod};
-use crate::node::plan::Failure;
+use crate::node::published::{Failure, PublishedPod};
 use crate::pod::order::ContainerWaiting;
 use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
 use crate::pod::spec::grace_period;
@@ -66,6 +66,8 @@ pub struct PodState {
     pub candidate: Candidate,
     /// The same for disks and process ids.
     pub resource_candidate: Arc<ResourceCandidate>,
+    /// What its manifest requests, worked out once.
+    pub(super) requests: qos::Amounts,
     /// The manifest it came from.
     pub path: Option<PathBuf>,
     /// Found in the runtime or on disk, wanted by nobody: has no manifest of its own.
@@ -76,11 +78,13 @@ pub struct PodState {
     pub waiting: Vec<ContainerWaiting>,
     /// Its containers' cgroups are to be looked up again.
     pub cgroups_stale: bool,
-    /// What `oomlet pods` would show has changed.
+    /// What everybody outside sees of it may have changed.
     pub unsaved: bool,
+    /// What was published of it last, or is to be.
+    pub(super) published: Option<Arc<PublishedPod>>,
     /// The source named it again while it was being removed: it starts anew once it is gone.
     pub(super) comes_back: Option<SourcePod>,
-    pub(super) listed: Vec<(String, String)>,
+    pub(super) listed: Vec<ContainerInstance>,
     /// Of these, those that run.
     pub(super) listed_running: Vec<ContainerInstance>,
     pub(super) sync_wanted: Option<Reason>,
@@ -93,8 +97,8 @@ pub struct PodState {
     pub(super) oom_killed: BTreeSet<String>,
     /// Ids of containers that were stopped before they reached their memory limit, and what their status says of it.
     pub(super) forestalled: BTreeMap<String, String>,
-    /// The status as it was last saved: keeps start time and times of conditions.
-    pub(super) status: Option<PodStatus>,
+    /// The status as it was last published or, at first, saved: keeps start time and times of conditions.
+    pub(super) status: Option<Arc<PodStatus>>,
     /// Last error told, so that a repeating one is told once.
     pub(super) last_error: Option<String>,
 }
@@ -113,6 +117,7 @@ impl PodState {
             id: PodRef::of(&pod),
             candidate: candidate(&pod),
             resource_candidate: Arc::new(ResourceCandidate::of(&pod)),
+            requests: qos::pod_requests(&pod),
             pod,
             mode: Mode::Pending,
             path,
@@ -122,6 +127,7 @@ impl PodState {
             waiting: Vec::new(),
             cgroups_stale: false,
             unsaved: true,
+            published: None,
             comes_back: None,
             listed: Vec::new(),
             listed_running: Vec::new(),
@@ -161,6 +167,12 @@ impl PodState {
         self.candidate.grace_period
     }
 
+    /// What everybody outside sees of it.
+    #[must_use]
+    pub const fn published(&self) -> Option<&Arc<PublishedPod>> {
+        self.published.as_ref()
+    }
+
     /// The kernel killed a process of the container that runs under this name.
     pub(super) fn note_oom_kill(&mut self, container: &str) {
         self.oom_told.insert(container.to_owned());
@@ -170,18 +182,18 @@ impl PodState {
         self.unsaved = true;
     }
 
-    /// PLEG's last list of its containers, id and name.
+    /// PLEG's last list of its containers.
     pub(super) fn note_listed(&mut self, listed: &RuntimePod) {
-        let now: Vec<_> = listed.containers.iter().map(|(name, id, _)| (id.clone(), name.clone())).collect();
+        let instance = |(name, id, _): &(String, String, ContainerState)| ContainerInstance {
+            name: name.clone(),
+            id: id.clone(),
+        };
+        let now: Vec<_> = listed.containers.iter().map(instance).collect();
         if self.listed != now {
             self.listed = now;
             self.cgroups_stale |= self.mode.may_hold_memory();
         }
         let running = listed.containers.iter().filter(|(_, _, state)| *state == ContainerState::Running);
-        let instance = |(name, id, _): &(String, String, ContainerState)| ContainerInstance {
-            name: name.clone(),
-            id: id.clone(),
-        };
         self.listed_running = running.map(instance).collect();
     }
 
@@ -197,10 +209,11 @@ impl PodState {
         running.map(instance).chain(untold.cloned()).collect()
     }
 
-    /// Id and name of every container that the worker or PLEG knows of.
+    /// Every container that the worker or PLEG knows of.
     #[must_use]
-    pub fn known_containers(&self) -> Vec<(String, String)> {
-        let reported = self.runtime.containers.iter().map(|c| (c.id.clone(), c.name.clone()));
+    pub fn known_containers(&self) -> Vec<ContainerInstance> {
+        let instance = |c: &ContainerStatus| ContainerInstance { name: c.name.clone(), id: c.id.clone() };
+        let reported = self.runtime.containers.iter().map(instance);
         let mut known: Vec<_> = reported.chain(self.listed.iter().cloned()).collect();
         known.sort();
         known.dedup();

@@ -12,7 +12,8 @@ use crate::eviction::resources::{
     Condition, PodScope, Resource, ResourceAnswer, ResourceCandidate, ResourceEviction, ResourceManager,
     ResourceOrder, ResourceQuery,
 };
-use crate::node::plan::Failure;
+use crate::node::action::ResourceAction;
+use crate::node::published::Failure;
 use crate::pod::spec::all_containers;
 use crate::reason::Reason;
 use crate::trace::record::{Kind, Record};
@@ -33,13 +34,13 @@ impl State {
     /// Pods that may be chosen for eviction.
     #[must_use]
     pub fn resource_candidates(&self) -> &[Arc<ResourceCandidate>] {
-        &self.resource_candidates
+        self.pods.resource_candidates()
     }
 
     /// DiskPressure and PIDPressure, as admission sees them.
     #[must_use]
     pub const fn resource_conditions(&self) -> &BTreeSet<Condition> {
-        &self.resource_conditions
+        &self.conditions.resources
     }
 
     /// Source and runtime have spoken. Before that nobody knows what may go, and disks are not looked at.
@@ -114,7 +115,7 @@ impl State {
 
     /// Each once, until it is over.
     fn tell_resource_trouble(&mut self, doing: Doing, trouble: &[String], now: Mono) {
-        let told = self.resource_trouble.insert(doing, trouble.to_vec()).unwrap_or_default();
+        let told = self.conditions.trouble.insert(doing, trouble.to_vec()).unwrap_or_default();
         for line in trouble.iter().filter(|line| !told.contains(line)) {
             self.record(Record::new(now, Kind::Warning, Reason::ResourcesUnreadable, line.clone()));
         }
@@ -136,16 +137,21 @@ impl State {
         self.record(record);
     }
 
-    pub(super) fn note_resource_order(&mut self, order: &ResourceOrder, now: Mono) {
-        match order {
-            ResourceOrder::Read(query) => self.resources.read_ordered(query.scope, now),
-            ResourceOrder::Reclaim(reclaim) => self.resources.reclaim_ordered(reclaim.images, now),
-            ResourceOrder::CollectImages { .. } => self.resources.images_ordered(now),
+    pub(super) fn note_resources(&mut self, action: &ResourceAction, now: Mono) {
+        match action {
+            ResourceAction::Order(ResourceOrder::Read(query)) => {
+                self.resources.read_ordered(query.scope, now);
+            }
+            ResourceAction::Order(ResourceOrder::Reclaim(reclaim)) => {
+                self.resources.reclaim_ordered(reclaim.images, now);
+            }
+            ResourceAction::Order(ResourceOrder::CollectImages { .. }) => self.resources.images_ordered(now),
+            ResourceAction::Evict { eviction, .. } => self.note_resource_eviction(eviction, now),
         }
     }
 
-    pub(super) fn note_resource_eviction(&mut self, eviction: &ResourceEviction, now: Mono) {
-        let Some(pod) = self.pods.get_mut(&eviction.pod.uid) else { return };
+    fn note_resource_eviction(&mut self, eviction: &ResourceEviction, now: Mono) {
+        let Some(mut pod) = self.pods.get_mut(&eviction.pod.uid) else { return };
         let reason = match eviction.signal {
             Some(_) => Reason::Evicted,
             None => Reason::LocalStorageLimitExceeded,
@@ -158,6 +164,7 @@ impl State {
         pod.outstanding = Outstanding::Terminate;
         pod.next_sync = None;
         pod.unsaved = true;
+        drop(pod);
         self.resources.eviction_ordered(&eviction.pod.uid, eviction.grace, now);
         let record = Record::new(now, Kind::Decision, eviction.reason, eviction.message.clone())
             .pod(&eviction.pod)
@@ -166,7 +173,6 @@ impl State {
             .number("read_to_decision_us", now.since(eviction.read_at).as_micros());
         let record = eviction.numbers.iter().fold(record, |r, (name, value)| r.number(name, *value));
         self.record(record);
-        self.refresh_active(now);
     }
 
     pub(super) fn update_resource_conditions(&mut self, now: Mono) {
@@ -174,8 +180,8 @@ impl State {
             let info = self.resources.condition(condition, now);
             let (begins, ends) = condition.reasons();
             let (reason, message) = match info {
-                Some(info) if self.resource_conditions.insert(condition) => (begins, met(&info)),
-                None if self.resource_conditions.remove(&condition) => {
+                Some(info) if self.conditions.resources.insert(condition) => (begins, met(&info)),
+                None if self.conditions.resources.remove(&condition) => {
                     let period = self.config.resources.transition_period;
                     (ends, format!("no such pressure for {} s", period.as_secs()))
                 }

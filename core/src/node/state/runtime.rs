@@ -27,7 +27,7 @@ impl State {
         // A container that has just started is known here before its pod's worker is done with the others: its cgroup
         // is named, and its memory watched, from now on.
         for listed in &runtime.pods {
-            if let Some(pod) = self.pods.get_mut(&listed.pod.uid) {
+            if let Some(mut pod) = self.pods.get_mut(&listed.pod.uid) {
                 pod.note_listed(listed);
             }
         }
@@ -38,7 +38,7 @@ impl State {
     }
 
     pub(super) fn apply_lifecycle(&mut self, event: &PodLifecycleEvent, _now: Mono) {
-        let Some(pod) = self.pods.get_mut(&event.pod) else { return };
+        let Some(mut pod) = self.pods.get_mut(&event.pod) else { return };
         if event.kind == PodLifecycleEventKind::ContainerStarted {
             pod.cgroups_stale = true;
         }
@@ -63,9 +63,7 @@ impl State {
             ),
             None => {
                 // What a worker could not do meanwhile is tried at once.
-                for pod in self.pods.values_mut() {
-                    pod.retry_now();
-                }
+                self.pods.for_each_mut(PodState::retry_now);
                 Record::new(now, Kind::Agent, Reason::RuntimeStateChanged, "the container runtime answers")
             }
         };
@@ -91,7 +89,7 @@ impl State {
             self.resources.cleaned_up(&uid);
         }
         let resync = self.resync_after(&uid);
-        let Some(pod) = self.pods.get_mut(&uid) else { return };
+        let Some(mut pod) = self.pods.get_mut(&uid) else { return };
         let of_sync = match &outcome {
             WorkerOutcome::Synced { .. } | WorkerOutcome::Completed { .. } => true,
             WorkerOutcome::Failed { .. } => pod.outstanding != Outstanding::Terminate,
@@ -113,7 +111,7 @@ impl State {
         pod.unsaved = true;
         pod.runtime = runtime;
         pod.reported = true;
-        let PodState { runtime, oom_killed, forestalled, .. } = pod;
+        let PodState { runtime, oom_killed, forestalled, .. } = &mut *pod;
         oom_killed.retain(|id| runtime.containers.iter().any(|c| c.id == *id));
         forestalled.retain(|id, _| runtime.containers.iter().any(|c| c.id == *id));
         let gone: Vec<u32> = pod.watched_pids.difference(&pod.running_pids().collect()).copied().collect();
@@ -166,6 +164,7 @@ impl State {
                 None
             }
         };
+        drop(pod);
         let freed = if stopped { self.eviction.pod_stopped(&uid, at) } else { None };
         for container in untold {
             self.record_kill_by_runtime(&id, container, at);
@@ -198,7 +197,7 @@ impl State {
 
     /// The eBPF program saw a container's init process exit; the runtime learns of it within milliseconds.
     pub(super) fn apply_init_exit(&mut self, pid: u32, now: Mono) {
-        let Some(pod) = self.pods.values().find(|p| p.watched_pids.contains(&pid)) else { return };
+        let Some(pod) = self.pods.of_pid(pid).filter(|p| p.watched_pids.contains(&pid)) else { return };
         let id: PodRef = pod.id.clone();
         self.kick = Some(Reason::InitProcessExited);
         let record =

@@ -11,8 +11,8 @@ use super::{Mode, State};
 use crate::clock::Mono;
 use crate::eviction::resources::Condition;
 use crate::node::event::{PodUpdate, RejectedManifest};
-use crate::node::plan::{Failure, SavedPod};
-use crate::pod::admission::{self, admit};
+use crate::node::published::{Failure, SavedPod};
+use crate::pod::admission::{self, Taken, admit};
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
 use crate::trace::record::{Kind, Record};
@@ -23,21 +23,23 @@ impl State {
         let mut kept = self.kept_by_rejected(&update.rejected);
         // A pod of a file that cannot be read any more, and that this agent has not seen: its last start knew it.
         for saved in self.saved.values().filter(|s| kept.contains(&s.uid())) {
-            self.pods.entry(saved.uid()).or_insert_with(|| from_saved(saved));
+            if !self.pods.contains_key(&saved.uid()) {
+                self.pods.insert(from_saved(saved));
+            }
         }
         for named in update.pods {
             let id = PodRef::of(&named.pod);
             kept.insert(id.uid.clone());
-            match self.pods.get_mut(&id.uid) {
-                Some(known) if matches!(known.mode, Mode::Removing { .. } | Mode::Removed) => {
-                    known.comes_back = Some(named);
-                }
-                Some(known) => {
-                    // The next start must know where to look for it.
-                    known.unsaved |= known.path.as_ref() != Some(&named.path);
-                    known.path = Some(named.path);
-                }
-                None => self.add(named.pod, &named.path, now),
+            let Some(mut known) = self.pods.get_mut(&id.uid) else {
+                self.add(named.pod, &named.path, now);
+                continue;
+            };
+            if matches!(known.mode, Mode::Removing { .. } | Mode::Removed) {
+                known.comes_back = Some(named);
+            } else {
+                // The next start must know where to look for it.
+                known.unsaved |= known.path.as_ref() != Some(&named.path);
+                known.path = Some(named.path);
             }
         }
         self.remove_unnamed(&kept, now);
@@ -62,12 +64,12 @@ impl State {
         let mut state = PodState::new(pod, Some(path.to_owned()));
         // Start time and times of conditions go on.
         if let Some(saved) = self.saved.get(&state.id.uid) {
-            state.status.clone_from(&saved.pod.status);
+            state.status = saved.pod.status.clone().map(Arc::new);
             state.forestalled.clone_from(&saved.forestalled);
         }
         let id = state.id.clone();
         let ignored = admission::unsupported(&state.pod);
-        self.pods.insert(id.uid.clone(), state);
+        self.pods.insert(state);
         self.record_pod(now, Kind::Pod, Reason::PodAdded, &id, format!("from {}", path.display()));
         for field in ignored {
             self.record_pod(now, Kind::Warning, Reason::UnsupportedFeature, &id, field);
@@ -83,7 +85,10 @@ impl State {
             .map(|p| (p.id.namespace.clone(), p.id.name.clone()))
             .collect();
         let mut told = Vec::new();
-        for pod in self.pods.values_mut().filter(|p| !kept.contains(&p.id.uid)) {
+        let unnamed: Vec<PodUid> =
+            self.pods.values().map(|p| &p.id.uid).filter(|uid| !kept.contains(uid)).cloned().collect();
+        for uid in unnamed {
+            let Some(mut pod) = self.pods.get_mut(&uid) else { continue };
             if matches!(pod.mode, Mode::Removing { .. } | Mode::Removed) {
                 pod.comes_back = None;
                 continue;
@@ -166,7 +171,7 @@ impl State {
         state.orphan = true;
         state.remove(Reason::OrphanedPod);
         let id = state.id.clone();
-        self.pods.insert(id.uid.clone(), state);
+        self.pods.insert(state);
         let message = "it is on the node, and no manifest names it";
         self.record_pod(now, Kind::Pod, Reason::OrphanedPod, &id, message);
     }
@@ -178,8 +183,7 @@ impl State {
         }
         let mut pending: Vec<_> = self
             .pods
-            .values()
-            .filter(|p| p.mode == Mode::Pending)
+            .pending()
             .map(|p| (Reverse(self.runs(p)), Reverse(crate::pod::qos::priority(&p.pod)), p.id.clone()))
             .collect();
         pending.sort();
@@ -192,12 +196,7 @@ impl State {
 
     /// A pod of the same name that is still ending keeps its successor waiting, as kubelet does for static pods.
     fn name_is_taken(&self, id: &PodRef) -> bool {
-        self.pods.values().any(|p| {
-            p.id.uid != id.uid
-                && p.id.name == id.name
-                && p.id.namespace == id.namespace
-                && p.mode != Mode::Pending
-        })
+        self.pods.named(&id.namespace, &id.name).any(|p| p.id.uid != id.uid && p.mode != Mode::Pending)
     }
 
     fn runs(&self, pod: &PodState) -> bool {
@@ -258,16 +257,11 @@ impl State {
             )
         } else {
             let mut facts = self.config.node.clone();
-            facts.memory_pressure = self.under_pressure;
-            facts.disk_pressure = self.resource_conditions.contains(&Condition::DiskPressure);
-            facts.pid_pressure = self.resource_conditions.contains(&Condition::PidPressure);
-            let active: Vec<Arc<Pod>> = self
-                .pods
-                .values()
-                .filter(|p| p.mode.may_hold_memory() && !p.orphan)
-                .map(|p| Arc::clone(&p.pod))
-                .collect();
-            match admit(&pod, &facts, &active) {
+            facts.memory_pressure = self.conditions.memory_pressure;
+            facts.disk_pressure = self.conditions.resources.contains(&Condition::DiskPressure);
+            facts.pid_pressure = self.conditions.resources.contains(&Condition::PidPressure);
+            let (requests, pods) = self.pods.admitted(&[&id.uid]);
+            match admit(&pod, &facts, &Taken { requests, pods }) {
                 Ok(()) => (Mode::Active, Record::new(now, Kind::Pod, Reason::PodAdded, "admitted")),
                 Err(no) => {
                     let record = Record::new(now, Kind::Warning, no.reason, no.message.clone());
@@ -277,7 +271,7 @@ impl State {
             }
         };
         self.record(record.pod(id));
-        if let Some(state) = self.pods.get_mut(&id.uid) {
+        if let Some(mut state) = self.pods.get_mut(&id.uid) {
             state.sync_wanted = (mode == Mode::Active).then_some(Reason::PodAdded);
             state.cgroups_stale = running;
             state.mode = mode;
@@ -289,7 +283,7 @@ impl State {
 /// As the last run of the agent left it.
 fn from_saved(saved: &SavedPod) -> PodState {
     let mut state = PodState::new(Arc::new(saved.pod.clone()), saved.manifest_path.clone());
-    state.status.clone_from(&saved.pod.status);
+    state.status = saved.pod.status.clone().map(Arc::new);
     state.forestalled.clone_from(&saved.forestalled);
     state
 }

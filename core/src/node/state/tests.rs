@@ -14,8 +14,11 @@ use super::*;
 use crate::brake::Held;
 use crate::eviction::resources::{PodScope, ResourceAnswer, ResourceOrder};
 use crate::eviction::threshold::{Signal, Threshold, ThresholdValue};
+use crate::node::action::{ActionKind, MemoryAction, NodeAction, PodAction, ResourceAction};
 use crate::node::event::{PodSource, PodUpdate, RejectedManifest, RuntimePod, RuntimePods, SourcePod};
-use crate::node::plan::{ActionKind, Failure, plan};
+use crate::node::plan::plan;
+use crate::node::published::Failure;
+use crate::pod::ContainerInstance;
 use crate::pod::Pod;
 use crate::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
 use crate::pod::qos::Amounts;
@@ -132,6 +135,7 @@ impl Node {
         // What is noted may itself change what is to be saved; beyond that nothing follows from a plan.
         for _ in 0..3 {
             let actions = plan(&self.state, self.now);
+            self.state.planned();
             for action in &actions {
                 self.state.note(action, self.now);
             }
@@ -156,38 +160,44 @@ impl Node {
 
 fn short(kind: &ActionKind) -> Option<String> {
     Some(match kind {
-        ActionKind::Dispatch { pod, order } | ActionKind::CutGrace { pod, order, .. } => match order {
+        ActionKind::Pod(PodAction::Dispatch { pod, order })
+        | ActionKind::Memory(MemoryAction::CutGrace { pod, order, .. }) => match order {
             WorkOrder::Sync { .. } => format!("sync {pod}"),
             WorkOrder::Terminate { grace, remove, .. } => {
                 format!("{} {pod} grace {}", if *remove { "remove" } else { "stop" }, grace.as_secs())
             }
         },
-        ActionKind::Evict { eviction, .. } => format!("evict {}", eviction.pod.uid),
-        ActionKind::Brake { step, .. } => match &step.held.container {
+        ActionKind::Memory(MemoryAction::Evict { eviction, .. }) => format!("evict {}", eviction.pod.uid),
+        ActionKind::Memory(MemoryAction::Brake { step, .. }) => match &step.held.container {
             Some(container) => format!("{} {} of {}", step.gear.as_str(), container.name, step.held.pod),
             None => format!("{} {}", step.gear.as_str(), step.held.pod),
         },
-        ActionKind::StopContainer { order, .. } | ActionKind::CutContainerGrace { order, .. } => {
+        ActionKind::Memory(
+            MemoryAction::StopContainer { order, .. } | MemoryAction::CutContainerGrace { order, .. },
+        ) => {
             let (container, pod, grace) = (&order.container.id, &order.pod.uid, order.grace.as_secs());
             format!("stop {container} of {pod} grace {grace}")
         }
-        ActionKind::Forget(uid) => format!("forget {uid}"),
-        ActionKind::KickPleg => "kick".into(),
-        ActionKind::WatchInit { pids } => format!("watch {pids:?}"),
-        ActionKind::MapCgroups { pod, .. } => format!("map {pod}"),
-        ActionKind::EvictForResource { eviction, .. } => format!("evict {} for disk", eviction.pod.uid),
-        ActionKind::Resources(ResourceOrder::Reclaim(reclaim)) => {
+        ActionKind::Pod(PodAction::Forget(uid)) => format!("forget {uid}"),
+        ActionKind::Pod(PodAction::WatchInit { pids, .. }) => format!("watch {pids:?}"),
+        ActionKind::Pod(PodAction::MapCgroups { pod, .. }) => format!("map {pod}"),
+        ActionKind::Node(NodeAction::KickPleg) => "kick".into(),
+        ActionKind::Resources(ResourceAction::Evict { eviction, .. }) => {
+            format!("evict {} for disk", eviction.pod.uid)
+        }
+        ActionKind::Resources(ResourceAction::Order(ResourceOrder::Reclaim(reclaim))) => {
             let finished: Vec<_> = reclaim.finished.iter().map(|p| p.uid.as_str()).collect();
             format!("reclaim {finished:?} images {}", reclaim.images)
         }
-        ActionKind::Resources(ResourceOrder::Read(query)) if query.scope == PodScope::All => {
+        ActionKind::Resources(ResourceAction::Order(ResourceOrder::Read(query)))
+            if query.scope == PodScope::All =>
+        {
             "read all".into()
         }
         ActionKind::Resources(_)
-        | ActionKind::ReadMemory { .. }
-        | ActionKind::ReadLimits { .. }
-        | ActionKind::Save(_)
-        | ActionKind::UpdateQos { .. } => return None,
+        | ActionKind::Memory(MemoryAction::Read { .. } | MemoryAction::ReadLimits { .. })
+        | ActionKind::Pod(PodAction::Publish(_))
+        | ActionKind::Node(NodeAction::UpdateQos { .. }) => return None,
     })
 }
 
@@ -255,7 +265,7 @@ fn a_container_that_pleg_lists_is_known_before_its_worker_reports() {
     assert_eq!(node.step(source(&[("a", "1")])), ["sync 1"]);
     assert_eq!(node.step(relist(&[("a", "1")])), ["map 1"]);
     let known = node.state.pod(&"1".into()).unwrap().known_containers();
-    assert_eq!(known, [("1-c".to_owned(), "c".to_owned())]);
+    assert_eq!(known, [ContainerInstance { name: "c".to_owned(), id: "1-c".to_owned() }]);
     assert_eq!(node.step(relist(&[("a", "1")])), [""; 0], "nothing new, nothing to map");
 }
 
@@ -303,7 +313,7 @@ fn what_was_evicted_stays_evicted_over_a_restart() {
     let stopped = WorkerOutcome::Stopped { took: Duration::ZERO, killed: false };
     assert_eq!(node.step(report("1", stopped, PodRuntimeStatus::default())), [""; 0]);
     let state = node.state.pod(&"1".into()).unwrap();
-    let status = node.state.saved(state, node.now).pod.status.unwrap();
+    let status = state.published().unwrap().to_saved().pod.status.unwrap();
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
 }
 

@@ -149,14 +149,9 @@ fn container_cgroups() {
 
 #[test]
 fn class_cgroups() {
-    let pods = [
-        pod(json!({"containers": [container("a", "1/-", "-/-")]})),
-        pod(json!({"containers": [container("a", "500m/-", "-/-")]})),
-        pod(json!({"containers": [container("a", "4/1Gi", "4/1Gi")]})),
-    ];
-    assert_eq!(class_cgroup_resources(QosClass::Burstable, &pods).cpu_shares, Some(1536));
-    assert_eq!(class_cgroup_resources(QosClass::BestEffort, &pods).cpu_shares, Some(2));
-    assert_eq!(class_cgroup_resources(QosClass::Guaranteed, &pods), CgroupResources::default());
+    for (milli_cpu, shares) in [(0, 2), (1500, 1536), (u64::MAX, 262_144)] {
+        assert_eq!(burstable_class_resources(milli_cpu).cpu_shares, Some(shares), "{milli_cpu}");
+    }
 }
 
 #[test]

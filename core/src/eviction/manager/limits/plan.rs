@@ -93,7 +93,7 @@ impl EvictionManager {
             c.stoppable && !ends && !limits.stopping.contains_key(&c.held())
         };
         let mut stops: Vec<ContainerStop> = Vec::new();
-        for c in limits.containers.iter().filter(stoppable) {
+        for c in limits.containers.values().flatten().filter(stoppable) {
             let domain = c.domain();
             let Some(watched) = limits.fresh(&domain, now) else { continue };
             if c.begun || watched.runs_into_limit(needed, self.cfg.brake) {
@@ -108,7 +108,7 @@ impl EvictionManager {
             let Some(watched) = (!busy).then(fresh).flatten() else { continue };
             let rate =
                 |c: &LimitedContainer| limits.watched.get(&c.domain()).map_or(0.0, Watched::bytes_per_s);
-            let in_it = limits.containers.iter().filter(|c| c.pod.uid == *uid).filter(stoppable);
+            let in_it = limits.containers.get(uid).into_iter().flatten().filter(stoppable);
             if let Some(fastest) = in_it.max_by(|a, b| rate(a).total_cmp(&rate(b))) {
                 stops.push(self.container_stop(fastest, domain.clone(), watched));
             }

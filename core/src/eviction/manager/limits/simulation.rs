@@ -133,7 +133,7 @@ impl Sim {
         let cfg = EvictionConfig { thresholds: Vec::new(), brake, ..EvictionConfig::default() };
         let (containers, now) = (containers.collect::<Vec<_>>(), Mono::from_millis(1000));
         let mut manager = EvictionManager::new(cfg);
-        manager.watch_limits(containers.iter().map(Running::limited).collect(), now);
+        tests::watch(&mut manager, containers.iter().map(Running::limited).collect(), now);
         let out = Outcome::default();
         Sim { manager, containers, now, event_every: None, told: 0, read_at: now, out }
     }
@@ -150,7 +150,7 @@ impl Sim {
         while self.now < end && self.out.oom.is_none() {
             let steps = self.manager.plan(&[], self.now);
             for step in &steps {
-                self.manager.applied(step, self.now);
+                self.manager.carried_out(step, self.now);
             }
             assert_eq!(self.manager.plan(&[], self.now), [], "after {steps:?}");
             for step in &steps {
@@ -251,7 +251,7 @@ impl Sim {
         }
         if told {
             let running = self.containers.iter().filter(|c| !c.ended);
-            self.manager.watch_limits(running.map(Running::limited).collect(), self.now);
+            tests::watch(&mut self.manager, running.map(Running::limited).collect(), self.now);
         }
         told || self.out.oom.is_some()
     }

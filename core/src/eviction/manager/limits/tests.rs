@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::eviction::{EvictionConfig, EvictionStep};
 use crate::reason::Reason;
@@ -64,7 +66,7 @@ fn stops_at(m: &mut EvictionManager, end_ms: u64, to: &[(Domain, u64, Option<u64
             .collect();
         m.observe_reading(&reading(t(at), &then));
         for step in m.plan(&[], t(at)) {
-            m.applied(&step, t(at));
+            m.carried_out(&step, t(at));
             if let EvictionStep::StopContainer(stop) = step {
                 stops.push(*stop);
             }
@@ -73,10 +75,20 @@ fn stops_at(m: &mut EvictionManager, end_ms: u64, to: &[(Domain, u64, Option<u64
     stops
 }
 
+/// All that are to be watched, of every pod that this suite knows.
+pub(super) fn watch(m: &mut EvictionManager, containers: Vec<LimitedContainer>, now: Mono) {
+    let named = containers.iter().map(|c| c.pod.uid.clone());
+    let pods: BTreeSet<PodUid> = m.limits.containers.keys().cloned().chain(named).collect();
+    for pod in pods {
+        let of_pod = containers.iter().filter(|c| c.pod.uid == pod).cloned().collect();
+        m.watch_limits(&pod, of_pod, now);
+    }
+}
+
 #[test]
 fn a_pods_limit_costs_the_container_that_grows() {
     let mut m = manager();
-    m.watch_limits(vec![limited("p", "quiet", "1"), limited("p", "leak", "2")], t(1));
+    watch(&mut m, vec![limited("p", "quiet", "1"), limited("p", "leak", "2")], t(1));
     let mut stops = Vec::new();
     for ms in (1000..3000).step_by(20) {
         let leak = (ms - 1000) / 10;
@@ -86,7 +98,7 @@ fn a_pods_limit_costs_the_container_that_grows() {
             &[pod, (container("p", "quiet"), 40, None), (container("p", "leak"), leak, None)],
         ));
         for step in m.plan(&[], t(ms)) {
-            m.applied(&step, t(ms));
+            m.carried_out(&step, t(ms));
             if let EvictionStep::StopContainer(stop) = step {
                 stops.push(*stop);
             }
@@ -102,7 +114,7 @@ fn a_pods_limit_costs_the_container_that_grows() {
 fn each_run_of_a_container_is_stopped_once() {
     let mut m = manager();
     let (run, domain) = (|id: &str| vec![limited("p", "c", id)], container("p", "c"));
-    m.watch_limits(run("1"), t(1));
+    watch(&mut m, run("1"), t(1));
     let full = [(Domain::Pod("p".into()), 240, None), (domain, 240, Some(256))];
     assert_eq!(stops_at(&mut m, 3_000, &full).len(), 1);
     assert!(m.holds_any());
@@ -110,12 +122,12 @@ fn each_run_of_a_container_is_stopped_once() {
     let instance = run("1")[0].instance.clone();
     m.container_stopped(&"p".into(), &instance, t(4_700));
     assert_eq!(stops_at(&mut m, 6_300, &full), [], "it has been");
-    m.watch_limits(run("2"), t(6_400));
+    watch(&mut m, run("2"), t(6_400));
     let again = stops_at(&mut m, 8_000, &full);
     assert_eq!(again.iter().map(|stop| stop.container.id.as_str()).collect::<Vec<_>>(), ["2"]);
-    m.watch_limits(Vec::new(), t(8_100));
+    watch(&mut m, Vec::new(), t(8_100));
     for step in m.plan(&[], t(8_100)) {
-        m.applied(&step, t(8_100));
+        m.carried_out(&step, t(8_100));
     }
     assert!(!m.holds_any(), "one that is not among them has ended");
 }
@@ -125,11 +137,11 @@ fn whose_pod_ends_or_is_gone_is_left_alone() {
     let ending = LimitedContainer { stoppable: false, ..limited("p", "c", "1") };
     let full = [(Domain::Pod("p".into()), 240, None), (container("p", "c"), 240, Some(256))];
     let mut m = manager();
-    m.watch_limits(vec![ending], t(1));
+    watch(&mut m, vec![ending], t(1));
     assert_eq!(stops_at(&mut m, 3_000, &full), []);
     // Nor is one that the agent takes over with as much as it has always had.
     let mut m = manager();
-    m.watch_limits(vec![limited("p", "c", "1")], t(1));
+    watch(&mut m, vec![limited("p", "c", "1")], t(1));
     for ms in (1000..3000).step_by(20) {
         m.observe_reading(&reading(t(ms), &full));
         let stops = |step: &EvictionStep| matches!(step, EvictionStep::StopContainer(_));
@@ -143,7 +155,7 @@ fn whose_pod_ends_or_is_gone_is_left_alone() {
 #[test]
 fn a_stop_that_has_begun_goes_on() {
     let mut m = manager();
-    m.watch_limits(vec![LimitedContainer { begun: true, ..limited("p", "c", "1") }], t(1));
+    watch(&mut m, vec![LimitedContainer { begun: true, ..limited("p", "c", "1") }], t(1));
     let low = [(Domain::Pod("p".into()), 20, None), (container("p", "c"), 20, Some(256))];
     m.observe_reading(&reading(t(1_000), &low));
     let steps = m.plan(&[], t(1_000));
@@ -154,7 +166,7 @@ fn a_stop_that_has_begun_goes_on() {
 fn a_kernel_event_of_its_own_prompts_a_reading_and_those_of_others_do_not() {
     let mut m = manager();
     m.set_assumed_max_rate(64 * MIB);
-    m.watch_limits(vec![limited("p", "c", "1"), limited("q", "c", "2")], t(1));
+    watch(&mut m, vec![limited("p", "c", "1"), limited("q", "c", "2")], t(1));
     let numbers = |pod: &str| [(Domain::Pod(pod.into()), 20, None), (container(pod, "c"), 20, Some(256))];
     m.observe_reading(&reading(t(1_000), &[numbers("p"), numbers("q")].concat()));
     let event = |ms, kind| KernelEvent { at: t(ms), read_at: t(ms), kind };

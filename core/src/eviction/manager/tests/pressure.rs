@@ -67,7 +67,7 @@ fn stalled(m: &mut EvictionManager) -> Vec<(u64, String, Reason)> {
                 evictions.push((second, eviction.pod.name.clone(), eviction.reason));
                 let (uid, pod) = (eviction.pod.uid.clone(), eviction.reason == Reason::PodStalled);
                 assert!(eviction.message.starts_with(if pod { "The pod was" } else { "The node was" }));
-                m.applied(&step, now);
+                m.carried_out(&step, now);
                 m.pod_stopped(&uid, now);
             }
         }

@@ -3,8 +3,8 @@
 
 use super::super::State;
 use super::super::pod::PodState;
-use super::{describe_limit, with_limit};
 use crate::clock::Mono;
+use crate::oom::limit::{describe_limit, with_limit};
 use crate::pod::PodUid;
 use crate::pod::runtime_status::{ContainerState, ContainerStatus};
 use crate::reason::Reason;
@@ -23,7 +23,7 @@ impl State {
         }
         for domain in &reading.domains {
             let Domain::Pod(uid) = &domain.domain else { continue };
-            if self.pods.contains_key(uid) && self.kills.pod_counter(uid, domain.oom_kills, now) {
+            if self.pods.contains_key(uid) && self.oom.kills.pod_counter(uid, domain.oom_kills, now) {
                 self.find_the_killed(&uid.clone(), now);
             }
         }
@@ -35,48 +35,52 @@ impl State {
         if !self.pods.contains_key(uid) {
             return;
         }
-        if self.kills.counter(&reading.domain, reading.oom_kills, now)
-            && let Some(pod) = self.pods.get_mut(uid)
-        {
-            pod.note_oom_kill(container);
-            self.keep_what_is_known(&reading.domain, now);
+        if !self.oom.kills.counter(&reading.domain, reading.oom_kills, now) {
+            return;
         }
+        if let Some(mut pod) = self.pods.get_mut(uid) {
+            pod.note_oom_kill(container);
+        }
+        self.keep_what_is_known(&reading.domain, now);
     }
 
     /// The pod's counter has a kill that nobody told of. A container that SIGKILL ended is the one.
     pub(in super::super) fn find_the_killed(&mut self, uid: &PodUid, now: Mono) {
-        if !self.kills.is_unattributed(uid, now) {
+        if !self.oom.kills.is_unattributed(uid, now) {
             return;
         }
-        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let Some(pod) = self.pods.get(uid) else { return };
         let Some((id, name)) = ended_by_sigkill(pod).map(|c| (c.id.clone(), c.name.clone())).next() else {
             return;
         };
-        pod.oom_killed.insert(id);
-        pod.unsaved = true;
+        if let Some(mut pod) = self.pods.get_mut(uid) {
+            pod.oom_killed.insert(id);
+            pod.unsaved = true;
+        }
         let domain = Domain::Container(uid.clone(), name);
-        self.kills.attribute(uid, &domain, now);
+        self.oom.kills.attribute(uid, &domain, now);
         self.keep_what_is_known(&domain, now);
     }
 
     /// A container has been ended by SIGKILL, and whether the OOM killer sent it is to be read before the pod's cgroup
     /// goes as well.
     pub(in super::super) fn ask_for_counters(&mut self, uid: &PodUid) {
-        self.counters_wanted |= self.pods.get(uid).is_some_and(|pod| ended_by_sigkill(pod).next().is_some());
+        self.oom.counters_wanted |=
+            self.pods.get(uid).is_some_and(|pod| ended_by_sigkill(pod).next().is_some());
     }
 
     /// Made now: in a second nobody knows any more what was at its limit.
     fn keep_what_is_known(&mut self, domain: &Domain, now: Mono) {
         if let Domain::Container(uid, container) = domain
-            && !self.counted_kills.contains_key(domain)
+            && !self.oom.has_kept(domain)
         {
             let record = self.counted_kill(uid, container, now);
-            self.counted_kills.insert(domain.clone(), record);
+            self.oom.keep(domain, record);
         }
     }
 
     pub(in super::super) fn tell_unexplained_kills(&mut self, now: Mono) {
-        for (domain, kills) in self.kills.take_unexplained(now) {
+        for (domain, kills) in self.oom.kills.take_unexplained(now) {
             self.record_kill_by_counter(&domain, kills, now);
         }
     }
@@ -84,7 +88,7 @@ impl State {
     pub(in super::super) fn record_kill_by_counter(&mut self, domain: &Domain, kills: u64, now: Mono) {
         let Domain::Container(uid, container) = domain else { return };
         let Some(id) = self.pods.get(uid).map(|pod| pod.id.clone()) else { return };
-        let record = self.counted_kills.remove(domain);
+        let record = self.oom.take_kept(domain);
         let record = record.unwrap_or_else(|| self.counted_kill(uid, container, now));
         self.record(record.number("kills", kills).pod(&id).container(container.clone()));
     }

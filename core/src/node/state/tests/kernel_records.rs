@@ -1,7 +1,8 @@
 //! What the eBPF programs' records lead to: kills explained, hints that ask for numbers.
 
 use super::*;
-use crate::node::plan::Action;
+use crate::node::action::Action;
+use crate::signal::OomBegin;
 use crate::signal::attribution::Target;
 use crate::signal::{CgroupId, Hierarchy, MemcgLevel, OomConstraint, OomScope, OomVictim, StatAge};
 use crate::trace::record::Record;
@@ -164,8 +165,10 @@ fn hints_ask_for_numbers_and_are_told_of_their_domain() {
     let forecast = |n| KernelEventKind::ChargeForecast { memcg: memcg(n), grown_bytes: 4 * MIB, window };
     let reclaim = |n| KernelEventKind::LimitReclaim { memcg: memcg(n), events: 3 };
     let hinted = |node: &Node| {
-        let read =
-            |a: &Action| matches!(a.kind, ActionKind::ReadMemory { .. }) && a.reason == Reason::KernelSignal;
+        let read = |a: &Action| {
+            matches!(a.kind, ActionKind::Memory(MemoryAction::Read { .. }))
+                && a.reason == Reason::KernelSignal
+        };
         plan(&node.state, node.now).iter().any(read)
     };
     for (kind, domain, container) in [

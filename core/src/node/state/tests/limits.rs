@@ -70,7 +70,7 @@ fn restarted() -> Event {
 }
 
 fn last_state(node: &Node) -> (String, String, i32) {
-    let saved = node.state.saved(node.state.pod(&"1".into()).unwrap(), node.now);
+    let saved = node.state.pod(&"1".into()).unwrap().published().unwrap().to_saved();
     let status = saved.pod.status.unwrap().container_statuses.unwrap().remove(0);
     let ended = status.last_state.unwrap().terminated.unwrap();
     (ended.reason.unwrap(), ended.message.unwrap_or_default(), ended.exit_code)
@@ -92,7 +92,7 @@ fn a_container_near_its_limit_is_held_and_stopped_and_its_pod_lives_on() {
     assert!(told.iter().any(|r| r.kind == Kind::Brake && r.container.as_deref() == Some("c")), "{told:?}");
     // What the next start would find.
     let pod = node.state.pod(&"1".into()).unwrap();
-    assert_eq!(node.state.saved(pod, node.now).forestalled["1-c"], decision.message);
+    assert_eq!(pod.published().unwrap().to_saved().forestalled["1-c"], decision.message);
     assert_eq!((&pod.mode, node.state.under_memory_pressure()), (&Mode::Active, false));
 
     assert_eq!(node.step(signalled()), ["throttled c of 1"]);

@@ -77,15 +77,15 @@ fn what_goes_to_disk_after_a_decision_knows_of_it() {
         for _ in 0..3 {
             for action in plan(&node.state, now) {
                 node.state.note(&action, now);
-                seen |= matches!(action.kind, ActionKind::Evict { .. });
-                if let ActionKind::Save(saved) = &action.kind {
-                    assert_eq!(saved.failure.is_some(), seen);
+                seen |= matches!(action.kind, ActionKind::Memory(MemoryAction::Evict { .. }));
+                if let ActionKind::Pod(PodAction::Publish(published)) = &action.kind {
+                    assert_eq!(published.failure.is_some(), seen);
                 }
             }
         }
     }
     assert!(seen, "it was evicted");
-    assert!(!node.state.pod(&"1".into()).unwrap().unsaved);
+    assert!(node.state.unpublished().next().is_none());
 }
 
 #[test]
@@ -126,7 +126,11 @@ fn an_eviction_goes_on_over_a_restart_and_nobody_else_is_evicted_meanwhile() {
     let mut node = Node::new(StateConfig { saved, ..config() });
     node.step(source(&[("a", "1")]));
     let pending = node.state.pod(&"1".into()).unwrap();
-    assert_eq!(node.state.saved(pending, node.now).failure, evicted(), "before the runtime is listed, too");
+    assert_eq!(
+        pending.published().unwrap().to_saved().failure,
+        evicted(),
+        "before the runtime is listed, too"
+    );
     assert_eq!(node.step(relist(&[("a", "1")])), ["stop 1 grace 5", "map 1"]);
     assert_eq!(node.state.eviction().evicting().collect::<Vec<_>>(), [&PodUid::from("1")]);
     node.step(stopped("1"));
@@ -160,8 +164,8 @@ fn a_manifest_that_moves_keeps_its_pod_and_the_next_start_knows_where_it_is() {
     update.pods[0].path = "/m/renamed.yaml".into();
     node.state.apply(Event::Pods(update), node.now);
     let moved = node.state.pod(&"1".into()).unwrap();
-    assert!(moved.unsaved);
-    assert_eq!(node.state.saved(moved, node.now).manifest_path, Some("/m/renamed.yaml".into()));
+    assert!(node.state.unpublished().any(|pod| Arc::ptr_eq(pod, moved.published().unwrap())));
+    assert_eq!(moved.published().unwrap().to_saved().manifest_path, Some("/m/renamed.yaml".into()));
 }
 
 /// Whoever looks at the node meanwhile would take a running pod for one that is only being made.
@@ -169,7 +173,7 @@ fn a_manifest_that_moves_keeps_its_pod_and_the_next_start_knows_where_it_is() {
 fn a_restarted_agent_keeps_a_pods_status_until_the_runtime_has_been_asked() {
     let status = |node: &Node| {
         let pod = node.state.pod(&"1".into()).unwrap();
-        node.state.saved(pod, node.now).pod.status.unwrap()
+        pod.published().unwrap().to_saved().pod.status.unwrap()
     };
     let mut node = Node::new(config());
     node.step(relist(&[]));

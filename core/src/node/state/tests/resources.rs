@@ -57,7 +57,7 @@ fn node() -> Node {
 
 fn shown(node: &Node, uid: &str) -> (String, String, bool) {
     let state = node.state.pod(&uid.into()).unwrap();
-    let status = node.state.saved(state, node.now).pod.status.unwrap();
+    let status = state.published().unwrap().to_saved().pod.status.unwrap();
     let conditions = status.conditions.unwrap_or_default();
     let disrupted = conditions.iter().any(|c| c.type_ == "DisruptionTarget");
     (status.reason.unwrap_or_default(), status.message.unwrap_or_default(), disrupted)
@@ -115,7 +115,7 @@ fn a_pod_beyond_its_own_limit_is_evicted_and_not_disrupted() {
     assert!(node.state.resource_conditions().is_empty());
 
     // An agent that starts anew knows it as evicted.
-    let saved = node.state.saved(node.state.pod(&"1".into()).unwrap(), node.now);
+    let saved = node.state.pod(&"1".into()).unwrap().published().unwrap().to_saved();
     let mut again = Node::new(StateConfig { saved: vec![saved], ..config() });
     again.step(relist(&[]));
     assert_eq!(again.step(source(&[("a", "1")])), ["stop 1 grace 0"]);
@@ -158,7 +158,7 @@ fn a_pod_that_has_ended_does_not_run_again_when_nothing_of_it_is_left() {
         let done = node.step(source(&[("a", "1")]));
         assert_eq!(done == ["sync 1"], runs_again, "{phase}: {done:?}");
         let state = node.state.pod(&"1".into()).unwrap();
-        let shown = node.state.saved(state, node.now).pod.status.unwrap().phase.unwrap();
+        let shown = state.published().unwrap().to_saved().pod.status.unwrap().phase.unwrap();
         assert_eq!(shown, phase);
 
         // As long as the runtime knows its containers, their word counts.

@@ -1,18 +1,29 @@
-//! A pod as it goes to disk: its manifest with the status of now.
+//! A pod as everybody outside sees it: made anew where something of it has changed, and kept only if it differs.
+
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::PodStatus;
 
 use super::{Mode, PodState, State};
 use crate::clock::Mono;
-use crate::node::plan::{Failure, SavedPod};
-use crate::pod::Pod;
+use crate::node::published::{Failure, PublishedPod};
+use crate::pod::PodUid;
 use crate::pod::status::{PodFailure, StatusInput, pod_status};
 use crate::reason::Reason;
 
 impl State {
-    /// What `oomlet pods` shows of it, and the next start needs.
-    #[must_use]
-    pub fn saved(&self, pod: &PodState, now: Mono) -> SavedPod {
+    /// Of a pod that has changed. An orphan is nobody's: what it was is on disk until it is gone.
+    pub(super) fn refresh_published(&mut self, uid: &PodUid, now: Mono) {
+        let Some(pod) = self.pods.get(uid).filter(|pod| pod.unsaved && !pod.orphan) else { return };
+        let current = self.current(pod, now);
+        let differs = pod.published.as_deref() != Some(&current);
+        self.pods.published(uid, differs.then(|| Arc::new(current)));
+        if differs {
+            self.unpublished.insert(uid.clone());
+        }
+    }
+
+    fn current(&self, pod: &PodState, now: Mono) -> PublishedPod {
         let failure = match &pod.mode {
             Mode::Rejected(failure) | Mode::Evicted { failure, .. } => Some(failure.clone()),
             // Not to be forgotten should the agent end before it is admitted.
@@ -22,9 +33,10 @@ impl State {
         // After a restart the old status holds until the runtime has been asked: a pod that runs does not become
         // Pending for a moment.
         let earlier = pod.status.clone().filter(|_| failure.is_none() && !pod.reported);
-        let status = earlier.unwrap_or_else(|| self.status(pod, failure.as_ref(), now));
-        SavedPod {
-            pod: Pod { status: Some(status), ..pod.pod.as_ref().clone() },
+        let status = earlier.unwrap_or_else(|| Arc::new(self.status(pod, failure.as_ref(), now)));
+        PublishedPod {
+            pod: Arc::clone(&pod.pod),
+            status,
             manifest_path: pod.path.clone(),
             failure,
             forestalled: pod.forestalled.clone(),
@@ -48,7 +60,7 @@ impl State {
             waiting: &pod.waiting,
             failed: failed.as_ref(),
             completed: matches!(pod.mode, Mode::Completed { .. }),
-            previous: pod.status.as_ref(),
+            previous: pod.status.as_deref(),
             oom_killed: &pod.oom_killed,
             forestalled: &pod.forestalled,
             host_ips: &self.config.host_ips,

@@ -19,7 +19,7 @@ const SAME_KILL: Duration = Duration::from_secs(1);
 const EXIT_FOLLOWS: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default)]
-pub(super) struct KillAccount {
+pub struct KillAccount {
     /// The OOM killer takes all processes of a container (`memory.oom.group`).
     whole: bool,
     /// Cumulative, as read last, to tell a new kill from an old one.
@@ -51,7 +51,7 @@ struct LastKill {
 
 /// Of a container's processes, who.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Victim {
+pub struct Victim {
     pub pid: u32,
     /// Where the kernel told: a container that is started again has another.
     pub cgroup: Option<CgroupId>,
@@ -59,7 +59,7 @@ pub(super) struct Victim {
 
 /// What a kernel record of a kill is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Telling {
+pub enum Telling {
     New,
     /// One more process of a container that is killed as a whole.
     WithTheContainer,

@@ -1,0 +1,110 @@
+//! A pod as everybody outside of the SyncLoop sees it: what is saved to disk, shown to people and, later, told to an API
+//! server. Made anew only where it differs from what was published before.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use k8s_openapi::api::core::v1::PodStatus;
+use serde::{Deserialize, Serialize};
+
+use crate::pod::{Pod, PodRef, PodUid};
+use crate::reason::Reason;
+
+#[derive(Clone, Debug, Default)]
+pub struct PublishedPod {
+    /// The manifest with its defaults; its own `status` counts for nothing.
+    pub pod: Arc<Pod>,
+    pub status: Arc<PodStatus>,
+    /// The static pod manifest it came from.
+    pub manifest_path: Option<PathBuf>,
+    /// Why the pod may not run (again), when it may not.
+    pub failure: Option<Failure>,
+    /// Containers that were stopped before they reached their memory limit: id, and the message of their status.
+    pub forestalled: BTreeMap<String, String>,
+}
+
+/// Another manifest is a difference without being read: it is replaced as a whole.
+impl PartialEq for PublishedPod {
+    fn eq(&self, other: &PublishedPod) -> bool {
+        Arc::ptr_eq(&self.pod, &other.pod)
+            && (Arc::ptr_eq(&self.status, &other.status) || self.status == other.status)
+            && self.manifest_path == other.manifest_path
+            && self.failure == other.failure
+            && self.forestalled == other.forestalled
+    }
+}
+
+impl From<&SavedPod> for PublishedPod {
+    fn from(saved: &SavedPod) -> PublishedPod {
+        let mut pod = saved.pod.clone();
+        let status = Arc::new(pod.status.take().unwrap_or_default());
+        PublishedPod {
+            pod: Arc::new(pod),
+            status,
+            manifest_path: saved.manifest_path.clone(),
+            failure: saved.failure.clone(),
+            forestalled: saved.forestalled.clone(),
+        }
+    }
+}
+
+impl PublishedPod {
+    /// As it goes to disk.
+    #[must_use]
+    pub fn to_saved(&self) -> SavedPod {
+        SavedPod {
+            pod: Pod { status: Some(self.status.as_ref().clone()), ..self.pod.as_ref().clone() },
+            manifest_path: self.manifest_path.clone(),
+            failure: self.failure.clone(),
+            forestalled: self.forestalled.clone(),
+        }
+    }
+}
+
+/// All published pods at one moment. A copy costs nothing, and so does a change of one pod: the rest is shared.
+#[derive(Clone, Debug, Default)]
+pub struct NodeSnapshot {
+    pub pods: OrdMap<PodUid, Arc<PublishedPod>>,
+}
+
+impl NodeSnapshot {
+    /// As the last run of the agent left it on disk.
+    #[must_use]
+    pub fn of_saved(saved: &[SavedPod]) -> NodeSnapshot {
+        NodeSnapshot { pods: saved.iter().map(|s| (s.uid(), Arc::new(PublishedPod::from(s)))).collect() }
+    }
+}
+
+/// A pod as it stands on disk, `<root-dir>/oomlet/pods/<uid>.json`: for `oomlet pods`, and for the next start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedPod {
+    /// The manifest with its defaults, and the current status.
+    pub pod: Pod,
+    /// The static pod manifest it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_path: Option<PathBuf>,
+    /// Why the pod may not run (again), when it may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// Containers that were stopped before they reached their memory limit: id, and the message of their status.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub forestalled: BTreeMap<String, String>,
+}
+
+impl SavedPod {
+    #[must_use]
+    pub fn uid(&self) -> PodUid {
+        PodRef::of(&self.pod).uid
+    }
+}
+
+/// Why a pod is Failed: evicted, or never admitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub reason: Reason,
+    pub message: String,
+    /// It had been running: condition DisruptionTarget.
+    pub disruption: bool,
+}
