@@ -5,6 +5,7 @@ mod brake;
 mod forestall;
 mod machine;
 mod signal;
+mod sync_loop;
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,8 @@ pub enum Bench {
     Signal(signal::Options),
     /// How fast a leak is frozen, and what holds it while its SIGTERM handler runs.
     Brake(brake::Options),
+    /// What an event costs the SyncLoop with 110, 1,000 and 5,000 pods, and what a pod takes of memory; no runtime.
+    Loop(sync_loop::Options),
     /// Leaks of each speed and shape: who ends them before the kernel does, and how.
     Forestall(forestall::Options),
 }
@@ -30,6 +33,8 @@ impl Bench {
     pub fn is_inside(&self) -> bool {
         match self {
             Bench::Signal(_) => false,
+            // It builds the little that it needs by itself.
+            Bench::Loop(_) => true,
             Bench::Brake(options) => options.is_report(),
             Bench::Forestall(options) => options.is_inside(),
         }
@@ -40,6 +45,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     let path = match bench {
         Bench::Signal(options) => write("signal", signal::run(options)?),
         Bench::Brake(options) => return brake::run(options),
+        Bench::Loop(options) => return sync_loop::run(options),
         Bench::Forestall(options) => return forestall::run(options),
     }?;
     println!("written: {}", shown(&path));
@@ -116,7 +122,7 @@ mod tests {
 
     #[test]
     fn pages_have_their_marks() {
-        for (name, bench) in [(README, "forestall"), (PAGE, "brake")] {
+        for (name, bench) in [(README, "forestall"), (PAGE, "brake"), (PAGE, "loop")] {
             let text = std::fs::read_to_string(paths::repository().join(name)).unwrap();
             replace_between(&text, bench, "new").unwrap();
         }
