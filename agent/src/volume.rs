@@ -6,7 +6,7 @@
 //! - [`sub_path`]: `subPath` below a volume, without ever leaving it.
 //! - [`mounts`]: what is mounted below a directory, and unmounting it.
 //! - [`removal`]: deleting a tree that a pod could write to.
-//! - [`mountinfo`]: the parser.
+//! - `oomlet_core::mountinfo`: the parser.
 //!
 //! Layout, kubelet's: `volumes/kubernetes.io~empty-dir/<name>` and `volume-subpaths/<volume>/<container>/<index>`
 //! below the pod's directory. All calls block; a caller in async code uses `spawn_blocking`.
