@@ -2,7 +2,7 @@
 //! [`oomlet_core::node`], then execute.
 //!
 //! - [`run`]: the loop itself. - [`execute`]: does what was planned; the only code with effects.
-//! - [`heartbeat`]: that it turns. - [`outlet`]: where its picture of the pods leaves it.
+//! - [`heartbeat`]: that it is alive. - [`outlet`]: where its picture of the pods leaves it.
 
 pub mod execute;
 pub mod heartbeat;

@@ -111,7 +111,7 @@ pub enum EvictionStep {
     Brake(BrakeStep),
     /// Memory would be gone before the evicted pod's grace ends: kill it now.
     CutGrace { pod: PodRef, why: Reason, numbers: Numbers },
-    /// As `Read`, of these containers and pods alone beside the node and `kubepods`.
+    /// As `Read`, of these containers and pods alone, with the node and `kubepods`.
     ReadLimits { why: Reason, caused_by: Option<Mono>, domains: Vec<Domain> },
     /// Stop a container before it reaches its own memory limit.
     StopContainer(Box<ContainerStop>),

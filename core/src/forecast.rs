@@ -45,7 +45,7 @@ const EVIDENCE: u64 = 2;
 /// it will gain until the end, which satisfies [`EVIDENCE`].
 const EVIDENCE_WINDOW: u32 = 3;
 
-/// Gains under this share of the limit are noise: charge batches and counters that lag (`memory.stat` is up to
+/// Gains under this share of the limit are noise: charge batches and counters that are flushed late (`memory.stat` is up to
 /// 64 pages a CPU behind `memory.current`).
 const NOISE_SHARE: u64 = 64;
 
@@ -117,7 +117,7 @@ pub struct DomainForecast {
 }
 
 impl DomainForecast {
-    /// A cgroup's numbers as read at `at`. `false`: its statistics lag behind its usage, and are worth waiting for; nothing
+    /// A cgroup's numbers as read at `at`. `false`: its statistics are stale, and are worth waiting for; nothing
     /// has been taken in, and the next reading is due at once.
     pub fn observe_cgroup(&mut self, at: Mono, r: &DomainReading) -> bool {
         if self.rstat.is_worth_waiting(at, r, self.level) {
@@ -132,7 +132,7 @@ impl DomainForecast {
         true
     }
 
-    /// Whether its statistics lag or not: what is page cache is growth then until they have come.
+    /// Whether its statistics are stale or not: what is page cache is growth then until they have come.
     pub fn observe_cgroup_as_it_is(&mut self, at: Mono, r: &DomainReading) {
         self.rstat.waits_no_more(r);
         self.take_in(at, r);

@@ -1,7 +1,7 @@
 //! The cgroup files of the brake. A pod is held in its own cgroup, above those of its containers: nobody else freezes there,
 //! so that what is found held without an agent can be let go. A container is held in its own, where others freeze too
 //! (`ctr task pause`): the cgroup itself is marked with an extended attribute as held by the agent, and so is either whose
-//! threads were given other turns.
+//! threads were put into SCHED_IDLE.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +25,7 @@ use oomlet_core::signal::Hierarchy;
 pub(super) enum Mark {
     /// A container that is held.
     Held,
-    /// Some of its threads come last ([`turns`]).
+    /// Some of its threads are in SCHED_IDLE ([`sched_idle`]).
     SchedIdle,
 }
 

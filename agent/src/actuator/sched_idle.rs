@@ -1,8 +1,8 @@
-//! Whose turn comes first when a held pod runs again. Such a run is over within milliseconds, for which those who grow keep
+//! Which threads of a held pod get the CPU first when it runs again. Such a run is over within milliseconds, for which those who grow keep
 //! every CPU busy: a SIGTERM handler that is done but for fifty microseconds was seen to wait for them through four runs. So a
 //! thread that was busy while it was held comes after all others of its container: it is in SCHED_IDLE (sched(7)), which takes
-//! nothing from other pods. A handler that itself needs more CPU than that is one of the busy, and has its turn among them as it
-//! would have without. Owns the thread that looks.
+//! nothing from other pods. A handler that itself needs more CPU than that is one of the busy, and is scheduled among them as it
+//! would have been without. Owns the thread that looks.
 //!
 //! A pod or container in which that was done is marked, and all is undone where it is let go, and for the kill.
 
@@ -76,7 +76,7 @@ impl SchedIdle {
     }
 }
 
-/// Whoever has other turns has its own again then.
+/// Every thread has its own scheduling policy again then.
 impl Drop for SchedIdle {
     fn drop(&mut self) {
         self.orders = None;

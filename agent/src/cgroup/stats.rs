@@ -85,7 +85,7 @@ pub struct MemoryFiles {
     kubepods: Watched,
     watched: Vec<Watched>,
     rstat_flush: RstatFlush,
-    /// `kubepods`' usage when statistics that lag were last asked to be summed up; `None`: none lags.
+    /// `kubepods`' usage when a flush of stale statistics was last asked for; `None`: none is stale.
     asked_at: Option<u64>,
     reader: Reader,
 }
@@ -227,23 +227,23 @@ impl MemoryFiles {
         })
     }
 
-    /// Where statistics lag or stand still, has the kernel sum up all below them, so that the next readings find them true.
-    /// Where they lag, once for so much as is charged meanwhile: whoever does not charge has nothing new to be summed up. Only,
+    /// Where statistics are stale or stand still, has the kernel flush all below them, so that the next readings find them
+    /// true. Where they are stale, once for so much as is charged meanwhile: whoever does not charge has nothing new to be flushed. Only,
     /// usage does not always tell: in a full cgroup it stays as it is while page cache makes room for a leak.
     fn ask_for_flush(&mut self, domains: &[DomainReading]) {
         let kubepods = domains.iter().find(|d| d.domain == Domain::Kubepods);
         let usage_bytes = kubepods.map_or(0, |d| d.usage_bytes);
         let moved = |before: u64| usage_bytes.abs_diff(before) > self.reader.slack_bytes;
-        let lag =
+        let stale =
             domains.iter().any(|d| d.is_stale() && matches!(d.domain, Domain::Kubepods | Domain::Pod(_)));
-        if !lag {
+        if !stale {
             self.asked_at = None;
         }
-        if lag && self.asked_at.is_none_or(moved) {
+        if stale && self.asked_at.is_none_or(moved) {
             if self.rstat_flush.ask(Why::Stale) {
                 self.asked_at = Some(usage_bytes);
             }
-        } else if lag || kubepods.is_some_and(|d| d.statistics == StatAge::AsBefore) {
+        } else if stale || kubepods.is_some_and(|d| d.statistics == StatAge::AsBefore) {
             self.rstat_flush.ask(Why::AsBefore);
         }
     }

@@ -34,7 +34,7 @@ pub struct SyncLoop {
     pub alarm: Alarm,
     pub journal: Arc<Journal>,
     pub heartbeat: Arc<Heartbeat>,
-    /// The loop turns at least this often.
+    /// The loop wakes at least this often.
     pub longest_rest: Duration,
 }
 

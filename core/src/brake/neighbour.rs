@@ -1,5 +1,6 @@
-//! What is different where a pod is held that is not evicted itself: another one is, because this one grows within its
-//! request. It has done nothing wrong and is to live on, so it stands still for a short time only.
+//! The neighbour throttle: a pod that is not evicted itself, but grows within its request while another pod is evicted for
+//! the memory, would use up what the victim's SIGTERM handler needs. It is frozen and run on a growth budget until the victim
+//! has ended. It has done nothing wrong and lives on, so it stands still for a short time only.
 
 use std::time::Duration;
 

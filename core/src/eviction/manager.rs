@@ -5,7 +5,7 @@
 //! The SyncLoop tells what it did of a plan: [`EvictionManager::read_ordered`], [`EvictionManager::eviction_ordered`],
 //! [`EvictionManager::grace_cut`]. Planning again after that plans nothing until something happens.
 //!
-//! - `plan`: decisions. - `pace`: when to read. - `pressure`: thresholds and the MemoryPressure condition.
+//! - `plan`: decisions. - `sampling`: when to read. - `pressure`: thresholds and the MemoryPressure condition.
 //! - `grace`: whether an evicted pod's grace can last, and who is to be held for it. - `holds`: who is.
 //! - `limits`: containers that are stopped before they reach their own limit.
 
@@ -282,7 +282,7 @@ impl EvictionManager {
         self.asked = Some(Asked { scope, limits: false, at: now, to_decide });
     }
 
-    /// The SyncLoop has had a reading of these started, beside node and `kubepods`.
+    /// The SyncLoop has had a reading of these started, besides the node and `kubepods`.
     pub fn limits_read_ordered(&mut self, domains: &[Domain], now: Mono) {
         self.limits.ask(domains);
         self.asked = Some(Asked { scope: ReadScope::Top, limits: true, at: now, to_decide: false });

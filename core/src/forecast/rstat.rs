@@ -1,5 +1,6 @@
-//! How long a domain's statistics are waited for when they lag behind its usage. Owns since when they do; reads readings
-//! and the level before; says whether to wait.
+//! How long to wait for a domain's `memory.stat` when it is stale: the usage has moved and the statistics have not, because
+//! the kernel has not flushed its per-CPU counts (rstat) into this cgroup yet. Owns since when that is so; reads readings and
+//! the level before; says whether to wait.
 
 use std::time::Duration;
 
@@ -7,10 +8,10 @@ use super::{Level, NOISE_SHARE};
 use crate::clock::Mono;
 use crate::signal::DomainReading;
 
-/// The kernel sums up all statistics every two seconds (`FLUSH_TIME` in mm/memcontrol.c), later only on a machine that is
+/// The kernel flushes all statistics every two seconds (`FLUSH_TIME` in mm/memcontrol.c), later only on a machine that is
 /// busy with worse. What is not told by then is memory that the statistics do not speak of, such as the kernel's own on
 /// cgroup v1.
-const KERNEL_SUMS_UP_WITHIN: Duration = Duration::from_millis(2500);
+const KERNEL_FLUSHES_WITHIN: Duration = Duration::from_millis(2500);
 
 /// Share of the headroom that may go while statistics are waited for. They come once a few hundred pages more are charged.
 const HEADROOM_SHARE: u64 = 4;
@@ -20,7 +21,7 @@ pub(super) struct RstatWait {
     /// As of the last reading that was taken in.
     usage_bytes: u64,
     usage_is_as_before: bool,
-    /// When the first of the readings in a row that lag was taken, and the usage then.
+    /// When the first of the stale readings in a row was taken, and the usage then.
     first: Option<(Mono, u64)>,
     waits: bool,
 }
@@ -36,7 +37,7 @@ impl RstatWait {
                 (l.limit_bytes / NOISE_SHARE).min(left / HEADROOM_SHARE)
             });
             self.waits = level.is_some()
-                && at.since(since) < KERNEL_SUMS_UP_WITHIN
+                && at.since(since) < KERNEL_FLUSHES_WITHIN
                 && r.usage_bytes.abs_diff(usage_then) <= may_go;
         } else {
             (self.first, self.waits) = (None, false);
@@ -93,14 +94,14 @@ mod tests {
 
     #[test]
     fn statistics_that_lag_are_waited_for_but_not_for_long() {
-        // Time, usage, inactive file, lags: taken in?
+        // Time, usage, inactive file, stale: taken in?
         for (readings, taken) in [
             // Page cache that is told of 6 ms late.
             (
                 &[(0, 700, 0, false), (2, 703, 0, true), (4, 705, 0, true), (6, 707, 7, false)][..],
                 &[true, false, false, true][..],
             ),
-            // It lags again, and is waited for again.
+            // It is stale again, and is waited for again.
             (
                 &[(0, 700, 0, false), (2, 703, 0, true), (4, 705, 5, false), (6, 709, 5, true)],
                 &[true, false, true, false],
@@ -147,7 +148,7 @@ mod tests {
         assert!(!d.observe_cgroup(Mono::from_millis(3), &reading(703, 0, true)));
         d.observe_cgroup_as_it_is(Mono::from_millis(5), &reading(705, 0, true));
         assert!(!d.waits_for_statistics());
-        // Long after, it is another lag.
+        // Long after, it is another wait.
         assert!(!d.observe_cgroup(Mono::from_millis(5_000), &reading(707, 0, true)));
     }
 }

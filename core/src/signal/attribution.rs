@@ -191,7 +191,7 @@ pub struct OomVerdict {
 /// stock needs no room of its own: it is part of the usage, and drained before an OOM kill.
 pub const OOM_SLACK_BYTES: u64 = 64 * 1024;
 
-/// What a pod's own memory may be beside its only container's: the pause container and the kernel's objects of both.
+/// What a pod's own memory may be on top of its only container's: the pause container and the kernel's objects of both.
 /// Seen: 0.3 to 0.8 MiB.
 const PAUSE_BYTES: u64 = 2 << 20;
 

@@ -6,7 +6,7 @@
 use super::{Domain, DomainReading, StatAge};
 
 /// Gives a pod the file numbers of its containers, and `kubepods` those of its pods, where these were read along and know of
-/// more than its own by over `slack_bytes`: they are read a moment later. It does not lag then; page cache that none of them
+/// more than its own by over `slack_bytes`: they are read a moment later. It is not stale then; page cache that none of them
 /// knows of, such as that of a container that is gone, counts as in use for once.
 pub fn take_newer_of_children(domains: &mut [DomainReading], slack_bytes: u64) {
     for i in (0..domains.len()).rev() {
@@ -109,7 +109,7 @@ mod tests {
             got,
             [
                 (50, 0, 25, true),
-                // By its pods as they were settled.
+                // By its pods, which took over the numbers of their containers.
                 (525, 45, 262, false),
                 (320, 40, 160, false),
                 (200, 0, 100, true),

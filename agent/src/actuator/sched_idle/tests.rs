@@ -28,7 +28,7 @@ fn busy_is_who_used_the_cpu_while_it_was_held() {
     }
 }
 
-/// In the container, beside the process that is busy.
+/// In the container, next to the process that is busy.
 struct Sleeper {
     process: Child,
     files: BrakeFiles,

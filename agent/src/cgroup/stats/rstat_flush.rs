@@ -1,4 +1,5 @@
-//! Has the kernel sum up the statistics of all cgroups below one, on a thread of its own: on a node with many pods that is
+//! Makes the kernel flush its per-CPU memory counts (rstat) into the statistics of all cgroups below one, by reading every
+//! `memory.stat` there, on a thread of its own: on a node with many pods that is
 //! thousands of files a second, and the loop has better to do. Owns the thread.
 
 use std::io;
@@ -10,14 +11,14 @@ use super::{BUFFER_BYTES, open, pread};
 use crate::cgroup::tree;
 use crate::kernel::scheduling::run_at_realtime_priority;
 
-/// Where statistics lag, a round may take half of the time: about 60 µs a cgroup, 26 ms with 110 pods of two containers.
+/// Where statistics are stale, a round may take half of the time: about 60 µs a cgroup, 26 ms with 110 pods of two containers.
 const RESTS_AFTER: u32 = 1;
 /// Where they only may, a hundredth: the loop looks at pods that are held every millisecond, and has to come to that.
 const RESTS_BEFORE: u32 = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// The statistics lag behind the usage.
+    /// The usage has moved and the statistics have not.
     Stale,
     /// They are as they were, which may be true.
     AsBefore,
@@ -32,7 +33,7 @@ impl RstatFlush {
     pub(super) fn start(root: &Path) -> io::Result<RstatFlush> {
         let (asked, ask) = sync_channel(1);
         let root = root.to_owned();
-        std::thread::Builder::new().name("oomlet-sum-up".to_owned()).spawn(move || run(&root, &ask))?;
+        std::thread::Builder::new().name("oomlet-rstat".to_owned()).spawn(move || run(&root, &ask))?;
         Ok(RstatFlush { asked })
     }
 
@@ -46,7 +47,7 @@ impl RstatFlush {
 fn run(root: &PathBuf, asked: &Receiver<Why>) {
     // Where the machine is short of CPU as well, it would be the last to run.
     if let Err(error) = run_at_realtime_priority() {
-        tracing::debug!(%error, "statistics that lag are summed up at normal priority");
+        tracing::debug!(%error, "stale statistics are flushed at normal priority");
     }
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut rested = Instant::now();

@@ -1,12 +1,12 @@
 //! `memory.stat`, kept open, and whether the kernel has brought it up to date. Owns what the file said last and at which
-//! usage; emits the statistics and "they lag".
+//! usage; emits the statistics, and whether they are stale.
 //!
-//! Reading `memory.stat` makes the kernel sum up what each CPU has counted, but only where it has noted that there is
+//! Reading `memory.stat` makes the kernel flush what each CPU has counted (rstat), but only where it has noted that there is
 //! something (`memcg_vmstats_needs_flush`). Since Linux 6.16 an update is noted no further up than to a cgroup that has
 //! one noted already (`memcg_rstat_updated`), since all above are taken to have one then, too. They need not: where a
-//! cgroup is summed up, CPU by CPU, while somebody below it charges, the one below may keep its note and the one above lose
+//! cgroup is flushed, CPU by CPU, while somebody below it charges, the one below may keep its note and the one above lose
 //! it. From then on the cgroup above says what it said before, whatever is charged below, until another of its children has
-//! charged or the kernel sums up all there is, every two seconds (`FLUSH_TIME`). `memory.current` and
+//! charged or the kernel flushes all there is, every two seconds (`FLUSH_TIME`). `memory.current` and
 //! `memory.usage_in_bytes` are counters of their own and always true, so that page cache looks like memory in use: 344 MiB
 //! within 1.7 s were seen on Linux 6.18. Reading every `memory.stat` below takes the notes away (`rstat_flush`); the next few
 //! hundred pages that are charged are then noted up to the top.
@@ -23,7 +23,7 @@ use oomlet_core::signal::{Hierarchy, StatAge};
 /// Pages that a CPU counts or charges on its own before it tells (`MEMCG_CHARGE_BATCH`).
 const BATCH_PAGES: u64 = 64;
 const PAGE_BYTES: u64 = 4096;
-/// Each CPU holds back a batch of the charges and one of the statistics; the kernel finds summing up worth while from one
+/// Each CPU holds back a batch of the charges and one of the statistics; the kernel finds a flush worth while from one
 /// more for each CPU on; and one for what was charged ahead by another cgroup. Where that is by more of them (up to seven since
 /// Linux 6.16), statistics may be waited for that are true.
 const BATCHES: u64 = 4;
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn usage_that_moves_without_the_text_is_a_lag() {
+    fn usage_that_moves_without_the_text_makes_it_stale() {
         let mut text = Text::default();
         for (said, usage, age) in [
             ("file 0", 100, New),

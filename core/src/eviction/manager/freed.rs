@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::clock::Mono;
 use crate::pod::PodUid;
 
-/// The memory counts as returned once this share of what the pod held is there; what it grew by after it was read last is
+/// The memory counts as freed once this share of what the pod held is there; what it grew by after it was read last is
 /// not known, and neighbours take some of it at once.
-const RETURNED_SHARE: f64 = 0.8;
+const FREED_SHARE: f64 = 0.8;
 
 /// What one pod gave back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl FreedMemory {
             pod.newest_bytes = domain_bytes;
             pod.peak_bytes = pod.peak_bytes.max(domain_bytes);
             let back = pod.peak_bytes - domain_bytes;
-            if pod.at.is_none() && back as f64 >= pod.held_bytes as f64 * RETURNED_SHARE {
+            if pod.at.is_none() && back as f64 >= pod.held_bytes as f64 * FREED_SHARE {
                 pod.at = Some(at);
             }
         }

@@ -84,7 +84,7 @@ struct Watched {
 }
 
 impl Watched {
-    /// `waits`: for statistics that lag. Whoever is held runs on what is left as it was read last: that cannot wait.
+    /// `waits`: for the kernel to flush statistics that are stale. Whoever is held runs on what is left as it was read last: that cannot wait.
     fn observe(&mut self, at: Mono, reading: &DomainReading, waits: bool) {
         if !waits {
             self.forecast.observe_cgroup_as_it_is(at, reading);

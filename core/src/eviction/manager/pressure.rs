@@ -71,7 +71,7 @@ impl ThresholdState {
 /// with the multi-gen LRU (Linux 6.1 and later, where it is on) nearly all are called inactive. A node of 1 GiB then reads
 /// as having twice of what is left, and thrashes before its threshold is met.
 ///
-/// Where the root cgroup's statistics lag, `MemAvailable`, which is of counters of its own, counts alone, if it is bad news
+/// Where the root cgroup's statistics are stale, `MemAvailable`, which is of counters of its own, counts alone, if it is bad news
 /// (`is_bad_news`); else nothing new is known: `None`. `Some(None)`: the domain has no limit.
 pub(super) fn available(
     domain: &DomainReading,

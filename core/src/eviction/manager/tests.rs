@@ -101,7 +101,7 @@ impl EvictionManager {
     }
 }
 
-/// The one eviction that is planned, carried out; a reading that is planned beside it is not.
+/// The one eviction that is planned, carried out; a reading that is planned with it is not.
 fn evict(m: &mut EvictionManager, now: Mono) -> Eviction {
     let steps = m.plan(&pods(), now);
     for step in steps.iter().filter(|s| !matches!(s, EvictionStep::Read { .. })) {
@@ -368,7 +368,7 @@ proptest! {
                 2 => m.observe_reading(&both(now, big, small)),
                 3 => m.observe_reading(&reading(now, big + small, &[])),
                 4 => m.observe_kernel_event(&growth_event(now - Duration::from_micros(us))),
-                // Statistics lag: the node's, those of `kubepods`, or both.
+                // Statistics are stale: the node's, those of `kubepods`, or both.
                 5 => {
                     let mut lags = both(now, big, small);
                     let domains = lags.domains.iter_mut().take(2).enumerate();

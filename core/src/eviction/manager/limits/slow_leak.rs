@@ -52,7 +52,7 @@ impl SlowLeak {
         }
     }
 
-    /// Little is left, more is held than it ever gave back, and growth at the pace of one of the windows takes what is
+    /// Little is left, more is held than it ever gave back, and growth at the rate of one of the windows takes what is
     /// left within such a window.
     #[must_use]
     pub fn reaches_the_limit(

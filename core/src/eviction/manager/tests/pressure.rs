@@ -24,7 +24,7 @@ fn the_node_has_no_more_than_the_kernel_says() {
     }
 }
 
-/// A file is read over and over beside pods that leave 50 MiB of 300: for kubelet that is under the threshold. With this
+/// A file is read over and over while other pods leave 50 MiB of 300: for kubelet that is under the threshold. With this
 /// much of it active, in MiB: whether that is pressure once it comes back as soon as it is reclaimed.
 #[test]
 fn a_reader_is_under_pressure_once_pods_crowd_its_pages_out() {

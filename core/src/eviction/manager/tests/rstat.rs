@@ -1,4 +1,4 @@
-//! Statistics that lag behind the usage: nothing is decided on them, and nothing for long on those before.
+//! Statistics that are older than the usage (stale): nothing is decided on them, and nothing for long on those before.
 
 use super::*;
 
