@@ -6,9 +6,8 @@
 //! - [`mailbox`]: the one standing order of a worker, and how a newer one changes it (pure).
 //! - [`context`]: what all workers share.
 //! - `sync`, `start`: bringing a pod to what its manifest says.
-//! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure), and
-//!   `stop_by_hand` reaches a container without the runtime.
-//! - `stop_container`: ending one container, by [`PodWorkers::stop_container`].
+//! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure).
+//! - `stop`: ending a container, whoever wants its end.
 //! - `files`: the files a pod has on the node; [`hosts`] and [`messages`] what is in them (pure).
 //!
 //! An order stands until another replaces it: the worker itself repeats it when it failed, or when a back-off ends,
@@ -19,8 +18,7 @@ pub mod context;
 mod error;
 pub(crate) mod files;
 mod start;
-mod stop_by_hand;
-mod stop_container;
+mod stop;
 mod sync;
 mod terminate;
 
@@ -45,8 +43,8 @@ use oomlet_core::pod::{PodRef, PodUid};
 pub use context::{PodCgroups, WorkerContext};
 pub use error::WorkerError;
 use oomlet_core::pod::mailbox::{self, Standing};
-use stop_by_hand::BeingStarted;
-use stop_container::{Signalled, Stops};
+use stop::by_hand::{BeingStarted, Signalled};
+use stop::container::Stops;
 
 /// How long an ending agent waits for a container that is just being made. What is not made by then is found by
 /// the next agent.
@@ -147,7 +145,7 @@ impl PodWorkers {
             termination_retry: terminate::RETRY,
             reported_stopped: false,
             removed: false,
-            killed: false,
+            pod_killed: false,
             signalled: signalled.clone(),
             being_started: Vec::new(),
             sigkilled: BTreeSet::new(),
@@ -200,10 +198,10 @@ struct Worker {
     signalled: Signalled,
     /// Containers that the runtime was told to start since `known` was read.
     being_started: Vec<BeingStarted>,
-    /// SIGKILL was sent.
-    killed: bool,
-    /// Containers that had not been seen to end by then.
+    /// Containers that had not been seen to end when their grace was over: SIGKILL was sent.
     sigkilled: BTreeSet<String>,
+    /// It was sent to all of the pod, the runtime being away.
+    pod_killed: bool,
     /// The pod has ended and its cgroup and volumes are gone.
     completed_cleanly: bool,
 }

@@ -1,4 +1,5 @@
 mod stop_container;
+mod terminate;
 
 use std::sync::Mutex;
 
@@ -34,17 +35,17 @@ impl PodCgroups for FakeCgroups {
         self.0.lock().unwrap().state().calls.push("remove cgroup".into());
         Ok(())
     }
-    fn kill_pod(&self, _: &PodUid, qos: QosClass) -> Result<usize, CgroupError> {
+    fn kill_pod(&self, _: &PodUid) -> Result<usize, CgroupError> {
         let fake = self.0.lock().unwrap();
         fake.state().calls.push("kill cgroup".into());
-        Ok(if qos == QosClass::BestEffort { fake.kill_all() } else { 0 })
+        Ok(fake.kill_all())
     }
-    fn kill_container(&self, _: &PodUid, _: QosClass, id: &str) -> Result<usize, CgroupError> {
+    fn kill_container(&self, _: &PodUid, id: &str, _: bool) -> Result<usize, CgroupError> {
         let fake = self.0.lock().unwrap();
         fake.state().calls.push(format!("kill container {id}"));
         Ok(fake.kill(id))
     }
-    fn container_processes(&self, _: &PodUid, _: QosClass, _: &str) -> Result<BTreeSet<i32>, CgroupError> {
+    fn container_processes(&self, _: &PodUid, _: &str) -> Result<BTreeSet<i32>, CgroupError> {
         Ok(BTreeSet::new())
     }
 }
@@ -247,138 +248,6 @@ async fn a_crashing_container_is_restarted_and_then_backs_off() {
     };
     assert_eq!((reason, waiting[0].reason.as_str()), (Reason::CrashLoopBackOffEnded, "CrashLoopBackOff"));
     assert!(delay > Duration::from_secs(5) && delay <= Duration::from_secs(10), "{delay:?}");
-}
-
-#[tokio::test]
-async fn termination_stops_in_parallel_and_removes_everything() {
-    let mut rig = Rig::new();
-    let pod = two_containers();
-    rig.running(&pod).await;
-    rig.terminate(&pod, Duration::from_secs(30), Reason::PodRemoved, true);
-    let report = rig.report().await;
-    let WorkerOutcome::Stopped { took, killed: false } = report.outcome else { panic!("{report:?}") };
-    assert!(took < Duration::from_secs(5), "{took:?}");
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed));
-    let fake = rig.fake.lock().unwrap();
-    assert!(fake.state().sandboxes.is_empty() && fake.state().containers.is_empty());
-    drop(fake);
-    assert!(!rig.dir.path().join("logs/default_web_u1").exists() && !rig.dir.path().join("pods/u1").exists());
-    assert_eq!(rig.calls("kill cgroup").len(), 0);
-}
-
-#[tokio::test]
-async fn a_pod_with_nothing_in_the_runtime_is_removed_at_once() {
-    let mut rig = Rig::new();
-    rig.terminate(&two_containers(), Duration::from_secs(30), Reason::OrphanedPod, true);
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Stopped { killed: false, .. }));
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed));
-}
-
-#[tokio::test]
-async fn without_removal_the_dead_containers_and_logs_stay_until_it_is_ordered() {
-    let mut rig = Rig::new();
-    let pod = two_containers();
-    rig.running(&pod).await;
-    rig.terminate(&pod, Duration::from_secs(1), Reason::Evicted, false);
-    let report = rig.report().await;
-    assert!(matches!(report.outcome, WorkerOutcome::Stopped { .. }));
-    assert_eq!(report.runtime.containers.len(), 2);
-    // What may hold memory or disk goes at once.
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::CleanedUp));
-    assert!(rig.calls("").iter().any(|c| c == "remove cgroup"));
-    assert_eq!(rig.calls("StopPodSandbox").len(), 1);
-    assert!(!rig.dir.path().join("pods/u1").exists());
-    rig.sync(&pod);
-    rig.terminate(&pod, Duration::from_secs(30), Reason::PodRemoved, true);
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed), "Stopped is told once");
-    assert_eq!(rig.calls("CreateContainer").len(), 2, "a sync does not bring an ending pod back");
-}
-
-#[tokio::test]
-async fn a_grace_cut_short_while_stopping_kills_at_once() {
-    let mut rig = Rig::new();
-    let pod = two_containers();
-    rig.running(&pod).await;
-    rig.fake.lock().unwrap().state().stubborn = true;
-    rig.terminate(&pod, Duration::from_secs(30), Reason::Evicted, false);
-    rig.until("both are being stopped", |s| {
-        s.calls.iter().filter(|c| c.starts_with("StopContainer")).count() == 2
-    })
-    .await;
-    let cut = std::time::Instant::now();
-    rig.terminate(&pod, Duration::ZERO, Reason::GraceCutShort, false);
-    let report = rig.report().await;
-    assert!(matches!(report.outcome, WorkerOutcome::Stopped { killed: true, .. }), "{:?}", report.outcome);
-    assert!(cut.elapsed() < Duration::from_secs(15), "not the 30 s of the grace: {:?}", cut.elapsed());
-    // Both go out at once, and whichever comes first ends them.
-    let killed = |c: &String| c == "kill cgroup" || (c.starts_with("StopContainer") && c.ends_with(" 0"));
-    assert!(rig.calls("").iter().any(killed), "{:?}", rig.calls(""));
-}
-
-#[tokio::test]
-async fn the_worker_itself_kills_when_the_grace_ends() {
-    let mut rig = Rig::new();
-    let pod = two_containers();
-    rig.running(&pod).await;
-    rig.fake.lock().unwrap().state().stubborn = true;
-    rig.terminate(&pod, Duration::from_millis(200), Reason::Evicted, false);
-    let report = rig.report().await;
-    let WorkerOutcome::Stopped { took, killed: true } = report.outcome else { panic!("{report:?}") };
-    assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(15), "{took:?}");
-}
-
-#[tokio::test]
-async fn a_kill_that_found_nobody_was_not_needed() {
-    let mut rig = Rig::new();
-    let pod = two_containers();
-    rig.running(&pod).await;
-    rig.fake.lock().unwrap().state().stubborn = true;
-    rig.fake.lock().unwrap().state().unnoticed_exit = Some(0);
-    rig.terminate(&pod, Duration::from_millis(200), Reason::Evicted, false);
-    let report = rig.report().await;
-    // Nothing but the SIGKILL at the end of the grace period brings its end to light.
-    let WorkerOutcome::Stopped { took, killed: false } = report.outcome else { panic!("{report:?}") };
-    assert!(took >= Duration::from_millis(200), "{took:?}");
-}
-
-#[tokio::test]
-async fn a_termination_interrupts_a_pull() {
-    let mut rig = Rig::new();
-    rig.fake.lock().unwrap().hang("PullImage");
-    let pod = pod(
-        serde_json::json!({"containers": [{"name": "a", "image": "img:1"}, {"name": "b", "image": "other:1"}]}),
-    );
-    rig.sync(&pod);
-    rig.until("the pull has begun", |s| s.calls.iter().any(|c| c.starts_with("PullImage"))).await;
-    rig.terminate(&pod, Duration::from_secs(30), Reason::PodRemoved, true);
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Stopped { killed: false, .. }));
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed));
-    assert!(rig.calls("StopContainer a").len() == 1, "{:?}", rig.calls("StopContainer"));
-}
-
-#[tokio::test]
-async fn the_kill_does_not_need_the_runtime() {
-    let mut rig = Rig::new();
-    let pod = two_containers();
-    rig.running(&pod).await;
-    for call in ["StopContainer", "ListContainers", "ListPodSandbox"] {
-        rig.fake.lock().unwrap().fail(call, Code::Unavailable, "shutting down");
-    }
-    rig.terminate(&pod, Duration::ZERO, Reason::ForecastOutOfMemory, false);
-    let report = rig.report().await;
-    assert!(matches!(report.outcome, WorkerOutcome::Failed { .. }), "{:?}", report.outcome);
-    rig.until("killed", |s| s.calls.iter().any(|c| c == "kill cgroup")).await;
-    rig.until("dead", |s| !s.containers.iter().any(|(_, c)| running(c))).await;
-    for call in ["StopContainer", "ListContainers", "ListPodSandbox"] {
-        rig.fake.lock().unwrap().heal(call);
-    }
-    loop {
-        match rig.report().await.outcome {
-            WorkerOutcome::Failed { .. } => {}
-            WorkerOutcome::Stopped { killed, .. } => break assert!(killed),
-            other => panic!("{other:?}"),
-        }
-    }
 }
 
 #[tokio::test]
