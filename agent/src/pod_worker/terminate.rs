@@ -29,15 +29,15 @@ const KILL_AGAIN: Duration = Duration::from_millis(100);
 pub(super) const RETRY: Exponential = Exponential::new(Duration::from_millis(500), Duration::from_secs(10));
 
 impl Worker {
-    /// Carries the standing termination out and reports; when to try again.
-    pub(super) async fn terminate(&mut self) -> Result<Option<Duration>, Gone> {
+    /// Carries the standing termination out and reports.
+    pub(super) async fn terminate(&mut self) -> Result<(), Gone> {
         let Some(Standing { order: WorkOrder::Terminate { pod, reason, remove, .. }, termination: Some(t) }) =
             self.standing()
         else {
-            return Ok(None);
+            return Ok(());
         };
         if self.removed {
-            return Ok(None);
+            return Ok(());
         }
         if !self.reported_stopped {
             info!(pod = %self.who, %reason, grace_ms = t.kill_at.since(t.since).as_millis(), remove, "ending pod");
@@ -47,7 +47,7 @@ impl Worker {
                     let took = ended_at.since(t.since);
                     self.report(WorkerOutcome::Stopped { took, killed: self.sigkill_ended_one() }).await?;
                 }
-                Err(e) => return self.termination_failed(e).await.map(Some),
+                Err(e) => return self.termination_failed(e).await,
             }
         }
         while self.wait_in_flight().await {}
@@ -58,37 +58,33 @@ impl Worker {
         );
         match self.clean_up(remove).await {
             Ok(()) => {}
-            Err(e) => return self.termination_failed(e).await.map(Some),
+            Err(e) => return self.termination_failed(e).await,
         }
         self.termination_retry = RETRY;
         if remove {
             self.removed = true;
-            self.known = PodRuntimeStatus::default();
+            (self.known, self.has_read) = (PodRuntimeStatus::default(), true);
             info!(pod = %self.who, %reason, "pod removed");
             self.report(WorkerOutcome::Removed).await?;
         } else {
             self.report(WorkerOutcome::CleanedUp).await?;
         }
-        Ok(None)
+        Ok(())
     }
 
     pub(super) fn standing(&self) -> Option<Standing> {
         self.orders.borrow().clone()
     }
 
-    fn termination(&self) -> Option<Termination> {
+    pub(super) fn termination(&self) -> Option<Termination> {
         self.orders.borrow().as_ref().and_then(|s| s.termination)
     }
 
-    async fn termination_failed(&mut self, error: WorkerError) -> Result<Duration, Gone> {
-        // Never later than the SIGKILL: that one needs no runtime.
-        let left = self.termination().map(|t| t.kill_at.since(clock::now()));
+    async fn termination_failed(&mut self, error: WorkerError) -> Result<(), Gone> {
         let retry_in = self.termination_retry.failed(clock::now());
-        let retry_in = left.filter(|left| !left.is_zero()).map_or(retry_in, |left| left.min(retry_in));
         warn!(pod = %self.who, %error, ?retry_in, "ending the pod failed");
         let error = error.to_string();
-        self.report(WorkerOutcome::Failed { error, retry_in, waiting: Vec::new() }).await?;
-        Ok(retry_in)
+        self.report(WorkerOutcome::Failed { error, retry_in, waiting: Vec::new() }).await
     }
 
     /// Rounds of stopping until the runtime says that nothing runs. When the last container had ended.

@@ -125,8 +125,9 @@ impl Rig {
         self.sync(pod);
         let report = self.report().await;
         assert!(matches!(report.outcome, WorkerOutcome::Synced { .. }), "{:?}", report.outcome);
-        assert!(report.runtime.any_running());
-        report.runtime
+        let runtime = report.runtime.expect("it has read");
+        assert!(runtime.any_running());
+        runtime
     }
 }
 
@@ -193,6 +194,21 @@ async fn a_new_agent_takes_the_running_containers_over() {
 }
 
 #[tokio::test]
+async fn a_first_read_that_fails_says_nothing_of_the_pod() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    let before = rig.running(&pod).await;
+    rig.restart_agent().await;
+    rig.fake.lock().unwrap().fail("ListPodSandbox", Code::Unavailable, "starting");
+    rig.sync(&pod);
+    let report = rig.report().await;
+    assert!(matches!(report.outcome, WorkerOutcome::Failed { .. }), "{:?}", report.outcome);
+    assert_eq!(report.runtime, None);
+    rig.fake.lock().unwrap().heal("ListPodSandbox");
+    assert_eq!(rig.running(&pod).await, before);
+}
+
+#[tokio::test]
 async fn an_image_that_is_not_there_keeps_only_its_own_container_waiting() {
     let mut rig = Rig::new();
     let pod = pod(serde_json::json!({"containers": [
@@ -206,7 +222,8 @@ async fn an_image_that_is_not_there_keeps_only_its_own_container_waiting() {
         waiting.iter().map(|w| (w.container.as_str(), w.reason.as_str())).collect::<Vec<_>>(),
         [("a", "ErrImageNeverPull")]
     );
-    assert!(report.runtime.container("b").is_some_and(|c| c.state == ContainerState::Running));
+    let runtime = report.runtime.expect("it has read");
+    assert!(runtime.container("b").is_some_and(|c| c.state == ContainerState::Running));
 }
 
 #[tokio::test]
@@ -226,7 +243,7 @@ async fn a_pod_that_ends_by_itself_is_completed_and_its_cgroup_goes() {
             "{:?}",
             report.outcome
         );
-        assert_eq!(report.runtime.container("a").unwrap().message, "all done");
+        assert_eq!(report.runtime.unwrap().container("a").unwrap().message, "all done");
     }
     assert_eq!(rig.calls("remove cgroup").len(), 3, "once for each QoS class");
     assert_eq!(rig.calls("StopPodSandbox").len(), 1);
@@ -262,8 +279,9 @@ async fn a_restart_of_the_runtime_in_the_middle_of_a_sync_heals() {
     assert!(retry_in < Duration::from_secs(1), "{retry_in:?}");
     assert_eq!(waiting[0].reason, "CreateContainerError");
     rig.fake.lock().unwrap().heal("CreateContainer");
-    // Nobody orders it again.
-    while !matches!(rig.report().await.outcome, WorkerOutcome::Synced { .. }) {}
+    let none = timeout(retry_in * 2, rig.reports.recv()).await;
+    assert!(none.is_err(), "when it is tried again is the SyncLoop's to say: {none:?}");
+    rig.running(&pod).await;
     assert_eq!(rig.calls("RunPodSandbox").len(), 1);
 }
 
@@ -300,6 +318,7 @@ async fn the_panic_of_a_worker_is_told_as_a_failure() {
     watched(async { panic!("a defect") }, uid(), tx.clone()).await;
     let Some(Event::Worker(report)) = reports.recv().await else { panic!("no report") };
     assert!(matches!(report.outcome, WorkerOutcome::Failed { .. }), "{:?}", report.outcome);
+    assert_eq!(report.runtime, None, "it says nothing of the pod");
     watched(async {}, uid(), tx).await;
     assert!(reports.recv().await.is_none(), "one that ends has nothing to tell");
 }

@@ -22,9 +22,9 @@ use oomlet_core::brake::{Gear, Held};
 use oomlet_core::clock::Mono;
 use oomlet_core::node::event::Event;
 use oomlet_core::node::plan::{Action, ActionKind};
-use oomlet_core::pod::PodUid;
 use oomlet_core::pod::order::WorkOrder;
 use oomlet_core::pod::qos::QosClass;
+use oomlet_core::pod::{ContainerInstance, PodUid};
 use oomlet_core::signal::attribution::Target;
 use oomlet_core::signal::{CgroupId, Domain, MemoryReading};
 
@@ -214,8 +214,8 @@ impl Executor {
         self.sched_idle = None;
     }
 
-    fn map_cgroups(&mut self, pod: &PodUid, qos: QosClass, containers: &[(String, String)]) -> Event {
-        let name_of = |id: &str| containers.iter().find(|(known, _)| known == id).map(|(_, name)| name);
+    fn map_cgroups(&mut self, pod: &PodUid, qos: QosClass, containers: &[ContainerInstance]) -> Event {
+        let name_of = |id: &str| containers.iter().find(|c| c.id == id).map(|c| &c.name);
         let dirs = self.cgroups.pod_dir(pod, qos);
         self.watch(Domain::Pod(pod.clone()), &dirs.memory);
         if let (Some(pressure), Some(dir)) = (&mut self.pressure, &dirs.unified)

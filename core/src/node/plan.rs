@@ -50,8 +50,8 @@ pub enum ActionKind {
     ReadMemory { scope: ReadScope, caused_by: Option<Mono> },
     /// Read node, `kubepods`, and of the others these.
     ReadLimits { domains: Vec<Domain>, caused_by: Option<Mono> },
-    /// Look up the ids of the pod's cgroups and watch their memory. `containers`: id and name.
-    MapCgroups { pod: PodUid, qos: QosClass, containers: Vec<(String, String)> },
+    /// Look up the ids of the pod's cgroups and watch their memory.
+    MapCgroups { pod: PodUid, qos: QosClass, containers: Vec<ContainerInstance> },
     /// Have the eBPF program tell when these processes exit.
     WatchInit { pids: Vec<u32> },
     /// Give a QoS class's cgroup its share.
@@ -196,7 +196,7 @@ fn order_to_stop(
     reason: Reason,
 ) -> Option<StopContainer> {
     let known = state.pod(&pod.uid)?;
-    let status = known.runtime.containers.iter().find(|c| c.id == container.id);
+    let status = known.containers.read().iter().find(|c| c.id == container.id);
     let init = status.and_then(|c| Some(InitProcess { pid: c.pid?, stop_signal: c.stop_signal? }));
     let (pod, qos, container) = (pod.clone(), known.candidate.qos, container.clone());
     Some(StopContainer { pod, qos, container, init, grace, reason })
@@ -271,7 +271,7 @@ fn plan_pod(state: &State, pod: &PodState, now: Mono, actions: &mut Vec<Action>)
         }
     }
     if pod.cgroups_stale && pod.mode.may_hold_memory() {
-        let containers = pod.known_containers();
+        let containers = pod.containers.known();
         let kind = ActionKind::MapCgroups { pod: uid(), qos: pod.candidate.qos, containers };
         actions.push(Action { kind, reason: Reason::PodLifecycleEvent });
     }

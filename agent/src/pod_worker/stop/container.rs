@@ -15,7 +15,6 @@ use crate::pod_worker::terminate::RETRY;
 use oomlet_core::clock::Mono;
 use oomlet_core::node::event::Event;
 use oomlet_core::pod::order::{StopContainer, WorkerOutcome, WorkerReport};
-use oomlet_core::pod::runtime_status::PodRuntimeStatus;
 
 /// Stops under way, by container id, with the time of their SIGKILL.
 #[derive(Debug, Default)]
@@ -60,8 +59,7 @@ async fn run(mut stop: Stop, sent: Signalled, order: StopContainer, reports: mps
     let StopContainer { pod, container, init, grace, reason, .. } = order;
     info!(%pod, container = container.name, %reason, grace_ms = grace.as_millis(), "stopping the container");
     let report = async |outcome| {
-        let runtime = PodRuntimeStatus::default();
-        let report = WorkerReport { pod: pod.uid.clone(), at: clock::now(), outcome, runtime };
+        let report = WorkerReport { pod: pod.uid.clone(), at: clock::now(), outcome, runtime: None };
         // Without a SyncLoop there is nobody to tell.
         let _ = reports.send(Event::Worker(report)).await;
     };

@@ -45,7 +45,7 @@ async fn without_removal_the_dead_containers_and_logs_stay_until_it_is_ordered()
     rig.terminate(&pod, Duration::from_secs(1), Reason::Evicted, false);
     let report = rig.report().await;
     assert!(matches!(report.outcome, WorkerOutcome::Stopped { .. }));
-    assert_eq!(report.runtime.containers.len(), 2);
+    assert_eq!(report.runtime.unwrap().containers.len(), 2);
     // What may hold memory or disk goes at once.
     assert!(matches!(rig.report().await.outcome, WorkerOutcome::CleanedUp));
     assert!(rig.calls("").iter().any(|c| c == "remove cgroup"));
@@ -156,6 +156,21 @@ async fn a_termination_interrupts_a_pull() {
     assert!(rig.calls("StopContainer a").len() == 1, "{:?}", rig.calls("StopContainer"));
 }
 
+/// The runtime is away, and nobody orders it again.
+#[tokio::test]
+async fn the_sigkill_of_a_termination_waits_for_no_other_order() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    rig.running(&pod).await;
+    rig.fake.lock().unwrap().fail("StopContainer", Code::Unavailable, "shutting down");
+    rig.terminate(&pod, Duration::from_millis(600), Reason::Evicted, false);
+    let report = rig.report().await;
+    assert!(matches!(report.outcome, WorkerOutcome::Failed { .. }), "{:?}", report.outcome);
+    assert_eq!(rig.calls("kill"), [""; 0], "they have their grace");
+    rig.until("killed", |s| !s.containers.iter().any(|(_, c)| running(c))).await;
+    rig.both_were_killed_and_their_sandbox_was_not();
+}
+
 #[tokio::test]
 async fn the_kill_does_not_need_the_runtime() {
     let mut rig = Rig::new();
@@ -173,6 +188,7 @@ async fn the_kill_does_not_need_the_runtime() {
         rig.fake.lock().unwrap().heal(call);
     }
     loop {
+        rig.terminate(&pod, Duration::ZERO, Reason::ForecastOutOfMemory, false);
         match rig.report().await.outcome {
             WorkerOutcome::Failed { .. } => {}
             WorkerOutcome::Stopped { killed, .. } => break assert!(killed),

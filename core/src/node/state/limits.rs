@@ -21,7 +21,7 @@ impl State {
             .filter_map(|pod| Some((pod, memory_limit::graceful(&pod.pod, node)?)));
         let containers = graceful.flat_map(|(pod, grace)| {
             let stoppable = pod.mode == Mode::Active;
-            pod.running_instances().into_iter().map(move |instance| LimitedContainer {
+            pod.containers.running().into_iter().map(move |instance| LimitedContainer {
                 pod: pod.id.clone(),
                 grace,
                 stoppable,
