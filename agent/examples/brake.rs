@@ -250,7 +250,7 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        let _ = self.driver.kill_pod(&self.held.pod, QosClass::Guaranteed);
+        let _ = self.driver.kill_pod(&self.held.pod);
         if let Some(hog) = &mut self.hog {
             let _ = hog.wait();
         }

@@ -7,7 +7,8 @@
 //! - [`class_updates`]: the QoS classes' resources, set aside from the SyncLoop.
 //! - [`create`]: one cgroup's directories in every hierarchy.
 //! - [`resources`]: one cgroup's limits and shares, as files.
-//! - [`tree`]: walking, emptying and removing a subtree of one hierarchy.
+//! - [`tree`]: walking and removing a subtree of one hierarchy.
+//! - [`kill`]: SIGKILL to every process of a cgroup; [`frozen`]: who has frozen it.
 //! - [`stats`]: the memory files of the watched cgroups, kept open: the sampler's hands.
 //! - [`pressure`]: pressure stall information of the node and of pods.
 //! - [`parse`]: what those files say. Pure.
@@ -18,7 +19,9 @@ pub mod cgroupfs;
 pub mod class_updates;
 pub mod create;
 pub mod driver;
+pub mod frozen;
 pub mod hierarchy;
+pub mod kill;
 pub mod maker;
 pub mod parse;
 pub mod pressure;
@@ -30,7 +33,7 @@ pub(crate) mod test_tree;
 pub mod tree;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use driver::{CgroupDriver, DriverKind, Options, PodDirs};
 pub use hierarchy::CgroupVersion;
@@ -90,6 +93,13 @@ pub enum CgroupError {
     #[error("{} still has {processes} processes after SIGKILL and {waited_ms} ms; they may be in uninterruptible sleep (D)", path.display())]
     StillRunning { path: PathBuf, processes: usize, waited_ms: u64 },
 
+    #[error(
+        "{} still has processes after SIGKILL, because {frozen} is frozen: on cgroup v1 a frozen process does not die. \
+         Remedy: `{remedy}`",
+        path.display()
+    )]
+    Frozen { path: PathBuf, frozen: String, remedy: String },
+
     #[error("{} is not removed: {processes} processes run in it. Remedy: stop its pods first", path.display())]
     InUse { path: PathBuf, processes: usize },
 
@@ -98,6 +108,14 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
+    fn frozen(path: &Path, by: &[frozen::Frozen]) -> Self {
+        let all = |text: fn(&frozen::Frozen) -> String, and: &str| {
+            by.iter().map(text).collect::<Vec<_>>().join(and)
+        };
+        let frozen = all(|f| f.path.display().to_string(), " and ");
+        CgroupError::Frozen { path: path.to_owned(), frozen, remedy: all(frozen::Frozen::remedy, " && ") }
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
         CgroupError::Io { action, path: path.into(), source: source.into() }
     }

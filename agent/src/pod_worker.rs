@@ -6,21 +6,20 @@
 //! - [`mailbox`]: the one standing order of a worker, and how a newer one changes it (pure).
 //! - [`context`]: what all workers share.
 //! - `sync`, `start`: bringing a pod to what its manifest says.
-//! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure), and
-//!   `stop_by_hand` reaches a container without the runtime.
-//! - `stop_container`: ending one container, by [`PodWorkers::stop_container`].
+//! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure).
+//! - `stop`: ending a container, whoever wants its end.
 //! - `files`: the files a pod has on the node; [`hosts`] and [`messages`] what is in them (pure).
 //!
-//! An order stands until another replaces it: the worker itself repeats it when it failed, or when a back-off ends,
-//! at the time that its report names. All steps are idempotent and start from what the runtime says, so an agent
+//! An order stands until another replaces it. A worker does what it was ordered once and reports; when it is tried again,
+//! after a failure or at the end of a back-off, is the SyncLoop's to say, by another order. Only the SIGKILL at the end of a
+//! termination's grace does not wait for that. All steps are idempotent and start from what the runtime says, so an agent
 //! that is killed in the middle leaves the containers running and its successor goes on from there.
 
 pub mod context;
 mod error;
 pub(crate) mod files;
 mod start;
-mod stop_by_hand;
-mod stop_container;
+mod stop;
 mod sync;
 mod terminate;
 
@@ -45,8 +44,8 @@ use oomlet_core::pod::{PodRef, PodUid};
 pub use context::{PodCgroups, WorkerContext};
 pub use error::WorkerError;
 use oomlet_core::pod::mailbox::{self, Standing};
-use stop_by_hand::BeingStarted;
-use stop_container::{Signalled, Stops};
+use stop::by_hand::{BeingStarted, Signalled};
+use stop::container::Stops;
 
 /// How long an ending agent waits for a container that is just being made. What is not made by then is found by
 /// the next agent.
@@ -141,13 +140,14 @@ impl PodWorkers {
             reports: self.reports.clone(),
             in_flight: TaskTracker::new(),
             known: PodRuntimeStatus::default(),
+            has_read: false,
             messages: HashMap::new(),
             refused: WORKER_ERROR,
             runtime_away: RUNTIME_ERROR,
             termination_retry: terminate::RETRY,
             reported_stopped: false,
             removed: false,
-            killed: false,
+            pod_killed: false,
             signalled: signalled.clone(),
             being_started: Vec::new(),
             sigkilled: BTreeSet::new(),
@@ -170,7 +170,7 @@ async fn watched(run: impl Future<Output = ()> + Send + 'static, pod: PodUid, re
         "the pod's worker panicked, which is a defect of the agent: report what its log says".to_owned();
     let (at, mut refused) = (clock::now(), WORKER_ERROR);
     let outcome = WorkerOutcome::Failed { error, retry_in: refused.failed(at), waiting: Vec::new() };
-    let report = WorkerReport { pod, at, outcome, runtime: PodRuntimeStatus::default() };
+    let report = WorkerReport { pod, at, outcome, runtime: None };
     // Without a SyncLoop there is nobody to tell.
     let _ = reports.send(Event::Worker(report)).await;
 }
@@ -189,6 +189,8 @@ struct Worker {
     in_flight: TaskTracker,
     /// As read last; what a termination starts from, without asking first.
     known: PodRuntimeStatus,
+    /// `known` is the runtime's word, and not just nothing known yet.
+    has_read: bool,
     /// Termination messages by container id: their files may go before the container does.
     messages: HashMap<String, String>,
     refused: Exponential,
@@ -200,10 +202,10 @@ struct Worker {
     signalled: Signalled,
     /// Containers that the runtime was told to start since `known` was read.
     being_started: Vec<BeingStarted>,
-    /// SIGKILL was sent.
-    killed: bool,
-    /// Containers that had not been seen to end by then.
+    /// Containers that had not been seen to end when their grace was over: SIGKILL was sent.
     sigkilled: BTreeSet<String>,
+    /// It was sent to all of the pod, the runtime being away.
+    pod_killed: bool,
     /// The pod has ended and its cgroup and volumes are gone.
     completed_cleanly: bool,
 }
@@ -237,8 +239,8 @@ impl Worker {
             {
                 self.who = PodRef { uid: self.uid.clone(), ..PodRef::of(pod) };
             }
-            let again_in = match standing.as_ref().map(|s| &s.order) {
-                None => None,
+            match standing.as_ref().map(|s| &s.order) {
+                None => {}
                 Some(WorkOrder::Terminate { .. }) => self.terminate().await?,
                 Some(WorkOrder::Sync { pod, .. }) => {
                     let pod = pod.clone();
@@ -253,38 +255,30 @@ impl Worker {
                             Ok(()) => continue,
                             Err(_) => return Err(Gone),
                         },
-                        outcome = self.sync(&pod) => self.synced(outcome).await?,
+                        outcome = self.sync(&pod) => self.report(outcome).await?,
                     }
                 }
-            };
-            let again = async {
-                match again_in {
-                    Some(delay) => tokio::time::sleep(delay).await,
+            }
+            // Of a termination that has failed and whose grace is not over.
+            let left =
+                self.termination().filter(|_| !self.reported_stopped).map(|t| t.kill_at.since(clock::now()));
+            let kill = async {
+                match left.filter(|left| !left.is_zero()) {
+                    Some(left) => tokio::time::sleep(left).await,
                     None => std::future::pending().await,
                 }
             };
             // Cancel-safe: `changed` marks nothing as seen when it loses.
             tokio::select! {
                 changed = self.orders.changed() => changed.map_err(|_| Gone)?,
-                () = again => {}
+                () = kill => {}
             }
         }
     }
 
-    /// Reports the end of a sync; when to do it again.
-    async fn synced(&mut self, outcome: WorkerOutcome) -> Result<Option<Duration>, Gone> {
-        let again_in = match &outcome {
-            WorkerOutcome::Synced { next_sync_in, .. } => next_sync_in.as_ref().map(|(delay, _)| *delay),
-            WorkerOutcome::Failed { retry_in, .. } => Some(*retry_in),
-            _ => None,
-        };
-        self.report(outcome).await?;
-        Ok(again_in)
-    }
-
     async fn report(&self, outcome: WorkerOutcome) -> Result<(), Gone> {
-        let report =
-            WorkerReport { pod: self.uid.clone(), at: clock::now(), outcome, runtime: self.known.clone() };
+        let runtime = self.has_read.then(|| self.known.clone());
+        let report = WorkerReport { pod: self.uid.clone(), at: clock::now(), outcome, runtime };
         self.reports.send(Event::Worker(report)).await.map_err(|_| Gone)
     }
 
@@ -317,7 +311,7 @@ impl Worker {
                 container.message.clone_from(message);
             }
         }
-        self.known = status.clone();
+        (self.known, self.has_read) = (status.clone(), true);
         self.being_started.clear();
         Ok(status)
     }

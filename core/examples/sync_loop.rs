@@ -19,10 +19,11 @@ use oomlet_core::node::event::{
 use oomlet_core::node::plan::plan;
 use oomlet_core::node::state::{State, StateConfig};
 use oomlet_core::pod::admission::NodeFacts;
+use oomlet_core::pod::containers::ListedContainer;
 use oomlet_core::pod::order::{WorkerOutcome, WorkerReport};
 use oomlet_core::pod::qos::Amounts;
 use oomlet_core::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
-use oomlet_core::pod::{Pod, PodRef, PodUid};
+use oomlet_core::pod::{ContainerInstance, Pod, PodRef, PodUid};
 use oomlet_core::reason::Reason;
 use oomlet_core::signal::{
     CgroupId, Domain, DomainReading, Hierarchy, KernelEvent, KernelEventKind, MemoryReading, StatAge,
@@ -99,7 +100,10 @@ impl Node {
         }));
         let listed = (0..pods).map(|i| RuntimePod {
             pod: PodRef::of(&pod(i)),
-            containers: vec![("c".into(), container_id(i, 0), ContainerState::Running)],
+            containers: vec![ListedContainer {
+                container: ContainerInstance { name: "c".into(), id: container_id(i, 0) },
+                state: ContainerState::Running,
+            }],
             ready_sandboxes: 1,
             sandboxes: 1,
         });
@@ -161,7 +165,7 @@ impl Node {
             pod: self.uid(i),
             at: self.now,
             outcome: WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() },
-            runtime: PodRuntimeStatus { sandboxes: Vec::new(), containers: vec![container] },
+            runtime: Some(PodRuntimeStatus { sandboxes: Vec::new(), containers: vec![container] }),
         })
     }
 

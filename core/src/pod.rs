@@ -4,7 +4,7 @@
 //! - [`qos`]: QoS class, cgroup resources, `oom_score_adj`.
 //! - [`lifecycle`]: from manifest and runtime status to what is to be done next.
 //! - [`backoff`]: CrashLoopBackOff and error back-off.
-//! - [`runtime_status`]: what the runtime says of a pod.
+//! - [`runtime_status`]: what the runtime says of a pod; [`containers`]: what is known of it, by whoever looked.
 //! - [`status`]: the Kubernetes PodStatus.
 //! - [`stop_signal`]: what asks a container to end.
 //! - [`memory_limit`]: what is to happen at a container's own memory limit.
@@ -15,6 +15,7 @@
 
 pub mod admission;
 pub mod backoff;
+pub mod containers;
 pub mod env;
 pub mod hosts;
 pub mod lifecycle;

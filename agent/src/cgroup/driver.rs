@@ -4,6 +4,10 @@
 //! A pod's cgroup is made in the `unified` mount of a hybrid system as well, although its limits are on v1:
 //! the runtime puts containers there too, and `bpf_get_current_cgroup_id` speaks of those directories, so they
 //! must be known before the first container starts.
+//!
+//! - `kill`: ends what runs in them.
+
+mod kill;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +22,7 @@ use super::create::{Parents, below};
 use super::hierarchy::{CgroupVersion, Hierarchies};
 use super::maker::Maker;
 use super::systemd::Systemd;
-use super::tree::{self, KillTarget};
+use super::tree;
 use oomlet_core::cgroup::names::{self, Layout};
 use oomlet_core::pod::PodUid;
 use oomlet_core::pod::qos::{CgroupResources, QosClass};
@@ -201,65 +205,11 @@ impl CgroupDriver {
         match empty {
             Err(CgroupError::InUse { path, processes }) => {
                 tracing::warn!(path = %path.display(), processes, "killing what the runtime has left of the pod");
-                self.kill_pod(uid, qos)?;
+                self.kill_at(&self.pod_path(uid, qos), None)?;
             }
             other => other?,
         }
         self.maker.remove(&path)
-    }
-
-    /// Kills every process of the pod and waits until they are gone. Returns how many were signalled.
-    ///
-    /// # Errors
-    /// [`CgroupError::StillRunning`] after ten seconds.
-    pub fn kill_pod(&self, uid: &PodUid, qos: QosClass) -> Result<usize, CgroupError> {
-        check_uid(uid)?;
-        self.kill_at(&self.pod_path(uid, qos))
-    }
-
-    fn kill_at(&self, path: &str) -> Result<usize, CgroupError> {
-        let dirs = self.dirs(path);
-        let freezer = self.hierarchies.with_controller("freezer").filter(|(_, v2)| !v2);
-        let freezer = freezer.map(|(mount, _)| below(mount, path));
-        let all: Vec<PathBuf> = self.hierarchies.mount_points().map(|m| below(m, path)).collect();
-        tree::kill(&KillTarget {
-            memory: &dirs.memory,
-            unified: dirs.unified.as_deref(),
-            freezer_v1: freezer.as_deref(),
-            all: &all,
-        })
-    }
-
-    /// The same of one container of the pod; one that has no cgroup any more is fine.
-    ///
-    /// # Errors
-    /// As [`CgroupDriver::kill_pod`].
-    pub fn kill_container(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<usize, CgroupError> {
-        self.container_path(uid, qos, id)?.map_or(Ok(0), |path| self.kill_at(&path))
-    }
-
-    /// Process ids in one container of the pod; none while it has no cgroup.
-    ///
-    /// # Errors
-    /// When the pod's cgroup cannot be read although it is there.
-    pub fn container_processes(
-        &self,
-        uid: &PodUid,
-        qos: QosClass,
-        id: &str,
-    ) -> Result<BTreeSet<i32>, CgroupError> {
-        let path = self.container_path(uid, qos, id)?;
-        path.map_or(Ok(BTreeSet::new()), |path| tree::processes(&below(&self.memory.0, &path)))
-    }
-
-    fn container_path(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<Option<String>, CgroupError> {
-        check_uid(uid)?;
-        let pod = self.pod_path(uid, qos);
-        // What the runtime calls it is known only in part; it is the same in each hierarchy.
-        let dirs = tree::child_dirs(&below(&self.memory.0, &pod))?;
-        let mut its_names = dirs.iter().filter_map(|dir| dir.file_name()?.to_str());
-        let name = its_names.find(|name| names::container_id(self.layout, name).as_deref() == Some(id));
-        Ok(name.map(|name| format!("{pod}/{name}")))
     }
 
     /// Every pod that has a cgroup in any hierarchy.

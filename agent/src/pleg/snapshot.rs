@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, btree_map};
 use crate::cri::convert::{ListedContainer, ListedSandbox};
 use oomlet_core::clock::Mono;
 use oomlet_core::node::event::{PodLifecycleEvent, PodLifecycleEventKind, RuntimePod, RuntimePods};
-use oomlet_core::pod::PodUid;
 use oomlet_core::pod::runtime_status::ContainerState;
+use oomlet_core::pod::{ContainerInstance, PodUid};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -34,7 +34,8 @@ impl Snapshot {
         containers.sort_by_key(|c| std::cmp::Reverse(c.created_at_ns));
         for c in containers {
             let pod = pods.entry(&c.pod.uid).or_insert_with(|| empty(&c.pod));
-            pod.containers.push((c.name.clone(), c.id.clone(), c.state));
+            let container = ContainerInstance { name: c.name.clone(), id: c.id.clone() };
+            pod.containers.push(oomlet_core::pod::containers::ListedContainer { container, state: c.state });
         }
         RuntimePods { listed_at, pods: pods.into_values().collect() }
     }
@@ -181,7 +182,7 @@ mod tests {
         assert_eq!(pods.len(), 2);
         let u = pods.iter().find(|p| p.pod.uid.as_str() == "u").unwrap();
         assert_eq!((u.sandboxes, u.ready_sandboxes), (2, 1));
-        assert_eq!(u.containers.iter().map(|c| c.1.as_str()).collect::<Vec<_>>(), ["new", "old"]);
+        assert_eq!(u.containers.iter().map(|c| c.container.id.as_str()).collect::<Vec<_>>(), ["new", "old"]);
     }
 
     proptest::proptest! {

@@ -5,6 +5,8 @@ use super::*;
 use crate::cri::Connection;
 use crate::cri::fake::{FakeRuntime, labels};
 use oomlet_core::node::event::PodLifecycleEvent;
+use oomlet_core::pod::ContainerInstance;
+use oomlet_core::pod::containers::ListedContainer;
 
 struct Rig {
     fake: FakeRuntime,
@@ -69,7 +71,8 @@ async fn the_first_list_is_always_sent_and_started_containers_have_a_pid() {
     let mut rig = rig(false, |fake| add_container(fake, "c1", cri::ContainerState::ContainerRunning));
     assert!(matches!(rig.next().await, Event::Runtime(Ok(()))));
     let Event::Relisted(pods) = rig.next().await else { panic!("a list comes before its changes") };
-    assert_eq!(pods.pods[0].containers, [("c".to_owned(), "c1".to_owned(), ContainerState::Running)]);
+    let container = ContainerInstance { name: "c".into(), id: "c1".into() };
+    assert_eq!(pods.pods[0].containers, [ListedContainer { container, state: ContainerState::Running }]);
     let event = rig.next_lifecycle().await;
     assert_eq!((event.kind, event.pid), (PodLifecycleEventKind::ContainerStarted, Some(4711)));
     assert_eq!(rig.handle.healthy(clock::now()), Ok(()));

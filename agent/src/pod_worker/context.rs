@@ -56,28 +56,23 @@ pub trait PodCgroups: Debug + Send + Sync {
     /// When processes are left in it.
     fn remove_pod(&self, uid: &PodUid, qos: QosClass) -> Result<(), CgroupError>;
 
-    /// SIGKILL to every process in the pod's cgroup; how many.
+    /// SIGKILL to every process in the pod's cgroup, its sandbox's pause process too; how many.
     ///
     /// # Errors
     /// When some do not end.
-    fn kill_pod(&self, uid: &PodUid, qos: QosClass) -> Result<usize, CgroupError>;
+    fn kill_pod(&self, uid: &PodUid) -> Result<usize, CgroupError>;
 
-    /// The same of one of its containers, by the runtime's id.
+    /// The same of one of its containers, by the runtime's id. `pod_ends`: a frozen pod is thawed for it.
     ///
     /// # Errors
     /// When some do not end.
-    fn kill_container(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<usize, CgroupError>;
+    fn kill_container(&self, uid: &PodUid, id: &str, pod_ends: bool) -> Result<usize, CgroupError>;
 
     /// Process ids in one of its containers; none while it has no cgroup.
     ///
     /// # Errors
     /// When they cannot be read.
-    fn container_processes(
-        &self,
-        uid: &PodUid,
-        qos: QosClass,
-        id: &str,
-    ) -> Result<BTreeSet<i32>, CgroupError>;
+    fn container_processes(&self, uid: &PodUid, id: &str) -> Result<BTreeSet<i32>, CgroupError>;
 }
 
 impl PodCgroups for CgroupDriver {
@@ -89,20 +84,15 @@ impl PodCgroups for CgroupDriver {
         CgroupDriver::remove_pod(self, uid, qos)
     }
 
-    fn kill_pod(&self, uid: &PodUid, qos: QosClass) -> Result<usize, CgroupError> {
-        CgroupDriver::kill_pod(self, uid, qos)
+    fn kill_pod(&self, uid: &PodUid) -> Result<usize, CgroupError> {
+        CgroupDriver::kill_pod(self, uid)
     }
 
-    fn kill_container(&self, uid: &PodUid, qos: QosClass, id: &str) -> Result<usize, CgroupError> {
-        CgroupDriver::kill_container(self, uid, qos, id)
+    fn kill_container(&self, uid: &PodUid, id: &str, pod_ends: bool) -> Result<usize, CgroupError> {
+        CgroupDriver::kill_container(self, uid, id, pod_ends)
     }
 
-    fn container_processes(
-        &self,
-        uid: &PodUid,
-        qos: QosClass,
-        id: &str,
-    ) -> Result<BTreeSet<i32>, CgroupError> {
-        CgroupDriver::container_processes(self, uid, qos, id)
+    fn container_processes(&self, uid: &PodUid, id: &str) -> Result<BTreeSet<i32>, CgroupError> {
+        CgroupDriver::container_processes(self, uid, id)
     }
 }

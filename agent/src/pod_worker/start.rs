@@ -7,7 +7,7 @@ use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::Container;
 use tracing::info;
 
-use super::stop_by_hand::BeingStarted;
+use super::stop::by_hand::BeingStarted;
 use super::{Worker, WorkerError, files};
 use crate::cri::CriError;
 use crate::cri::container_config::{ContainerInputs, container_config, termination_message_path};
@@ -15,7 +15,6 @@ use crate::cri::image::Image;
 use crate::cri::sandbox_config::{SandboxInputs, sandbox_config};
 use crate::image::ImageError;
 use crate::volume::{Propagation, VolumeMount};
-use oomlet_core::pod::Pod;
 use oomlet_core::pod::env::{EnvFacts, command_and_args, container_env};
 use oomlet_core::pod::hosts;
 use oomlet_core::pod::lifecycle::{ContainerStart, container_hash};
@@ -23,6 +22,7 @@ use oomlet_core::pod::order::ContainerWaiting;
 use oomlet_core::pod::qos::{QosClass, container_resources, oom_score_adj, pod_cgroup_resources};
 use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus, SandboxStatus};
 use oomlet_core::pod::spec::all_containers;
+use oomlet_core::pod::{ContainerInstance, Pod};
 
 const HOSTS_PATH: &str = "/etc/hosts";
 
@@ -195,8 +195,8 @@ impl Worker {
         let (runtime, named) = (self.context.runtime.clone(), target);
         let started_id = id.clone();
         // For a termination that interrupts the sync.
-        self.being_started
-            .extend(image.stop_signal.map(|signal| BeingStarted::new(&id, &start.name, signal)));
+        let instance = ContainerInstance { name: start.name.clone(), id: id.clone() };
+        self.being_started.push(BeingStarted::new(instance, image.stop_signal));
         let started = self.to_the_end(async move { runtime.start_container(&started_id, &named).await });
         let started = started.await.map_err(|e| Failure::config(&e))?;
         started.map_err(|e| Failure::call("RunContainerError", &e))?;

@@ -2,18 +2,17 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use super::start::Starting;
 use super::{Worker, WorkerError};
-use oomlet_core::pod::Pod;
 use oomlet_core::pod::lifecycle::{self, ContainerKill, PodActions};
 use oomlet_core::pod::order::{ContainerWaiting, WorkerOutcome};
 use oomlet_core::pod::qos::QosClass;
 use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus};
 use oomlet_core::pod::spec::{MINIMUM_GRACE, grace_period};
 use oomlet_core::pod::stop_order::stop_order;
+use oomlet_core::pod::{ContainerInstance, Pod};
 use oomlet_core::reason::Reason;
 
 /// Dead instances kept of each container: kubelet's `maximum-dead-containers-per-container`.
@@ -102,9 +101,7 @@ impl Worker {
     /// Stops every container and every sandbox.
     async fn kill_pod(&mut self, pod: &Pod, status: &PodRuntimeStatus) -> Result<(), WorkerError> {
         let alive = status.containers.iter().filter(|c| alive(c.state));
-        for group in stop_order(pod, alive.map(|c| (c.id.as_str(), c.name.as_str()))) {
-            self.stop_all(group, grace(pod)).await?;
-        }
+        self.stop_all(stop_order(pod, alive.map(ContainerInstance::of)), grace(pod)).await?;
         for sandbox in &status.sandboxes {
             self.context.runtime.stop_pod_sandbox(&sandbox.id).await.map_err(|e| self.cri(e))?;
         }
@@ -115,26 +112,8 @@ impl Worker {
         for kill in kills {
             info!(pod = %self.who, container = kill.name, reason = %kill.reason, "{}", kill.message);
         }
-        let ids = kills.iter().map(|k| k.id.clone()).collect();
-        self.stop_all(ids, grace(pod)).await
-    }
-
-    /// In parallel; the first failure is returned after all have been tried.
-    async fn stop_all(&self, ids: Vec<String>, grace: Duration) -> Result<(), WorkerError> {
-        let mut stops = JoinSet::new();
-        for id in ids {
-            let runtime = self.context.runtime.clone();
-            stops.spawn(async move { runtime.stop_container(&id, grace).await });
-        }
-        let mut first = Ok(());
-        while let Some(done) = stops.join_next().await {
-            let done = match done {
-                Ok(stopped) => stopped.map_err(|e| self.cri(e)),
-                Err(_) => Err(WorkerError::Panicked { pod: self.who.clone(), what: "StopContainer" }),
-            };
-            first = first.and(done);
-        }
-        first
+        let instance = |k: &ContainerKill| ContainerInstance { name: k.name.clone(), id: k.id.clone() };
+        self.stop_all(vec![kills.iter().map(instance).collect()], grace(pod)).await
     }
 
     async fn start_all(

@@ -1,4 +1,5 @@
 mod stop_container;
+mod terminate;
 
 use std::sync::Mutex;
 
@@ -34,17 +35,17 @@ impl PodCgroups for FakeCgroups {
         self.0.lock().unwrap().state().calls.push("remove cgroup".into());
         Ok(())
     }
-    fn kill_pod(&self, _: &PodUid, qos: QosClass) -> Result<usize, CgroupError> {
+    fn kill_pod(&self, _: &PodUid) -> Result<usize, CgroupError> {
         let fake = self.0.lock().unwrap();
         fake.state().calls.push("kill cgroup".into());
-        Ok(if qos == QosClass::BestEffort { fake.kill_all() } else { 0 })
+        Ok(fake.kill_all())
     }
-    fn kill_container(&self, _: &PodUid, _: QosClass, id: &str) -> Result<usize, CgroupError> {
+    fn kill_container(&self, _: &PodUid, id: &str, _: bool) -> Result<usize, CgroupError> {
         let fake = self.0.lock().unwrap();
         fake.state().calls.push(format!("kill container {id}"));
         Ok(fake.kill(id))
     }
-    fn container_processes(&self, _: &PodUid, _: QosClass, _: &str) -> Result<BTreeSet<i32>, CgroupError> {
+    fn container_processes(&self, _: &PodUid, _: &str) -> Result<BTreeSet<i32>, CgroupError> {
         Ok(BTreeSet::new())
     }
 }
@@ -124,8 +125,9 @@ impl Rig {
         self.sync(pod);
         let report = self.report().await;
         assert!(matches!(report.outcome, WorkerOutcome::Synced { .. }), "{:?}", report.outcome);
-        assert!(report.runtime.any_running());
-        report.runtime
+        let runtime = report.runtime.expect("it has read");
+        assert!(runtime.any_running());
+        runtime
     }
 }
 
@@ -192,6 +194,21 @@ async fn a_new_agent_takes_the_running_containers_over() {
 }
 
 #[tokio::test]
+async fn a_first_read_that_fails_says_nothing_of_the_pod() {
+    let mut rig = Rig::new();
+    let pod = two_containers();
+    let before = rig.running(&pod).await;
+    rig.restart_agent().await;
+    rig.fake.lock().unwrap().fail("ListPodSandbox", Code::Unavailable, "starting");
+    rig.sync(&pod);
+    let report = rig.report().await;
+    assert!(matches!(report.outcome, WorkerOutcome::Failed { .. }), "{:?}", report.outcome);
+    assert_eq!(report.runtime, None);
+    rig.fake.lock().unwrap().heal("ListPodSandbox");
+    assert_eq!(rig.running(&pod).await, before);
+}
+
+#[tokio::test]
 async fn an_image_that_is_not_there_keeps_only_its_own_container_waiting() {
     let mut rig = Rig::new();
     let pod = pod(serde_json::json!({"containers": [
@@ -205,7 +222,8 @@ async fn an_image_that_is_not_there_keeps_only_its_own_container_waiting() {
         waiting.iter().map(|w| (w.container.as_str(), w.reason.as_str())).collect::<Vec<_>>(),
         [("a", "ErrImageNeverPull")]
     );
-    assert!(report.runtime.container("b").is_some_and(|c| c.state == ContainerState::Running));
+    let runtime = report.runtime.expect("it has read");
+    assert!(runtime.container("b").is_some_and(|c| c.state == ContainerState::Running));
 }
 
 #[tokio::test]
@@ -225,7 +243,7 @@ async fn a_pod_that_ends_by_itself_is_completed_and_its_cgroup_goes() {
             "{:?}",
             report.outcome
         );
-        assert_eq!(report.runtime.container("a").unwrap().message, "all done");
+        assert_eq!(report.runtime.unwrap().container("a").unwrap().message, "all done");
     }
     assert_eq!(rig.calls("remove cgroup").len(), 3, "once for each QoS class");
     assert_eq!(rig.calls("StopPodSandbox").len(), 1);
@@ -250,138 +268,6 @@ async fn a_crashing_container_is_restarted_and_then_backs_off() {
 }
 
 #[tokio::test]
-async fn termination_stops_in_parallel_and_removes_everything() {
-    let mut rig = Rig::new();
-    let pod = two_containers();
-    rig.running(&pod).await;
-    rig.terminate(&pod, Duration::from_secs(30), Reason::PodRemoved, true);
-    let report = rig.report().await;
-    let WorkerOutcome::Stopped { took, killed: false } = report.outcome else { panic!("{report:?}") };
-    assert!(took < Duration::from_secs(5), "{took:?}");
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed));
-    let fake = rig.fake.lock().unwrap();
-    assert!(fake.state().sandboxes.is_empty() && fake.state().containers.is_empty());
-    drop(fake);
-    assert!(!rig.dir.path().join("logs/default_web_u1").exists() && !rig.dir.path().join("pods/u1").exists());
-    assert_eq!(rig.calls("kill cgroup").len(), 0);
-}
-
-#[tokio::test]
-async fn a_pod_with_nothing_in_the_runtime_is_removed_at_once() {
-    let mut rig = Rig::new();
-    rig.terminate(&two_containers(), Duration::from_secs(30), Reason::OrphanedPod, true);
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Stopped { killed: false, .. }));
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed));
-}
-
-#[tokio::test]
-async fn without_removal_the_dead_containers_and_logs_stay_until_it_is_ordered() {
-    let mut rig = Rig::new();
-    let pod = two_containers();
-    rig.running(&pod).await;
-    rig.terminate(&pod, Duration::from_secs(1), Reason::Evicted, false);
-    let report = rig.report().await;
-    assert!(matches!(report.outcome, WorkerOutcome::Stopped { .. }));
-    assert_eq!(report.runtime.containers.len(), 2);
-    // What may hold memory or disk goes at once.
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::CleanedUp));
-    assert!(rig.calls("").iter().any(|c| c == "remove cgroup"));
-    assert_eq!(rig.calls("StopPodSandbox").len(), 1);
-    assert!(!rig.dir.path().join("pods/u1").exists());
-    rig.sync(&pod);
-    rig.terminate(&pod, Duration::from_secs(30), Reason::PodRemoved, true);
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed), "Stopped is told once");
-    assert_eq!(rig.calls("CreateContainer").len(), 2, "a sync does not bring an ending pod back");
-}
-
-#[tokio::test]
-async fn a_grace_cut_short_while_stopping_kills_at_once() {
-    let mut rig = Rig::new();
-    let pod = two_containers();
-    rig.running(&pod).await;
-    rig.fake.lock().unwrap().state().stubborn = true;
-    rig.terminate(&pod, Duration::from_secs(30), Reason::Evicted, false);
-    rig.until("both are being stopped", |s| {
-        s.calls.iter().filter(|c| c.starts_with("StopContainer")).count() == 2
-    })
-    .await;
-    let cut = std::time::Instant::now();
-    rig.terminate(&pod, Duration::ZERO, Reason::GraceCutShort, false);
-    let report = rig.report().await;
-    assert!(matches!(report.outcome, WorkerOutcome::Stopped { killed: true, .. }), "{:?}", report.outcome);
-    assert!(cut.elapsed() < Duration::from_secs(15), "not the 30 s of the grace: {:?}", cut.elapsed());
-    // Both go out at once, and whichever comes first ends them.
-    let killed = |c: &String| c == "kill cgroup" || (c.starts_with("StopContainer") && c.ends_with(" 0"));
-    assert!(rig.calls("").iter().any(killed), "{:?}", rig.calls(""));
-}
-
-#[tokio::test]
-async fn the_worker_itself_kills_when_the_grace_ends() {
-    let mut rig = Rig::new();
-    let pod = two_containers();
-    rig.running(&pod).await;
-    rig.fake.lock().unwrap().state().stubborn = true;
-    rig.terminate(&pod, Duration::from_millis(200), Reason::Evicted, false);
-    let report = rig.report().await;
-    let WorkerOutcome::Stopped { took, killed: true } = report.outcome else { panic!("{report:?}") };
-    assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(15), "{took:?}");
-}
-
-#[tokio::test]
-async fn a_kill_that_found_nobody_was_not_needed() {
-    let mut rig = Rig::new();
-    let pod = two_containers();
-    rig.running(&pod).await;
-    rig.fake.lock().unwrap().state().stubborn = true;
-    rig.fake.lock().unwrap().state().unnoticed_exit = Some(0);
-    rig.terminate(&pod, Duration::from_millis(200), Reason::Evicted, false);
-    let report = rig.report().await;
-    // Nothing but the SIGKILL at the end of the grace period brings its end to light.
-    let WorkerOutcome::Stopped { took, killed: false } = report.outcome else { panic!("{report:?}") };
-    assert!(took >= Duration::from_millis(200), "{took:?}");
-}
-
-#[tokio::test]
-async fn a_termination_interrupts_a_pull() {
-    let mut rig = Rig::new();
-    rig.fake.lock().unwrap().hang("PullImage");
-    let pod = pod(
-        serde_json::json!({"containers": [{"name": "a", "image": "img:1"}, {"name": "b", "image": "other:1"}]}),
-    );
-    rig.sync(&pod);
-    rig.until("the pull has begun", |s| s.calls.iter().any(|c| c.starts_with("PullImage"))).await;
-    rig.terminate(&pod, Duration::from_secs(30), Reason::PodRemoved, true);
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Stopped { killed: false, .. }));
-    assert!(matches!(rig.report().await.outcome, WorkerOutcome::Removed));
-    assert!(rig.calls("StopContainer a").len() == 1, "{:?}", rig.calls("StopContainer"));
-}
-
-#[tokio::test]
-async fn the_kill_does_not_need_the_runtime() {
-    let mut rig = Rig::new();
-    let pod = two_containers();
-    rig.running(&pod).await;
-    for call in ["StopContainer", "ListContainers", "ListPodSandbox"] {
-        rig.fake.lock().unwrap().fail(call, Code::Unavailable, "shutting down");
-    }
-    rig.terminate(&pod, Duration::ZERO, Reason::ForecastOutOfMemory, false);
-    let report = rig.report().await;
-    assert!(matches!(report.outcome, WorkerOutcome::Failed { .. }), "{:?}", report.outcome);
-    rig.until("killed", |s| s.calls.iter().any(|c| c == "kill cgroup")).await;
-    rig.until("dead", |s| !s.containers.iter().any(|(_, c)| running(c))).await;
-    for call in ["StopContainer", "ListContainers", "ListPodSandbox"] {
-        rig.fake.lock().unwrap().heal(call);
-    }
-    loop {
-        match rig.report().await.outcome {
-            WorkerOutcome::Failed { .. } => {}
-            WorkerOutcome::Stopped { killed, .. } => break assert!(killed),
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-#[tokio::test]
 async fn a_restart_of_the_runtime_in_the_middle_of_a_sync_heals() {
     let mut rig = Rig::new();
     let pod = two_containers();
@@ -393,8 +279,9 @@ async fn a_restart_of_the_runtime_in_the_middle_of_a_sync_heals() {
     assert!(retry_in < Duration::from_secs(1), "{retry_in:?}");
     assert_eq!(waiting[0].reason, "CreateContainerError");
     rig.fake.lock().unwrap().heal("CreateContainer");
-    // Nobody orders it again.
-    while !matches!(rig.report().await.outcome, WorkerOutcome::Synced { .. }) {}
+    let none = timeout(retry_in * 2, rig.reports.recv()).await;
+    assert!(none.is_err(), "when it is tried again is the SyncLoop's to say: {none:?}");
+    rig.running(&pod).await;
     assert_eq!(rig.calls("RunPodSandbox").len(), 1);
 }
 
@@ -431,6 +318,7 @@ async fn the_panic_of_a_worker_is_told_as_a_failure() {
     watched(async { panic!("a defect") }, uid(), tx.clone()).await;
     let Some(Event::Worker(report)) = reports.recv().await else { panic!("no report") };
     assert!(matches!(report.outcome, WorkerOutcome::Failed { .. }), "{:?}", report.outcome);
+    assert_eq!(report.runtime, None, "it says nothing of the pod");
     watched(async {}, uid(), tx).await;
     assert!(reports.recv().await.is_none(), "one that ends has nothing to tell");
 }

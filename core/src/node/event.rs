@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::brake::Held;
 use crate::clock::Mono;
 use crate::eviction::resources::ResourceAnswer;
+use crate::pod::containers::ListedContainer;
 use crate::pod::order::WorkerReport;
-use crate::pod::runtime_status::ContainerState;
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::signal::attribution::Target;
 use crate::signal::{CgroupId, KernelEvent, MemoryReading};
@@ -101,8 +101,9 @@ pub struct RuntimePods {
 #[derive(Clone, Debug)]
 pub struct RuntimePod {
     pub pod: PodRef,
-    /// Container name, id and state of each instance; sandboxes that are ready.
-    pub containers: Vec<(String, String, ContainerState)>,
+    /// Newest first.
+    pub containers: Vec<ListedContainer>,
+    /// Those that are ready.
     pub ready_sandboxes: usize,
     pub sandboxes: usize,
 }

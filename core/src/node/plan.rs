@@ -105,7 +105,7 @@ fn order_to_stop(
     reason: Reason,
 ) -> Option<StopContainer> {
     let known = state.pod(&pod.uid)?;
-    let status = known.runtime.containers.iter().find(|c| c.id == container.id);
+    let status = known.containers.read().iter().find(|c| c.id == container.id);
     let init = status.and_then(|c| Some(InitProcess { pid: c.pid?, stop_signal: c.stop_signal? }));
     let (pod, qos, container) = (pod.clone(), known.candidate.qos, container.clone());
     Some(StopContainer { pod, qos, container, init, grace, reason })
@@ -180,7 +180,7 @@ fn plan_pod(pod: &PodState, now: Mono, actions: &mut Vec<Action>) {
         }
     }
     if pod.cgroups_stale && pod.mode.may_hold_memory() {
-        let containers = pod.known_containers();
+        let containers = pod.containers.known();
         let map = PodAction::MapCgroups { pod: uid(), qos: pod.candidate.qos, containers };
         actions.push(Action::pod(map, Reason::PodLifecycleEvent));
     }

@@ -39,6 +39,7 @@ use crate::eviction::resources::{Condition, ResourceConfig, ResourceManager};
 use crate::eviction::{Candidate, EvictionConfig};
 use crate::oom::OomLedger;
 use crate::pod::admission::NodeFacts;
+use crate::pod::containers::ListedContainer;
 use crate::pod::qos::{CgroupResources, burstable_class_resources};
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
@@ -68,14 +69,11 @@ pub struct StateConfig {
     pub unix_offset_ns: i64,
 }
 
-/// A pod in the runtime.
+/// A pod in the runtime that nobody has named (yet).
 #[derive(Clone, Debug)]
 struct Found {
     pod: PodRef,
-    /// One of its containers runs.
-    running: bool,
-    /// It has containers, dead or alive.
-    containers: bool,
+    containers: Vec<ListedContainer>,
 }
 
 /// What holds for the node as a whole, as it was told last.
@@ -110,7 +108,7 @@ pub struct State {
     sources_ready: bool,
     /// Pods with cgroups or volumes at start, until the source has spoken.
     leftovers: Vec<PodUid>,
-    /// What the last relist found, but for pods that were forgotten since.
+    /// Pods that the last relist found and that are not among [`State::pods`], but for those that were forgotten since.
     found: BTreeMap<PodUid, Found>,
     /// Pods of which nothing was left, and when: until a list that began later has come.
     forgotten: BTreeMap<PodUid, Mono>,
@@ -202,7 +200,7 @@ impl State {
         let follows = Follows::from(&event);
         match event {
             Event::Pods(update) => self.apply_pod_update(update, now),
-            Event::Relisted(pods) => self.apply_relist(&pods, now),
+            Event::Relisted(pods) => self.apply_relist(pods, now),
             Event::Lifecycle(event) => self.apply_lifecycle(&event, now),
             Event::Leftovers(uids) => self.apply_leftovers(uids, now),
             Event::Worker(report) => self.apply_worker_report(report, now),
@@ -215,6 +213,7 @@ impl State {
             Event::Resources(answer) => self.apply_resources(answer, now),
             Event::Tick => {}
         }
+        self.hand_over_found();
         if follows.kills {
             self.tell_unexplained_kills(now);
         }

@@ -47,8 +47,9 @@ pub struct WorkerReport {
     pub pod: PodUid,
     pub at: Mono,
     pub outcome: WorkerOutcome,
-    /// As read at the end of the work; what the pod's status is made from.
-    pub runtime: PodRuntimeStatus,
+    /// As the worker read it last; what the pod's status is made from. `None`: it has not read, and nothing follows for
+    /// what was known before.
+    pub runtime: Option<PodRuntimeStatus>,
 }
 
 #[derive(Clone, Debug)]

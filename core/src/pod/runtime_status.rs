@@ -1,5 +1,6 @@
 //! What the container runtime says of one pod, in our own types: the input of [`super::lifecycle`].
 
+use super::ContainerInstance;
 use super::stop_signal::StopSignal;
 
 /// All sandboxes and containers of one pod, newest first in both lists.
@@ -70,6 +71,13 @@ impl PodRuntimeStatus {
     #[must_use]
     pub fn any_running(&self) -> bool {
         self.containers.iter().any(|c| c.state == ContainerState::Running)
+    }
+}
+
+impl ContainerInstance {
+    #[must_use]
+    pub fn of(container: &ContainerStatus) -> ContainerInstance {
+        ContainerInstance { name: container.name.clone(), id: container.id.clone() }
     }
 }
 

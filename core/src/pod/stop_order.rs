@@ -1,18 +1,21 @@
 //! In which order a pod's containers end. Pure.
 
-use crate::pod::Pod;
 use crate::pod::qos::is_sidecar;
+use crate::pod::{ContainerInstance, Pod};
 
-/// Groups of container ids; each group is stopped at once, after the one before has ended. Sidecars end last and
+/// Groups of containers; each group is stopped at once, after the one before has ended. Sidecars end last and
 /// in reverse order of their start, for the containers may need them to the end (KEP-753).
 #[must_use]
-pub fn stop_order<'a>(pod: &Pod, running: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<Vec<String>> {
+pub fn stop_order(
+    pod: &Pod,
+    running: impl IntoIterator<Item = ContainerInstance>,
+) -> Vec<Vec<ContainerInstance>> {
     let init = pod.spec.as_ref().and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
     let sidecars: Vec<&str> = init.iter().filter(|c| is_sidecar(c)).map(|c| c.name.as_str()).collect();
-    let mut groups: Vec<Vec<String>> = vec![Vec::new(); sidecars.len() + 1];
-    for (id, name) in running {
-        let group = sidecars.iter().position(|s| *s == name).map_or(0, |index| sidecars.len() - index);
-        groups[group].push(id.to_owned());
+    let mut groups: Vec<Vec<ContainerInstance>> = vec![Vec::new(); sidecars.len() + 1];
+    for container in running {
+        let sidecar = sidecars.iter().position(|s| *s == container.name);
+        groups[sidecar.map_or(0, |index| sidecars.len() - index)].push(container);
     }
     groups.retain(|g| !g.is_empty());
     groups
@@ -38,7 +41,11 @@ mod tests {
             ),
             (vec!["setup", "proxy"], vec![vec!["setup"], vec!["proxy"]]),
         ] {
-            assert_eq!(stop_order(&pod, running.iter().map(|n| (*n, *n))), expected, "{running:?}");
+            let instance = |name: &str| ContainerInstance { name: name.into(), id: name.into() };
+            let found = stop_order(&pod, running.iter().map(|n| instance(n)));
+            let names: Vec<Vec<&str>> =
+                found.iter().map(|g| g.iter().map(|c| c.name.as_str()).collect()).collect();
+            assert_eq!(names, expected, "{running:?}");
         }
     }
 }

@@ -8,6 +8,7 @@ mod bad_input;
 mod brake;
 mod degraded;
 mod eviction;
+mod frozen;
 mod lifecycle;
 mod memory_limit;
 mod node_pressure;

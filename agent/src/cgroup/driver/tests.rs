@@ -272,7 +272,7 @@ fn bad_input_is_refused() {
         let error = d.ensure_pod(&uid(bad), QosClass::Burstable, &CgroupResources::default()).unwrap_err();
         assert!(matches!(error, CgroupError::BadUid { .. }), "{error}");
         assert!(d.remove_pod(&uid(bad), QosClass::Burstable).is_err());
-        assert!(d.kill_pod(&uid(bad), QosClass::Burstable).is_err());
+        assert!(d.kill_pod(&uid(bad)).is_err());
     }
     // Without its parent a pod would escape the node's limit.
     d.remove_kubepods().unwrap();

@@ -87,3 +87,21 @@ async fn a_runtime_that_is_away_does_not_keep_it_from_being_killed() {
     assert_eq!((container, killed), (a, true));
     assert_eq!(rig.calls("kill container").len(), 1);
 }
+
+/// Of a sync: the pod lives on, and its container does not listen.
+#[tokio::test]
+async fn a_container_whose_manifest_changed_is_killed_at_the_end_of_its_grace() {
+    let mut rig = Rig::new();
+    let with_image = |image: &str| {
+        pod(serde_json::json!({"terminationGracePeriodSeconds": 1, "containers": [
+            {"name": "a", "image": image}, {"name": "b", "image": "img:1"}]}))
+    };
+    let before = rig.running(&with_image("img:1")).await;
+    rig.fake.lock().unwrap().add_image("img:2");
+    rig.fake.lock().unwrap().state().stubborn = true;
+    let after = rig.running(&with_image("img:2")).await;
+    assert_eq!(after.container("b"), before.container("b"));
+    assert_ne!(after.container("a").unwrap().id, before.container("a").unwrap().id);
+    let killed = format!("kill container {}", before.container("a").unwrap().id);
+    assert_eq!(rig.calls("kill"), [killed]);
+}

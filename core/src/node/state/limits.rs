@@ -20,7 +20,7 @@ impl State {
         let graceful = watched.and_then(|pod| Some((pod, memory_limit::graceful(&pod.pod, node)?)));
         let containers = graceful.into_iter().flat_map(|(pod, grace)| {
             let stoppable = pod.mode == Mode::Active;
-            pod.running_instances().into_iter().map(move |instance| LimitedContainer {
+            pod.containers.running().into_iter().map(move |instance| LimitedContainer {
                 pod: pod.id.clone(),
                 grace,
                 stoppable,

@@ -93,10 +93,10 @@ impl State {
     /// meanwhile, and its grace can be cut.
     fn resume_eviction(&mut self, id: &PodRef, grace: Duration, now: Mono) {
         let evicted =
-            self.pods.get(&id.uid).is_some_and(|p| matches!(p.mode, Mode::Evicted { stopped: false, .. }));
-        let runs = self.found.get(&id.uid).is_some_and(|found| found.running);
+            self.pods.get(&id.uid).filter(|p| matches!(p.mode, Mode::Evicted { stopped: false, .. }));
+        let runs = evicted.is_some_and(|p| p.containers.any_listed_running());
         let known = self.resources.is_evicting(&id.uid) || self.eviction.evicting().any(|uid| *uid == id.uid);
-        if evicted && runs && !known {
+        if runs && !known {
             // Nobody knows any more what it was evicted for.
             self.eviction.eviction_ordered(id, grace, now);
             self.resources.eviction_ordered(&id.uid, grace, now);

@@ -71,7 +71,7 @@ impl State {
         let by_cgroup = cgroups.filter_map(|id| self.attribution.lookup(*id)).find(|t| t.pod().is_some());
         by_cgroup.cloned().or_else(|| {
             let pod = self.pods.of_pid(victim.pid)?;
-            let container = pod.runtime.containers.iter().find(|c| c.pid == Some(victim.pid))?;
+            let container = pod.containers.read().iter().find(|c| c.pid == Some(victim.pid))?;
             Some(Target::Container(pod.id.uid.clone(), container.name.clone()))
         })
     }

@@ -10,12 +10,13 @@ use k8s_openapi::api::core::v1::PodStatus;
 use crate::clock::Mono;
 use crate::eviction::resources::ResourceCandidate;
 use crate::eviction::{Candidate, ContainerUse};
-use crate::node::event::{RuntimePod, SourcePod};
+use crate::node::event::SourcePod;
 use crate::node::published::{Failure, PublishedPod};
+use crate::pod::containers::{Containers, ListedContainer};
 use crate::pod::order::ContainerWaiting;
-use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
+use crate::pod::runtime_status::{ContainerState, PodRuntimeStatus};
 use crate::pod::spec::grace_period;
-use crate::pod::{ContainerInstance, Pod, PodRef, qos};
+use crate::pod::{Pod, PodRef, qos};
 use crate::reason::Reason;
 use crate::trace::record::{Kind, Record};
 
@@ -72,9 +73,7 @@ pub struct PodState {
     pub path: Option<PathBuf>,
     /// Found in the runtime or on disk, wanted by nobody: has no manifest of its own.
     pub orphan: bool,
-    pub runtime: PodRuntimeStatus,
-    /// `runtime` is the worker's word, and not just nothing known yet.
-    pub(super) reported: bool,
+    pub containers: Containers,
     pub waiting: Vec<ContainerWaiting>,
     /// Its containers' cgroups are to be looked up again.
     pub cgroups_stale: bool,
@@ -84,9 +83,6 @@ pub struct PodState {
     pub(super) published: Option<Arc<PublishedPod>>,
     /// The source named it again while it was being removed: it starts anew once it is gone.
     pub(super) comes_back: Option<SourcePod>,
-    pub(super) listed: Vec<ContainerInstance>,
-    /// Of these, those that run.
-    pub(super) listed_running: Vec<ContainerInstance>,
     pub(super) sync_wanted: Option<Reason>,
     pub(super) next_sync: Option<(Mono, Reason)>,
     pub(super) outstanding: Outstanding,
@@ -122,15 +118,12 @@ impl PodState {
             mode: Mode::Pending,
             path,
             orphan: false,
-            runtime: PodRuntimeStatus::default(),
-            reported: false,
+            containers: Containers::default(),
             waiting: Vec::new(),
             cgroups_stale: false,
             unsaved: true,
             published: None,
             comes_back: None,
-            listed: Vec::new(),
-            listed_running: Vec::new(),
             sync_wanted: None,
             next_sync: None,
             outstanding: Outstanding::Nothing,
@@ -176,48 +169,17 @@ impl PodState {
     /// The kernel killed a process of the container that runs under this name.
     pub(super) fn note_oom_kill(&mut self, container: &str) {
         self.oom_told.insert(container.to_owned());
-        if let Some(c) = self.runtime.container(container) {
+        if let Some(c) = self.containers.newest(container) {
             self.oom_killed.insert(c.id.clone());
         }
         self.unsaved = true;
     }
 
     /// PLEG's last list of its containers.
-    pub(super) fn note_listed(&mut self, listed: &RuntimePod) {
-        let instance = |(name, id, _): &(String, String, ContainerState)| ContainerInstance {
-            name: name.clone(),
-            id: id.clone(),
-        };
-        let now: Vec<_> = listed.containers.iter().map(instance).collect();
-        if self.listed != now {
-            self.listed = now;
+    pub(super) fn note_listed(&mut self, listed: Vec<ListedContainer>) {
+        if self.containers.set_listed(listed) {
             self.cgroups_stale |= self.mode.may_hold_memory();
         }
-        let running = listed.containers.iter().filter(|(_, _, state)| *state == ContainerState::Running);
-        self.listed_running = running.map(instance).collect();
-    }
-
-    /// By the worker's account; and by PLEG's, where the worker has not told of it yet.
-    pub(super) fn running_instances(&self) -> Vec<ContainerInstance> {
-        let reported = &self.runtime.containers;
-        let runs = |c: &&ContainerStatus| c.state == ContainerState::Running;
-        let told =
-            |c: &ContainerInstance, r: &ContainerStatus| r.id == c.id || (r.name == c.name && runs(&r));
-        let untold = self.listed_running.iter().filter(|c| !reported.iter().any(|r| told(c, r)));
-        let running = reported.iter().filter(runs);
-        let instance = |c: &ContainerStatus| ContainerInstance { name: c.name.clone(), id: c.id.clone() };
-        running.map(instance).chain(untold.cloned()).collect()
-    }
-
-    /// Every container that the worker or PLEG knows of.
-    #[must_use]
-    pub fn known_containers(&self) -> Vec<ContainerInstance> {
-        let instance = |c: &ContainerStatus| ContainerInstance { name: c.name.clone(), id: c.id.clone() };
-        let reported = self.runtime.containers.iter().map(instance);
-        let mut known: Vec<_> = reported.chain(self.listed.iter().cloned()).collect();
-        known.sort();
-        known.dedup();
-        known
     }
 
     /// It is not wanted any more.
@@ -228,6 +190,7 @@ impl PodState {
         self.last_error = None;
     }
 
+    /// What failed may succeed now: it is not waited for longer.
     pub(super) fn retry_now(&mut self) {
         if matches!(self.next_sync, Some((_, Reason::RetryAfterError))) {
             self.next_sync = Some((Mono::ZERO, Reason::RetryAfterError));
@@ -236,7 +199,7 @@ impl PodState {
 
     /// Containers that the runtime newly reports as OOMKilled and of whose kill nothing was told yet.
     pub(super) fn untold_oom_kills(&mut self, new: &PodRuntimeStatus) -> Vec<String> {
-        let was = |id: &str| self.runtime.containers.iter().find(|c| c.id == id).map(|c| c.state);
+        let was = |id: &str| self.containers.read().iter().find(|c| c.id == id).map(|c| c.state);
         let exited = new.containers.iter().filter(|c| {
             c.state == ContainerState::Exited && was(&c.id).is_some_and(|s| s != ContainerState::Exited)
         });
@@ -260,7 +223,7 @@ impl PodState {
             Mode::Removing { .. } => Kind::Pod,
             Mode::Pending | Mode::Active | Mode::Rejected(_) | Mode::Removed => return None,
         };
-        if self.orphan && self.runtime.containers.is_empty() {
+        if self.orphan && self.containers.read().is_empty() {
             return None;
         }
         let how = if killed { "SIGKILL was needed" } else { "they ended by themselves" };
@@ -287,7 +250,7 @@ impl PodState {
     }
 
     pub(super) fn running_pids(&self) -> impl Iterator<Item = u32> {
-        self.runtime.containers.iter().filter(|c| c.state == ContainerState::Running).filter_map(|c| c.pid)
+        self.containers.read().iter().filter(|c| c.state == ContainerState::Running).filter_map(|c| c.pid)
     }
 }
 

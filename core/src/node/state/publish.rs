@@ -8,6 +8,7 @@ use super::{Mode, PodState, State};
 use crate::clock::Mono;
 use crate::node::published::{Failure, PublishedPod};
 use crate::pod::PodUid;
+use crate::pod::runtime_status::PodRuntimeStatus;
 use crate::pod::status::{PodFailure, StatusInput, pod_status};
 use crate::reason::Reason;
 
@@ -30,9 +31,11 @@ impl State {
             Mode::Pending => self.saved.get(&pod.id.uid).and_then(|s| s.failure.clone()),
             Mode::Active | Mode::Completed { .. } | Mode::Removing { .. } | Mode::Removed => None,
         };
-        // After a restart the old status holds until the runtime has been asked: a pod that runs does not become
-        // Pending for a moment.
-        let earlier = pod.status.clone().filter(|_| failure.is_none() && !pod.reported);
+        // After a restart the old status holds until its worker has read what the runtime has: a pod that runs does not
+        // become Pending meanwhile, however long that takes.
+        let unread = pod.containers.status().is_none();
+        let failed = |status: &PodStatus| status.phase.as_deref() == Some("Failed");
+        let earlier = pod.status.clone().filter(|status| unread && (failure.is_none() || failed(status)));
         let status = earlier.unwrap_or_else(|| Arc::new(self.status(pod, failure.as_ref(), now)));
         PublishedPod {
             pod: Arc::clone(&pod.pod),
@@ -54,9 +57,11 @@ impl State {
                 disruption: f.disruption && !own_limit,
             }
         });
+        // Of a pod that was not there before, and of one that is decided to have failed.
+        let nothing = PodRuntimeStatus::default();
         pod_status(&StatusInput {
             pod: &pod.pod,
-            runtime: &pod.runtime,
+            runtime: pod.containers.status().unwrap_or(&nothing),
             waiting: &pod.waiting,
             failed: failed.as_ref(),
             completed: matches!(pod.mode, Mode::Completed { .. }),

@@ -1,5 +1,6 @@
 //! What PLEG and the pod workers tell.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::pod::{Outstanding, PodState};
@@ -13,21 +14,25 @@ use crate::reason::Reason;
 use crate::trace::record::{Kind, Record};
 
 impl State {
-    pub(super) fn apply_relist(&mut self, runtime: &RuntimePods, now: Mono) {
-        let runs = |p: &RuntimePod| p.containers.iter().any(|(_, _, s)| *s == ContainerState::Running);
+    pub(super) fn apply_relist(&mut self, runtime: RuntimePods, now: Mono) {
         // A list that was under way while a pod was removed may still have it.
         self.forgotten.retain(|_, at| *at >= runtime.listed_at);
-        let current = runtime.pods.iter().filter(|p| !self.forgotten.contains_key(&p.pod.uid));
-        let found = |p: &RuntimePod| Found {
-            pod: p.pod.clone(),
-            running: runs(p),
-            containers: !p.containers.is_empty(),
-        };
-        self.found = current.map(|p| (p.pod.uid.clone(), found(p))).collect();
+        let current = runtime.pods.into_iter().filter(|p| !self.forgotten.contains_key(&p.pod.uid));
+        let found = |RuntimePod { pod, containers, .. }| (pod.uid.clone(), Found { pod, containers });
+        self.found = current.map(found).collect();
         // A container that has just started is known here before its pod's worker is done with the others: its cgroup
         // is named, and its memory watched, from now on.
-        for listed in &runtime.pods {
-            if let Some(mut pod) = self.pods.get_mut(&listed.pod.uid) {
+        let mut found = std::mem::take(&mut self.found);
+        let mut news = Vec::new();
+        for pod in self.pods.values() {
+            let listed = found.remove(&pod.id.uid).map_or_else(Vec::new, |found| found.containers);
+            if !pod.containers.is_listed_as(&listed) {
+                news.push((pod.id.uid.clone(), listed));
+            }
+        }
+        self.found = found;
+        for (uid, listed) in news {
+            if let Some(mut pod) = self.pods.get_mut(&uid) {
                 pod.note_listed(listed);
             }
         }
@@ -44,7 +49,22 @@ impl State {
         }
         if pod.mode == Mode::Active {
             pod.sync_wanted = Some(Reason::PodLifecycleEvent);
+        } else {
+            // What it could not be ended for (somebody had frozen it) may have gone.
+            pod.retry_now();
         }
+    }
+
+    /// What PLEG's last list has of pods that have been named, or found on the node, since.
+    pub(super) fn hand_over_found(&mut self) {
+        let (pods, found) = (&mut self.pods, &mut self.found);
+        found.retain(|uid, found| match pods.get_mut(uid) {
+            Some(mut pod) => {
+                pod.note_listed(std::mem::take(&mut found.containers));
+                false
+            }
+            None => true,
+        });
     }
 
     pub(super) fn apply_runtime(&mut self, result: Result<(), String>, now: Mono) {
@@ -105,19 +125,9 @@ impl State {
             return;
         }
         let id = pod.id.clone();
-        let changes = container_changes(&pod.runtime, &runtime);
-        let untold = pod.untold_oom_kills(&runtime);
-        pod.cgroups_stale |= !changes.is_empty();
+        let read = runtime.is_some();
+        let (changes, untold) = runtime.map_or_else(Default::default, |runtime| pod.note_read(runtime));
         pod.unsaved = true;
-        pod.runtime = runtime;
-        pod.reported = true;
-        let PodState { runtime, oom_killed, forestalled, .. } = &mut *pod;
-        oom_killed.retain(|id| runtime.containers.iter().any(|c| c.id == *id));
-        forestalled.retain(|id, _| runtime.containers.iter().any(|c| c.id == *id));
-        let gone: Vec<u32> = pod.watched_pids.difference(&pod.running_pids().collect()).copied().collect();
-        for pid in &gone {
-            pod.watched_pids.remove(pid);
-        }
         if !matches!(outcome, WorkerOutcome::Failed { .. }) {
             pod.last_error = None;
         }
@@ -142,7 +152,9 @@ impl State {
             }
             WorkerOutcome::Failed { error, retry_in, waiting } => {
                 pod.outstanding = Outstanding::Nothing;
-                pod.waiting = waiting;
+                if read {
+                    pod.waiting = waiting;
+                }
                 pod.next_sync = Some((now + retry_in, Reason::RetryAfterError));
                 let again = pod.last_error.as_ref() == Some(&error);
                 pod.last_error = Some(error.clone());
@@ -206,9 +218,25 @@ impl State {
     }
 }
 
+impl PodState {
+    /// Its worker has read. What changed among the containers, for the trace, and those that the runtime reports as
+    /// OOMKilled and of whose kill nothing was told yet.
+    fn note_read(&mut self, runtime: PodRuntimeStatus) -> (Vec<(String, String)>, Vec<String>) {
+        let changes = container_changes(self.containers.read(), &runtime);
+        let untold = self.untold_oom_kills(&runtime);
+        self.cgroups_stale |= !changes.is_empty();
+        self.oom_killed.retain(|id| runtime.containers.iter().any(|c| c.id == *id));
+        self.forestalled.retain(|id, _| runtime.containers.iter().any(|c| c.id == *id));
+        self.containers.set_read(runtime);
+        let running: BTreeSet<u32> = self.running_pids().collect();
+        self.watched_pids.retain(|pid| running.contains(pid));
+        (changes, untold)
+    }
+}
+
 /// What changed among the containers between two reports, for the trace.
-fn container_changes(old: &PodRuntimeStatus, new: &PodRuntimeStatus) -> Vec<(String, String)> {
-    let state_of = |id: &str| old.containers.iter().find(|c| c.id == id).map(|c| c.state);
+fn container_changes(old: &[ContainerStatus], new: &PodRuntimeStatus) -> Vec<(String, String)> {
+    let state_of = |id: &str| old.iter().find(|c| c.id == id).map(|c| c.state);
     new.containers
         .iter()
         .filter(|c| state_of(&c.id) != Some(c.state))
@@ -257,8 +285,10 @@ mod tests {
                 sandboxes: vec![],
                 containers: list.into_iter().map(|(id, s, n)| container(id, s, n)).collect(),
             };
-            let got: Vec<String> =
-                container_changes(&status(old), &status(new)).into_iter().map(|(_, m)| m).collect();
+            let got: Vec<String> = container_changes(&status(old).containers, &status(new))
+                .into_iter()
+                .map(|(_, m)| m)
+                .collect();
             assert_eq!(got, expected);
         }
     }

@@ -143,8 +143,8 @@ impl State {
 
     /// Pods in the runtime that no source names are orphans. Only once the sources have spoken.
     pub(super) fn adopt_orphans(&mut self, now: Mono) {
-        let unknown = self.found.values().filter(|found| !self.pods.contains_key(&found.pod.uid));
-        for id in unknown.map(|found| found.pod.clone()).collect::<Vec<_>>() {
+        let found = self.found.values().map(|found| found.pod.clone());
+        for id in found.collect::<Vec<_>>() {
             self.add_orphan(unnamed(&id), now);
         }
     }
@@ -200,7 +200,7 @@ impl State {
     }
 
     fn runs(&self, pod: &PodState) -> bool {
-        pod.runtime.any_running() || self.found.get(&pod.id.uid).is_some_and(|found| found.running)
+        pod.containers.any_running()
     }
 
     /// For an eviction that was not at its end when the last agent was: the SIGTERM handler may still be at work. Should
@@ -217,7 +217,7 @@ impl State {
     /// The pod had ended by itself when it was last saved, and under disk pressure its containers have gone since: without
     /// their word it would run once more. Whether it succeeded.
     fn ended_before(&self, id: &PodRef) -> Option<bool> {
-        if self.found.get(&id.uid).is_some_and(|found| found.containers) {
+        if self.pods.get(&id.uid).is_some_and(|pod| pod.containers.any_listed()) {
             return None;
         }
         let saved = self.saved.get(&id.uid).filter(|s| s.failure.is_none())?;

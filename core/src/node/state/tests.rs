@@ -18,11 +18,11 @@ use crate::node::action::{ActionKind, MemoryAction, NodeAction, PodAction, Resou
 use crate::node::event::{PodSource, PodUpdate, RejectedManifest, RuntimePod, RuntimePods, SourcePod};
 use crate::node::plan::plan;
 use crate::node::published::Failure;
-use crate::pod::ContainerInstance;
-use crate::pod::Pod;
+use crate::pod::containers::ListedContainer;
 use crate::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
 use crate::pod::qos::Amounts;
 use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
+use crate::pod::{ContainerInstance, Pod};
 use crate::signal::{Domain, DomainReading, KernelEvent, KernelEventKind, StatAge};
 
 const MIB: u64 = 1 << 20;
@@ -88,7 +88,10 @@ fn source(pods: &[(&str, &str)]) -> Event {
 fn relist(running: &[(&str, &str)]) -> Event {
     let pods = running.iter().map(|(name, uid)| RuntimePod {
         pod: PodRef { uid: (*uid).into(), namespace: "default".into(), name: (*name).into() },
-        containers: vec![("c".into(), format!("{uid}-c"), ContainerState::Running)],
+        containers: vec![ListedContainer {
+            container: ContainerInstance { name: "c".into(), id: format!("{uid}-c") },
+            state: ContainerState::Running,
+        }],
         ready_sandboxes: 1,
         sandboxes: 1,
     });
@@ -108,7 +111,7 @@ fn running(uid: &str, pid: u32) -> PodRuntimeStatus {
 }
 
 fn report(uid: &str, outcome: WorkerOutcome, runtime: PodRuntimeStatus) -> Event {
-    Event::Worker(WorkerReport { pod: uid.into(), at: Mono::from_millis(1), outcome, runtime })
+    Event::Worker(WorkerReport { pod: uid.into(), at: Mono::from_millis(1), outcome, runtime: Some(runtime) })
 }
 
 fn synced(uid: &str) -> Event {
@@ -264,8 +267,8 @@ fn a_container_that_pleg_lists_is_known_before_its_worker_reports() {
     node.step(relist(&[]));
     assert_eq!(node.step(source(&[("a", "1")])), ["sync 1"]);
     assert_eq!(node.step(relist(&[("a", "1")])), ["map 1"]);
-    let known = node.state.pod(&"1".into()).unwrap().known_containers();
-    assert_eq!(known, [ContainerInstance { name: "c".to_owned(), id: "1-c".to_owned() }]);
+    let known = node.state.pod(&"1".into()).unwrap().containers.known();
+    assert_eq!(known, [ContainerInstance { name: "c".into(), id: "1-c".into() }]);
     assert_eq!(node.step(relist(&[("a", "1")])), [""; 0], "nothing new, nothing to map");
 }
 

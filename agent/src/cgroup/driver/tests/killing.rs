@@ -46,18 +46,18 @@ fn kill_takes_every_process_even_frozen_ones() {
     let beside = memory.with_file_name(tree.container("c2"));
     fs::create_dir_all(&beside).unwrap();
     let mut c = Sleeper::start(&[&beside]);
-    let in_container = |id| d.container_processes(&pod, QosClass::BestEffort, id).unwrap();
+    let in_container = |id| d.container_processes(&pod, id).unwrap();
     assert_eq!((in_container("c2").len(), in_container("c3").len()), (1, 0));
-    assert_eq!(d.kill_container(&pod, QosClass::BestEffort, "c2").unwrap(), 1);
+    assert_eq!(d.kill_container(&pod, "c2", false).unwrap(), 1);
     assert!(!c.is_alive() && a.is_alive());
-    assert_eq!(d.kill_container(&pod, QosClass::BestEffort, "c3").unwrap(), 0);
+    assert_eq!(d.kill_container(&pod, "c3", false).unwrap(), 0);
 
     let error = d.remove_kubepods().unwrap_err();
     assert!(matches!(error, CgroupError::InUse { processes: 1.., .. }), "{error}");
     assert!(a.is_alive() && b.is_alive());
-    assert_eq!(d.kill_pod(&pod, QosClass::BestEffort).unwrap(), 2);
+    assert_eq!(d.kill_pod(&pod).unwrap(), 2);
     assert!(!a.is_alive() && !b.is_alive() && bystander.is_alive());
-    assert_eq!(d.kill_pod(&pod, QosClass::BestEffort).unwrap(), 0);
+    assert_eq!(d.kill_pod(&pod).unwrap(), 0);
     d.remove_pod(&pod, QosClass::BestEffort).unwrap();
     assert!(!memory.exists() && !unified.exists() && freezer.is_none_or(|f| !f.exists()));
 }
@@ -96,6 +96,56 @@ fn memory_comes_back_before_the_process_dies() {
         Err(e) => assert_eq!(e.raw_os_error(), Some(libc::ENOSYS), "only Linux before 5.15 has it not: {e}"),
     }
     drop(frozen);
-    d.kill_pod(&pod, QosClass::BestEffort).unwrap();
+    d.kill_pod(&pod).unwrap();
     d.remove_pod(&pod, QosClass::BestEffort).unwrap();
+}
+
+/// A pod with a process in its container `c1`, where its memory is counted and where it can be frozen.
+fn pod_with_a_container(tree: &TestTree, pod: &PodUid) -> Sleeper {
+    let d = &tree.driver;
+    d.ensure_pod(pod, QosClass::BestEffort, &CgroupResources::default()).unwrap();
+    let dirs = ["memory", "freezer"].map(|controller| {
+        let dir = d.pod_dir_of(controller, pod, QosClass::BestEffort).unwrap().join(tree.container("c1"));
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    });
+    Sleeper::start(&[&dirs[0], &dirs[1]])
+}
+
+/// Each cgroup in the v1 freezer from the container's up: whether a container's end thaws it.
+#[test]
+fn a_frozen_container_of_a_pod_that_ends_dies_and_who_else_froze_it_is_named() {
+    let tree = TestTree::new(&CgroupResources::default());
+    let d = &tree.driver;
+    let Some((mount, false)) = d.hierarchies().with_controller("freezer") else {
+        eprintln!("on v2 a frozen process dies at once");
+        return;
+    };
+    for (frozen, pod_ends, dies) in
+        [("container", false, true), ("pod", true, true), ("pod", false, false), ("class", true, false)]
+    {
+        let pod = uid("frozen");
+        let mut sleeper = pod_with_a_container(&tree, &pod);
+        let pod_dir = d.pod_dir_of("freezer", &pod, QosClass::BestEffort).unwrap();
+        let dir = match frozen {
+            "container" => pod_dir.join(tree.container("c1")),
+            "pod" => pod_dir.clone(),
+            _ => pod_dir.parent().unwrap().to_owned(),
+        };
+        assert!(dir.starts_with(mount));
+        let frozen_by = Frozen::freeze(&dir);
+        match d.kill_container(&pod, "c1", pod_ends) {
+            Ok(killed) => assert!(dies && killed == 1, "{frozen}"),
+            Err(error) => {
+                let remedy = format!("echo THAWED > {}/freezer.state`", dir.display());
+                assert!(!dies && error.to_string().ends_with(&remedy), "{frozen}: {error}");
+                assert!(sleeper.is_alive());
+            }
+        }
+        drop(frozen_by);
+        // It has had its SIGKILL.
+        d.kill_container(&pod, "c1", pod_ends).unwrap();
+        assert!(!sleeper.is_alive());
+        d.remove_pod(&pod, QosClass::BestEffort).unwrap();
+    }
 }

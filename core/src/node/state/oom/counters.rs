@@ -105,7 +105,7 @@ impl State {
 
 /// Of which no OOM kill is known, neither from the runtime nor from the kernel.
 fn ended_by_sigkill(pod: &PodState) -> impl Iterator<Item = &ContainerStatus> {
-    let containers = pod.runtime.containers.iter().filter(|c| c.state == ContainerState::Exited);
+    let containers = pod.containers.read().iter().filter(|c| c.state == ContainerState::Exited);
     let killed = containers.filter(|c| c.exit_code == KILLED && c.reason != "OOMKilled");
     killed.filter(|c| !pod.oom_killed.contains(&c.id))
 }

@@ -69,7 +69,9 @@ fn carry_out(table: &mut PodTable, n: u8, change: Change) {
                 pid: Some(100 * u32::from(n) + pid),
                 ..ContainerStatus::bare("id", "c", ContainerState::Running)
             };
-            known.runtime = PodRuntimeStatus { sandboxes: Vec::new(), containers: vec![container] };
+            known
+                .containers
+                .set_read(PodRuntimeStatus { sandboxes: Vec::new(), containers: vec![container] });
         }
         Change::Manifest(cpu) => {
             let PodState { pod: manifest, candidate, resource_candidate, requests, .. } = pod(n, cpu);

@@ -1,6 +1,8 @@
 //! What happens when events cross each other, and when the agent ends in the middle of something.
 
 use super::*;
+use crate::node::event::{PodLifecycleEvent, PodLifecycleEventKind};
+use crate::pod::order::ContainerWaiting;
 
 fn nothing() -> PodRuntimeStatus {
     PodRuntimeStatus::default()
@@ -168,6 +170,48 @@ fn a_manifest_that_moves_keeps_its_pod_and_the_next_start_knows_where_it_is() {
     assert_eq!(moved.published().unwrap().to_saved().manifest_path, Some("/m/renamed.yaml".into()));
 }
 
+/// A report without a read: the worker panicked, or could not reach the runtime.
+fn failed_without_a_read(uid: &str) -> Event {
+    let Event::Worker(failed) = failed(uid) else { unreachable!() };
+    Event::Worker(WorkerReport { runtime: None, ..failed })
+}
+
+/// Behind an API server the pod would lose its endpoints.
+#[test]
+fn a_worker_that_panics_says_nothing_of_its_pod() {
+    let mut node = node_with_a_pod();
+    let status = |node: &Node| {
+        node.state.pod(&"1".into()).unwrap().published().unwrap().to_saved().pod.status.unwrap()
+    };
+    let waiting =
+        vec![ContainerWaiting { container: "c".into(), reason: "r".into(), message: String::new() }];
+    let outcome = WorkerOutcome::Synced { next_sync_in: None, waiting };
+    node.step(report("1", outcome, running("1", 42)));
+    let before = status(&node);
+    assert_eq!(before.phase.as_deref(), Some("Running"));
+    assert_eq!(node.step(failed_without_a_read("1")), [""; 0], "nothing new to map or to watch");
+    let pod = node.state.pod(&"1".into()).unwrap();
+    assert_eq!((status(&node), pod.waiting.len()), (before, 1));
+    node.now = node.now + Duration::from_secs(10);
+    assert_eq!(node.step(Event::Tick), ["sync 1"], "it is tried again");
+}
+
+/// The manifest has gone, somebody has frozen the pod's cgroup, and lets go of it.
+#[test]
+fn what_happens_in_a_pod_that_could_not_be_ended_has_it_tried_at_once() {
+    let mut node = node_with_a_pod();
+    node.step(source(&[]));
+    assert_eq!(node.step(failed("1")), [""; 0]);
+    let died = PodLifecycleEvent {
+        pod: "1".into(),
+        kind: PodLifecycleEventKind::ContainerDied,
+        id: "1-c".into(),
+        pid: None,
+    };
+    assert_eq!(node.step(Event::Lifecycle(died.clone())), ["remove 1 grace 5"]);
+    assert_eq!(node.step(Event::Lifecycle(died)), [""; 0], "it is being tried");
+}
+
 /// Whoever looks at the node meanwhile would take a running pod for one that is only being made.
 #[test]
 fn a_restarted_agent_keeps_a_pods_status_until_the_runtime_has_been_asked() {
@@ -189,6 +233,8 @@ fn a_restarted_agent_keeps_a_pods_status_until_the_runtime_has_been_asked() {
     node.step(relist(&[("a", "1")]));
     node.step(source(&[("a", "1")]));
     assert_eq!(status(&node), before);
+    node.step(failed_without_a_read("1"));
+    assert_eq!(status(&node), before, "its first read failed");
     let nothing = WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() };
     node.step(report("1", nothing, PodRuntimeStatus::default()));
     assert_eq!(status(&node).phase.as_deref(), Some("Pending"), "it is gone, and the worker says so");

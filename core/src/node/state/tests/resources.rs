@@ -165,7 +165,7 @@ fn a_pod_that_has_ended_does_not_run_again_when_nothing_of_it_is_left() {
         let mut node = Node::new(StateConfig { saved: vec![saved], ..config() });
         let mut listed = relist(&[("a", "1")]);
         if let Event::Relisted(pods) = &mut listed {
-            pods.pods[0].containers[0].2 = ContainerState::Exited;
+            pods.pods[0].containers[0].state = ContainerState::Exited;
         }
         node.step(listed);
         assert_eq!(node.step(source(&[("a", "1")])), ["sync 1"]);

@@ -1,6 +1,6 @@
-//! The stop signal of an evicted pod's container, or of one that is near its own limit, sent by the agent itself. Through the runtime it takes a call, a shim and a `runc`
-//! that has to be read from a disk: tens of milliseconds on a node at rest, seconds on one that thrashes, and all the
-//! while the container grows. The runtime is told afterwards.
+//! The stop signal of an evicted pod's container, or of one that is near its own limit, sent by the agent itself. Through
+//! the runtime it takes a call, a shim and a `runc` that has to be read from a disk: tens of milliseconds on a node at
+//! rest, seconds on one that thrashes, and all the while the container grows. The runtime is told afterwards.
 //!
 //! Only where nothing is guessed: the agent made the container and knows its stop signal, and the process is in that
 //! container's cgroup: the one that the runtime named, or, while the runtime has not answered for the start, the first of
@@ -11,24 +11,72 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{info, warn};
 
-use super::Worker;
 use crate::kernel::pidfd::HeldProcess;
-use oomlet_core::pod::Pod;
+use crate::pod_worker::Worker;
 use oomlet_core::pod::order::InitProcess;
-use oomlet_core::pod::qos::QosClass;
 use oomlet_core::pod::runtime_status::ContainerStatus;
 use oomlet_core::pod::stop_signal::StopSignal;
+use oomlet_core::pod::{ContainerInstance, PodRef};
 use oomlet_core::signal::attribution::parse_cgroup_path;
+
+/// Ids of containers whose stop signal the agent itself has sent, shared by a pod's worker and the stops beside it.
+#[derive(Clone, Debug, Default)]
+pub(in crate::pod_worker) struct Signalled(Arc<Mutex<BTreeSet<String>>>);
+
+impl Signalled {
+    fn contains(&self, id: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    fn insert(&self, id: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+    }
+
+    /// By this agent, or by one before it.
+    pub(super) fn was_sent(&self, pod_dir: &Path, id: &str) -> bool {
+        self.contains(id) || was_sent(pod_dir, id)
+    }
+
+    /// Sends the container its stop signal, unless it has had it. `None`: the runtime has to.
+    pub(super) fn signal(
+        &self,
+        pod: &PodRef,
+        pod_dir: PathBuf,
+        container: &ContainerInstance,
+        init: InitProcess,
+    ) -> Option<Init> {
+        let ContainerInstance { name, id } = container;
+        let init = Init::hold(init, id)?;
+        if self.was_sent(&pod_dir, id) {
+            return Some(init);
+        }
+        if let Err(error) = init.signal() {
+            warn!(%pod, container = name, %error, "the runtime has to send the stop signal");
+            return None;
+        }
+        info!(%pod, container = name, "stop signal sent");
+        self.insert(id);
+        let (pod, id) = (pod.clone(), id.clone());
+        // Not waited for: a disk may be slow just now.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = note_sent(&pod_dir, &id) {
+                warn!(%pod, %error, "an agent that is restarted now would send the stop signal again");
+            }
+        });
+        Some(init)
+    }
+}
 
 fn marks(pod_dir: &Path) -> PathBuf {
     pod_dir.join("stop-signals")
 }
 
 /// For [`was_sent`], also of a later agent. Blocking.
-pub(super) fn note_sent(pod_dir: &Path, container_id: &str) -> io::Result<()> {
+fn note_sent(pod_dir: &Path, container_id: &str) -> io::Result<()> {
     fs::create_dir_all(marks(pod_dir))?;
     fs::write(marks(pod_dir).join(container_id), "")
 }
@@ -41,38 +89,32 @@ pub(super) fn forget(pod_dir: &Path, container_id: &str) -> io::Result<()> {
     }
 }
 
-pub(super) fn was_sent(pod_dir: &Path, container_id: &str) -> bool {
+fn was_sent(pod_dir: &Path, container_id: &str) -> bool {
     marks(pod_dir).join(container_id).exists()
 }
 
 /// Whether one of the pod's containers has been sent its signal.
-pub(super) fn any_was_sent(pod_dir: &Path) -> bool {
+pub(in crate::pod_worker) fn any_was_sent(pod_dir: &Path) -> bool {
     marks(pod_dir).exists()
 }
 
 /// A container's first process.
 #[derive(Debug)]
-pub(super) struct Init {
+pub(in crate::pod_worker) struct Init {
     process: HeldProcess,
     signal: StopSignal,
 }
 
 impl Init {
-    /// `None`: this container's end is the runtime's business.
-    pub fn of(container: &ContainerStatus) -> Option<Init> {
-        let (stop_signal, pid) = (container.stop_signal?, container.pid?);
-        Init::hold(InitProcess { pid, stop_signal }, &container.id)
-    }
-
     /// `None`: there is no such process in this container.
-    pub fn hold(init: InitProcess, container_id: &str) -> Option<Init> {
+    fn hold(init: InitProcess, container_id: &str) -> Option<Init> {
         let process = HeldProcess::open(init.pid).ok()?;
         // Read after the process is held: the number cannot have gone to another one in between.
         let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", init.pid)).ok()?;
         is_in(&cgroups, container_id).then_some(Init { process, signal: init.stop_signal })
     }
 
-    pub fn signal(&self) -> io::Result<()> {
+    fn signal(&self) -> io::Result<()> {
         self.process.signal(self.signal.number())
     }
 
@@ -82,49 +124,57 @@ impl Init {
     }
 }
 
+/// `None`: it does not run, or its end is the runtime's business.
+fn init_process(container: &ContainerStatus) -> Option<InitProcess> {
+    Some(InitProcess { pid: container.pid?, stop_signal: container.stop_signal? })
+}
+
 /// A container that the runtime has been told to start and has not answered for: its program may run already, and grow.
 #[derive(Clone, Debug)]
-pub(super) struct BeingStarted {
-    id: String,
-    name: String,
-    stop_signal: StopSignal,
+pub(in crate::pod_worker) struct BeingStarted {
+    pub container: ContainerInstance,
+    /// `None`: only the runtime can send it.
+    stop_signal: Option<StopSignal>,
     /// Once it has been looked for, and found.
     init: Option<InitProcess>,
 }
 
 impl BeingStarted {
-    pub fn new(id: &str, name: &str, stop_signal: StopSignal) -> BeingStarted {
-        BeingStarted { id: id.to_owned(), name: name.to_owned(), stop_signal, init: None }
+    pub fn new(container: ContainerInstance, stop_signal: Option<StopSignal>) -> BeingStarted {
+        BeingStarted { container, stop_signal, init: None }
     }
 
-    /// Its id and name, if it does run.
-    pub fn running(&self) -> Option<(&str, &str)> {
-        self.init.map(|_| (self.id.as_str(), self.name.as_str()))
+    /// If it does run.
+    pub fn running(&self) -> Option<&ContainerInstance> {
+        self.init.map(|_| &self.container)
     }
 
     /// Its first process, as soon as that would not miss the signal.
     fn init_of(&self, pids: BTreeSet<i32>) -> Option<InitProcess> {
+        let stop_signal = self.stop_signal?;
         let mut pids = pids.into_iter().filter_map(|pid| u32::try_from(pid).ok());
         let status = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let pid = pids.find(|pid| listens_as_first(&status(pid), self.stop_signal.number()))?;
-        Some(InitProcess { pid, stop_signal: self.stop_signal })
+        let pid = pids.find(|pid| listens_as_first(&status(pid), stop_signal.number()))?;
+        Some(InitProcess { pid, stop_signal })
     }
 }
 
 impl Worker {
     /// An evicted pod does not wait for the runtime's answer to get its signal: the first process of what is being started is
     /// looked for in the container's cgroup. Whether one was found.
-    pub(super) async fn find_being_started(&mut self, pod: &Pod) -> bool {
-        let sought = self.being_started.iter().filter(|started| started.init.is_none());
+    pub(in crate::pod_worker) async fn find_being_started(&mut self) -> bool {
+        let is_sought = |started: &&BeingStarted| started.init.is_none() && started.stop_signal.is_some();
+        let sought = self.being_started.iter().filter(is_sought);
         let sought: Vec<BeingStarted> = if self.evicted() { sought.cloned().collect() } else { Vec::new() };
         if sought.is_empty() {
             return false;
         }
-        let (context, uid, qos) = (self.context.clone(), self.uid.clone(), QosClass::of(pod));
+        let (context, uid) = (self.context.clone(), self.uid.clone());
         let look = move || {
-            let processes = |id: &str| context.cgroups.container_processes(&uid, qos, id);
-            let look = |started: &BeingStarted| processes(&started.id).map(|pids| started.init_of(pids));
-            sought.iter().map(|started| (started.id.clone(), look(started))).collect::<Vec<_>>()
+            let processes = |id: &str| context.cgroups.container_processes(&uid, id);
+            let look =
+                |started: &BeingStarted| processes(&started.container.id).map(|pids| started.init_of(pids));
+            sought.iter().map(|started| (started.container.id.clone(), look(started))).collect::<Vec<_>>()
         };
         // A panic is told where it was; the runtime's answer is waited for then.
         let found = self.blocking("looking for a container's first process", look).await.unwrap_or_default();
@@ -133,7 +183,7 @@ impl Worker {
             match init {
                 Ok(init) => {
                     any |= init.is_some();
-                    let started = self.being_started.iter_mut().find(|started| started.id == id);
+                    let started = self.being_started.iter_mut().find(|started| started.container.id == id);
                     started.into_iter().for_each(|started| started.init = init);
                 }
                 Err(error) => {
@@ -144,36 +194,16 @@ impl Worker {
         any
     }
 
-    /// `None`: the runtime has to send the signal.
-    pub(super) fn signal_by_hand(&mut self, id: &str) -> Option<Init> {
-        let pod_dir = self.context.volumes.pod_dir(&self.uid);
-        let sent = self.signalled.contains(id) || was_sent(&pod_dir, id);
-        if !sent && !self.evicted() {
+    /// The container's first process, where the agent is to send the stop signal itself: to an evicted pod, and to a
+    /// container that has had the signal from it before.
+    pub(super) fn to_signal_by_hand(&self, id: &str) -> Option<InitProcess> {
+        if !self.evicted() && !self.signalled.was_sent(&self.context.volumes.pod_dir(&self.uid), id) {
             return None;
         }
-        let (name, init) = match self.known.containers.iter().find(|c| c.id == id) {
-            Some(container) => (&container.name, Init::of(container)?),
-            None => {
-                let started = self.being_started.iter().find(|started| started.id == id)?;
-                (&started.name, Init::hold(started.init?, id)?)
-            }
-        };
-        if !sent {
-            if let Err(error) = init.signal() {
-                warn!(pod = %self.who, container = name, %error, "the runtime has to send the stop signal");
-                return None;
-            }
-            info!(pod = %self.who, container = name, "stop signal sent");
-            self.signalled.insert(id);
-            let (who, id) = (self.who.clone(), id.to_owned());
-            // Not waited for: a disk may be slow just now.
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = note_sent(&pod_dir, &id) {
-                    warn!(pod = %who, %error, "an agent that is restarted now would send the stop signal again");
-                }
-            });
+        match self.known.containers.iter().find(|c| c.id == id) {
+            Some(container) => init_process(container),
+            None => self.being_started.iter().find(|started| started.container.id == id)?.init,
         }
-        Some(init)
     }
 
     fn evicted(&self) -> bool {
@@ -257,10 +287,13 @@ mod tests {
     #[test]
     fn a_process_that_is_not_the_containers_gets_nothing() {
         let mut container = ContainerStatus::bare(ID, "c", ContainerState::Running);
-        assert!(Init::of(&container).is_none(), "neither pid nor signal is known");
+        assert!(init_process(&container).is_none(), "neither pid nor signal is known");
         (container.pid, container.stop_signal) = (Some(std::process::id()), Some(StopSignal::TERM));
-        assert!(Init::of(&container).is_none(), "this process is in no container of that id");
-        container.pid = Some(i32::MAX as u32);
-        assert!(Init::of(&container).is_none(), "there is no such process");
+        let init = init_process(&container).unwrap();
+        assert!(Init::hold(init, ID).is_none(), "this process is in no container of that id");
+        assert!(
+            Init::hold(InitProcess { pid: i32::MAX as u32, ..init }, ID).is_none(),
+            "there is no such process"
+        );
     }
 }
