@@ -29,6 +29,7 @@ use anyhow::{Context, Result, ensure};
 use crate::build::{self, Profile as BuildProfile, TestBinary};
 use crate::paths;
 use crate::setup::apt::Mirror;
+use crate::setup::{self, role};
 use accel::Accel;
 use kernel::Kernel;
 use machine::{Machine, Output, Profile};
@@ -84,9 +85,9 @@ fn parse_mib(text: &str) -> Result<u64, String> {
     mib.filter(|mib| *mib >= 256).ok_or_else(|| format!("{text:?} is no memory size of 256M or more"))
 }
 
-/// The suite of one kernel in the fast profile: what `cargo xtask test` takes along.
-pub fn run_fast_suite() -> Result<()> {
-    suite::run(&[Kernel::V6_1], &[Profile::Fast])
+/// What a virtual machine alone can show: what `cargo xtask test` takes along.
+pub fn run_what_takes_a_machine() -> Result<()> {
+    suite::run_selection()
 }
 
 /// Why there can be no lab here, if there cannot.
@@ -153,6 +154,8 @@ pub struct Lab {
 impl Lab {
     /// Makes or fetches all but the kernels. `tests` go along with the agent of this profile.
     pub fn new(profile: BuildProfile, tests: &[TestBinary]) -> Result<Lab> {
+        // Of a bench with machines nothing but this tells that it has any.
+        setup::ensure(role::LAB)?;
         let root = root_fs::image()?;
         let dir = leftovers::folder(&paths::target()?, "oomlet-lab")?;
         let share = dir.path().join("share.ext4");

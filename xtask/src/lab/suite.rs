@@ -1,9 +1,11 @@
 //! `cargo xtask lab -- suite`: the whole test suite in the machines of the lab, and the tables of what came out.
+//! `cargo xtask test` runs a [`selection`] of it.
 //!
 //! Two machines with one CPU each run at a time: under emulation they get more done together than one with two.
 
 mod jobs;
 mod report;
+mod selection;
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -23,15 +25,34 @@ use report::{Outcome, Ran};
 
 /// Runs it on each of these kernels, in the profiles given.
 pub fn run(kernels: &[Kernel], profiles: &[Profile]) -> Result<()> {
+    run_jobs(|names| {
+        let mut all = Vec::new();
+        for kernel in kernels {
+            kernel.fetch()?;
+            all.extend(jobs::of(*kernel, profiles, names)?);
+        }
+        Ok(all)
+    })
+}
+
+/// Runs what a virtual machine alone can show.
+pub fn run_selection() -> Result<()> {
+    for chosen in selection::MACHINES {
+        for group in chosen.groups {
+            println!("lab: {:12} {}: {}", chosen.about, group.binary, group.why);
+        }
+    }
+    run_jobs(|names| {
+        selection::KERNEL.fetch()?;
+        selection::jobs(names)
+    })
+}
+
+fn run_jobs(choose: impl FnOnce(&jobs::Names) -> Result<Vec<Job>>) -> Result<()> {
     let begun = Instant::now();
     let tests = build::tests(&BINARIES)?;
     let lab = Lab::new(BuildProfile::Dev, &tests)?;
-    let names = jobs::test_names(&tests)?;
-    let mut jobs = VecDeque::new();
-    for kernel in kernels {
-        kernel.fetch()?;
-        jobs.extend(jobs::of(*kernel, profiles, &names)?);
-    }
+    let jobs = VecDeque::from(choose(&jobs::test_names(&tests)?)?);
     let count = jobs.len();
     println!("lab: {count} machines to run, two at a time, by {}", lab.accel().name());
     let (jobs, outcomes) = (Mutex::new(jobs), Mutex::new(Vec::new()));
@@ -43,6 +64,7 @@ pub fn run(kernels: &[Kernel], profiles: &[Profile]) -> Result<()> {
                 loop {
                     let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some(job) = next else { return };
+                    println!("lab: {:24} starts after {:.0} s", job.name(), begun.elapsed().as_secs_f64());
                     let outcome = run_job(&lab, job, &logs);
                     println!("{}", outcome.line());
                     outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::progress::Step;
 use crate::{paths, process};
 
 /// rustup's name for Debian's rustc.
@@ -83,7 +84,7 @@ pub fn linker_command(toolchain: &Toolchain) -> Result<Command> {
     Ok(command)
 }
 
-pub fn install_linker(toolchain: &Toolchain) -> Result<()> {
+pub fn install_linker(toolchain: &Toolchain, step: &Step) -> Result<()> {
     let mut command = linker_command(toolchain)?;
-    process::run(command.current_dir(Path::new("/")))
+    step.cargo(command.current_dir(Path::new("/")))
 }
