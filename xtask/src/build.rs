@@ -113,7 +113,7 @@ pub fn agent_of(profile: Profile, selection: Selection) -> Result<PathBuf> {
         Profile::Dev => {}
     }
     command.arg("--target-dir").arg(paths::target()?);
-    let heading = format!("agent and its eBPF programs: {}", process::line(&command));
+    let heading = format!("agent and its eBPF programs\n   {}", cargo_line(&command));
     progress::step(&heading, |step| step.cargo(&mut command))?;
     agent_path(profile)
 }
@@ -136,7 +136,7 @@ pub fn static_program(package: &str) -> Result<PathBuf> {
         // Would override the flag above.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    let heading = format!("{package}, linked statically: {}", process::line(&command));
+    let heading = format!("{package}, linked statically\n   {}", cargo_line(&command));
     progress::step(&heading, |step| step.cargo(&mut command))?;
     let path = paths::target()?.join(&triple).join("release").join(package);
     ensure!(
@@ -145,6 +145,12 @@ pub fn static_program(package: &str) -> Result<PathBuf> {
         path.display()
     );
     Ok(path)
+}
+
+/// As one would type it: the path of rustup's cargo says nothing.
+fn cargo_line(command: &Command) -> String {
+    let line = process::line(command);
+    line.split_once(' ').map_or(line.clone(), |(_, arguments)| format!("cargo {arguments}"))
 }
 
 /// Both. The workload is always optimised: its fault loop is a measure.

@@ -57,7 +57,8 @@ pub struct Options {
     /// Seconds that the command may take.
     #[arg(long, default_value = "600")]
     timeout: u64,
-    /// Run inside by a shell; without one, a shell is opened. `suite` runs the whole test suite.
+    /// Run inside by a shell; without one, a shell is opened. `suite` runs the whole test suite, `selection` what
+    /// `cargo xtask test` takes along, or those of its machines that are named behind it.
     #[arg(last = true)]
     command: Vec<String>,
 }
@@ -87,7 +88,7 @@ fn parse_mib(text: &str) -> Result<u64, String> {
 
 /// What a virtual machine alone can show: what `cargo xtask test` takes along.
 pub fn run_what_takes_a_machine() -> Result<()> {
-    suite::run_selection()
+    suite::run_selection(&[])
 }
 
 /// Why there can be no lab here, if there cannot.
@@ -108,6 +109,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         let both = [Profile::Fast, Profile::Systemd];
         let profiles = options.profile.as_ref().map_or(both.as_slice(), std::slice::from_ref);
         suite::run(&options.kernel.0, profiles)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let [word, machines @ ..] = options.command.as_slice()
+        && word == "selection"
+    {
+        suite::run_selection(machines)?;
         return Ok(ExitCode::SUCCESS);
     }
     let lab = Lab::new(profile, &build::tests(&TESTS)?)?;

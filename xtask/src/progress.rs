@@ -1,7 +1,7 @@
 //! Steps that take more than a moment: what is being done, for how long by now, and how long it took.
 //!
-//! On a terminal the step's last line is kept up to date in place; elsewhere (a CI log) a line is added every
-//! [`EVERY`]. Steps that end within [`QUIET`] print nothing but their heading.
+//! On a terminal the step's last line is kept up to date in place; elsewhere (a CI log) a line is added now and then.
+//! Steps that end within [`QUIET`] print nothing but their heading.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
@@ -16,8 +16,9 @@ use crate::process;
 
 /// Up to here nobody wonders what is going on.
 const QUIET: Duration = Duration::from_secs(2);
-/// Where lines cannot be overwritten.
-const EVERY: Duration = Duration::from_secs(10);
+/// Where lines cannot be overwritten: from the first pause to the longest, each twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// On a terminal.
 const REDRAW: Duration = Duration::from_millis(500);
 /// Of a failed command's output.
@@ -71,7 +72,7 @@ pub fn step<T>(heading: &str, work: impl FnOnce(&Step) -> Result<T>) -> Result<T
 impl Shared {
     /// Until the step has ended.
     fn show(&self, terminal: bool) {
-        let pause = if terminal { REDRAW } else { EVERY };
+        let mut pause = if terminal { REDRAW } else { FIRST_PAUSE };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = self.begun + pause.max(QUIET);
         while !state.ended {
@@ -80,6 +81,9 @@ impl Shared {
                 let waited = self.changed.wait_timeout(state, next - now);
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 continue;
+            }
+            if !terminal {
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             next = now + pause;
             let line = line(self.begun.elapsed(), &state.doing);

@@ -28,7 +28,7 @@ pub struct Group {
     pub binary: &'static str,
     /// Beginnings of test names; none: all of the binary.
     pub tests: &'static [&'static str],
-    /// What they show that the host cannot: printed before the machines start.
+    /// What they show that the host cannot.
     pub why: &'static str,
 }
 
@@ -127,9 +127,22 @@ pub const MACHINES: &[Chosen] = &[
     },
 ];
 
+/// Those of these names; without any, all.
+pub fn named(machines: &[String]) -> Result<Vec<&'static Chosen>> {
+    for name in machines {
+        ensure!(
+            MACHINES.iter().any(|chosen| chosen.about == name),
+            "there is no machine {name}; there are {}",
+            MACHINES.iter().map(|chosen| chosen.about).collect::<Vec<_>>().join(", ")
+        );
+    }
+    let is_named = |chosen: &&Chosen| machines.is_empty() || machines.iter().any(|name| name == chosen.about);
+    Ok(MACHINES.iter().filter(is_named).collect())
+}
+
 /// An error when a name in the table is no test's any more.
-pub fn jobs(names: &Names) -> Result<Vec<Job>> {
-    MACHINES.iter().map(|chosen| job(chosen, names)).collect()
+pub fn jobs(chosen: &[&Chosen], names: &Names) -> Result<Vec<Job>> {
+    chosen.iter().map(|chosen| job(chosen, names)).collect()
 }
 
 fn job(chosen: &Chosen, names: &Names) -> Result<Job> {
@@ -196,6 +209,17 @@ mod tests {
     }
 
     #[test]
+    fn machines_are_chosen_by_name() {
+        let about = |names: &[&str]| -> Vec<&str> {
+            named(&owned(names)).unwrap().iter().map(|chosen| chosen.about).collect()
+        };
+        assert_eq!(about(&["lockdown", "node"]), ["node", "lockdown"]);
+        assert_eq!(about(&[]).len(), MACHINES.len());
+        let error = named(&owned(&["nodes"])).unwrap_err().to_string();
+        assert!(error.contains("no machine nodes") && error.contains("lockdown"), "{error}");
+    }
+
+    #[test]
     fn each_machine_runs_what_the_table_says() {
         let mut names = Names::new();
         for group in MACHINES.iter().flat_map(|chosen| chosen.groups) {
@@ -203,7 +227,7 @@ mod tests {
             of_binary.extend(group.tests.iter().map(|name| format!("{name}_x")));
             of_binary.push(format!("other_of_{}", group.binary));
         }
-        let jobs = jobs(&names).unwrap();
+        let jobs = jobs(&named(&[]).unwrap(), &names).unwrap();
         let about: Vec<String> = jobs.iter().map(Job::name).collect();
         let expected = [
             "6.1-fast-cgroup-v2",
