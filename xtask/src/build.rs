@@ -5,16 +5,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{elf, paths, process};
+use crate::{elf, paths, process, progress};
 
 /// The eBPF crate builds for its own target only; agent/build.rs does that.
 pub const WORKSPACE: [&str; 3] = ["--workspace", "--exclude", "oomlet-ebpf"];
 
 /// Which of cargo's profiles.
 ///
-/// `test` takes `Dev`: the test build compiles every crate in it anyway, so the agent costs one more link; a second,
-/// optimised build of all dependencies would take longer on two cores than all tests together. `demo`, `bench` and
-/// `build` take `Release`: their figures are what users get.
+/// `test` and `demo` take `Dev`: the test build compiles every crate in it anyway, this program's own crates too, and it
+/// is the one that is quickest to compile. `bench` and `build` take `Release`: their figures are what users get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
     Dev,
@@ -71,15 +70,51 @@ pub fn workload_path() -> Result<PathBuf> {
     Ok(paths::target()?.join(target_triple()).join("release/oomlet-workload"))
 }
 
+/// Which packages and targets cargo compiles: it unifies the features of a call's packages, and another selection may
+/// compile a crate once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// The agent's program and what is in it.
+    Agent,
+    /// Everything that `cargo xtask test` runs.
+    Tests,
+}
+
+impl Selection {
+    fn arguments(self) -> Vec<&'static str> {
+        match self {
+            Selection::Agent => vec!["--package", "oomlet"],
+            Selection::Tests => [&WORKSPACE[..], &TEST_TARGETS].concat(),
+        }
+    }
+}
+
+/// All that is tested. There are no documentation tests, and examples are compiled by the lints.
+pub const TEST_TARGETS: [&str; 2] = ["--bins", "--tests"];
+
+/// As the other commands of this profile build it.
 pub fn agent(profile: Profile) -> Result<PathBuf> {
+    agent_of(profile, if profile == Profile::Dev { Selection::Tests } else { Selection::Agent })
+}
+
+pub fn agent_of(profile: Profile, selection: Selection) -> Result<PathBuf> {
     let mut command = cargo();
+    command.arg("build").args(selection.arguments());
     match profile {
-        Profile::Release => command.args(["build", "--release", "--package", "oomlet"]),
-        // The tests' selection: another one would unify other features, and compile it all once more.
-        Profile::Dev => command.arg("build").args(WORKSPACE).args(["--bins", "--tests"]),
-    };
+        Profile::Release => {
+            command.arg("--release");
+        }
+        // Somebody waits for it: it is compiled once, as is quickest. The tests' own settings are in Cargo.toml.
+        Profile::Dev if selection == Selection::Agent => {
+            command
+                .args(["--config", "profile.dev.package.oomlet.opt-level=0"])
+                .env("CARGO_INCREMENTAL", "0");
+        }
+        Profile::Dev => {}
+    }
     command.arg("--target-dir").arg(paths::target()?);
-    process::run(&mut command)?;
+    let heading = format!("agent and its eBPF programs\n   {}", cargo_line(&command));
+    progress::step(&heading, |step| step.cargo(&mut command))?;
     agent_path(profile)
 }
 
@@ -101,7 +136,8 @@ pub fn static_program(package: &str) -> Result<PathBuf> {
         // Would override the flag above.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    process::run(&mut command)?;
+    let heading = format!("{package}, linked statically\n   {}", cargo_line(&command));
+    progress::step(&heading, |step| step.cargo(&mut command))?;
     let path = paths::target()?.join(&triple).join("release").join(package);
     ensure!(
         elf::is_static(&path)?,
@@ -111,9 +147,15 @@ pub fn static_program(package: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Both, in one profile.
-pub fn all(profile: Profile) -> Result<()> {
-    let agent = agent(profile).context("building the agent")?;
+/// As one would type it: the path of rustup's cargo says nothing.
+fn cargo_line(command: &Command) -> String {
+    let line = process::line(command);
+    line.split_once(' ').map_or(line.clone(), |(_, arguments)| format!("cargo {arguments}"))
+}
+
+/// Both. The workload is always optimised: its fault loop is a measure.
+pub fn all(profile: Profile, selection: Selection) -> Result<()> {
+    let agent = agent_of(profile, selection).context("building the agent")?;
     let workload = workload().context("building the workload")?;
     println!("agent:    {}\nworkload: {}", agent.display(), workload.display());
     Ok(())

@@ -29,6 +29,7 @@ use anyhow::{Context, Result, ensure};
 use crate::build::{self, Profile as BuildProfile, TestBinary};
 use crate::paths;
 use crate::setup::apt::Mirror;
+use crate::setup::{self, role};
 use accel::Accel;
 use kernel::Kernel;
 use machine::{Machine, Output, Profile};
@@ -56,7 +57,8 @@ pub struct Options {
     /// Seconds that the command may take.
     #[arg(long, default_value = "600")]
     timeout: u64,
-    /// Run inside by a shell; without one, a shell is opened. `suite` runs the whole test suite.
+    /// Run inside by a shell; without one, a shell is opened. `suite` runs the whole test suite, `selection` what
+    /// `cargo xtask test` takes along, or those of its machines that are named behind it.
     #[arg(last = true)]
     command: Vec<String>,
 }
@@ -84,9 +86,9 @@ fn parse_mib(text: &str) -> Result<u64, String> {
     mib.filter(|mib| *mib >= 256).ok_or_else(|| format!("{text:?} is no memory size of 256M or more"))
 }
 
-/// The suite of one kernel in the fast profile: what `cargo xtask test` takes along.
-pub fn run_fast_suite() -> Result<()> {
-    suite::run(&[Kernel::V6_1], &[Profile::Fast])
+/// What a virtual machine alone can show: what `cargo xtask test` takes along.
+pub fn run_what_takes_a_machine() -> Result<()> {
+    suite::run_selection(&[])
 }
 
 /// Why there can be no lab here, if there cannot.
@@ -107,6 +109,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         let both = [Profile::Fast, Profile::Systemd];
         let profiles = options.profile.as_ref().map_or(both.as_slice(), std::slice::from_ref);
         suite::run(&options.kernel.0, profiles)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let [word, machines @ ..] = options.command.as_slice()
+        && word == "selection"
+    {
+        suite::run_selection(machines)?;
         return Ok(ExitCode::SUCCESS);
     }
     let lab = Lab::new(profile, &build::tests(&TESTS)?)?;
@@ -153,6 +161,8 @@ pub struct Lab {
 impl Lab {
     /// Makes or fetches all but the kernels. `tests` go along with the agent of this profile.
     pub fn new(profile: BuildProfile, tests: &[TestBinary]) -> Result<Lab> {
+        // Of a bench with machines nothing but this tells that it has any.
+        setup::ensure(role::LAB)?;
         let root = root_fs::image()?;
         let dir = leftovers::folder(&paths::target()?, "oomlet-lab")?;
         let share = dir.path().join("share.ext4");

@@ -3,7 +3,7 @@
 //! This crate needs nothing but a Rust toolchain and a linker: it is what installs the rest, so it never depends
 //! on the agent.
 //!
-//! - [`setup`]: what the machine needs, what is there, and how to get the rest.
+//! - [`setup`]: what the machine needs, what is there, and how to get the rest; [`progress`]: what takes so long.
 //! - [`build`]: the agent and the static workload.
 //! - [`test_run`]: every check and test of the workspace.
 //! - [`lab`]: virtual machines with the kernels that the agent supports.
@@ -23,6 +23,7 @@ pub mod node;
 pub mod paths;
 pub mod private_containerd;
 pub mod process;
+pub mod progress;
 pub mod root;
 pub mod scratch;
 pub mod setup;

@@ -1,10 +1,12 @@
 //! `cargo xtask`: developer commands.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::build::{self, Profile};
+use xtask::build::{self, Profile, Selection};
+use xtask::setup::role;
 use xtask::{bench, demo, lab, root, scratch, setup, test_run};
 
 /// Developer commands for oomlet.
@@ -17,11 +19,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Installs what the other commands need and is missing; does nothing when all is there.
+    /// Installs what the other commands need and is missing; does nothing when all is there. Each of them installs its
+    /// own needs by itself.
     Setup {
         /// Only reports; exit code 1 when something is missing.
         #[arg(long)]
         check: bool,
+        /// Vagrant as well: `test` checks vagrant/Vagrantfile where it is there.
+        #[arg(long)]
+        vagrant: bool,
     },
     /// Sets up, then builds the agent and the workload that the sample pods run.
     Build {
@@ -63,40 +69,48 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Setup { check: true } => {
-            return Ok(if setup::check()? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        Command::Setup { check, vagrant } => {
+            let roles = if vagrant { role::WITH_VAGRANT } else { role::TEST };
+            if !check {
+                setup::run(roles)?;
+            } else if !setup::check(roles)? {
+                return Ok(ExitCode::FAILURE);
+            }
         }
-        Command::Setup { check: false } => setup::run()?,
         Command::Build { static_agent: true, .. } => {
-            setup::run()?;
+            setup::run(role::BUILD)?;
             println!("agent: {}", build::static_program("oomlet")?.display());
         }
         Command::Build { dev, .. } => {
-            setup::run()?;
-            build::all(if dev { Profile::Dev } else { Profile::Release })?;
+            setup::run(role::BUILD)?;
+            let (profile, selection) =
+                if dev { (Profile::Dev, Selection::Tests) } else { (Profile::Release, Selection::Agent) };
+            build::all(profile, selection)?;
         }
         Command::Test { filter } => {
             root::require("its tests start containers, and make cgroups and network namespaces")?;
-            setup::run()?;
+            setup::run(role::TEST)?;
             test_run::run(&filter)?;
         }
         Command::Demo(options) => {
             root::require("it starts pods in cgroups and a network namespace of their own")?;
-            setup::run()?;
-            build::all(Profile::Release)?;
+            let begun = Instant::now();
+            setup::run(role::DEMO)?;
+            build::all(Profile::Dev, Selection::Agent)?;
+            println!("ready after {:.0} s", begun.elapsed().as_secs_f64());
             return demo::run(&options);
         }
         Command::Bench { bench } => {
             root::require("it starts pods and loads eBPF programs")?;
             if !bench.is_inside() {
-                setup::run()?;
-                build::all(Profile::Release)?;
+                setup::run(role::DEMO)?;
+                build::all(Profile::Release, Selection::Agent)?;
             }
             bench::run(&bench)?;
         }
         Command::Lab(options) => {
             root::require("its machines' root file system is made with the owners of its files")?;
-            setup::run()?;
+            setup::run(role::LAB)?;
             return lab::run(&options);
         }
         Command::CleanLeftovers => {

@@ -26,6 +26,22 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
+/// CPU time of all processes that this one has started and waited for, and of theirs in turn (proc_pid_stat(5), cutime
+/// and cstime). What they left running to somebody else is not in it.
+pub fn cpu_of_children() -> Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat").context("reading /proc/self/stat")?;
+    let ticks = child_ticks(&stat).with_context(|| format!("no cutime and cstime in {stat:?}"))?;
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Ok(Duration::from_millis(ticks.saturating_mul(1000) / per_second))
+}
+
+/// Fields 16 and 17. The second, the program's name, may hold spaces and brackets.
+fn child_ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(13).map(str::parse::<u64>);
+    Some(fields.next()?.ok()? + fields.next()?.ok()?)
+}
+
 /// The command as one would type it.
 #[must_use]
 pub fn line(command: &Command) -> String {
@@ -85,6 +101,20 @@ mod tests {
         assert!(error.contains("sh -c") && error.contains("no luck") && error.contains('3'), "{error}");
         let error = format!("{:#}", run(&mut Command::new("/nonexistent/program")).unwrap_err());
         assert!(error.contains("/nonexistent/program"), "{error}");
+    }
+
+    #[test]
+    fn the_time_of_children_is_read_behind_any_name() {
+        let numbers = "S 1 2 3 4 5 6 7 8 9 10 11 12 130 7 20 0";
+        for (stat, expected) in [
+            (format!("42 (xtask) {numbers}"), Some(137)),
+            (format!("42 (a) b) S 1) {numbers}"), Some(137)),
+            ("42 (xtask) S 1 2".to_owned(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(child_ticks(&stat), expected, "{stat}");
+        }
+        cpu_of_children().unwrap();
     }
 
     #[test]

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::outcome::{HOG, NEIGHBOURS, Outcome, Seen};
 use super::show::Watcher;
 use super::{Interrupted, Options, hog_max_mib};
-use crate::build::Profile;
 use crate::node::manifest::{guaranteed, is_pod_of, pod, with_host_path, with_memory};
 use crate::node::{RunningContainer, TestNode};
 use crate::private_containerd::Version;
@@ -30,7 +29,6 @@ pub fn run(options: &Options, version: Version, eviction: bool, stop: &Interrupt
 }
 
 fn play(node: &mut TestNode, options: &Options, eviction: bool, stop: &Interrupted) -> Result<Outcome> {
-    node.set_profile(Profile::Release);
     node.cap_kubepods(options.cap_mib)?;
     // kubelet's default threshold, written out.
     node.config_mut()["evictionHard"] = json!({ "memory.available": "100Mi" });

@@ -5,13 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
 use super::{bzimage, disk};
 use crate::setup::apt::{Mirror, Suite};
-use crate::{paths, process};
+use crate::{paths, process, progress};
 
 /// A kernel line that the agent supports, by the version that Debian ships of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,14 +70,13 @@ impl Kernel {
     pub fn fetch(self) -> Result<Unpacked> {
         let dir = self.dir()?;
         if !dir.is_dir() {
-            let begun = Instant::now();
-            println!(
-                "-> kernel {}: Debian {}'s linux-image-cloud-amd64, unpacked into the cache",
+            let heading = format!(
+                "kernel {}: Debian {}'s linux-image-cloud-amd64, unpacked into the cache",
                 self.line(),
                 self.suite()
             );
-            self.unpack_into(&dir).with_context(|| format!("fetching kernel {}", self.line()))?;
-            println!("   done in {:.1} s", begun.elapsed().as_secs_f64());
+            progress::step(&heading, |_| self.unpack_into(&dir))
+                .with_context(|| format!("fetching kernel {}", self.line()))?;
         }
         Ok(Unpacked { kernel: self, dir })
     }

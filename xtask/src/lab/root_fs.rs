@@ -4,14 +4,15 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use super::{disk, leftovers};
+use crate::paths;
+use crate::progress::{self, Step};
 use crate::setup::apt::Mirror;
-use crate::{paths, process};
 
 const SUITE: &str = "trixie";
 const PROVISION: &str = include_str!("../../../vagrant/provision.sh");
@@ -34,22 +35,23 @@ pub fn image() -> Result<PathBuf> {
         return Ok(path);
     }
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    println!(
-        "-> root file system: Debian {SUITE} with containerd, runc, CNI plugins and systemd, by mmdebstrap"
+    let heading = format!(
+        "root file system of the lab: Debian {SUITE} with containerd, runc, CNI plugins and systemd, by mmdebstrap"
     );
-    let begun = Instant::now();
-    let work = leftovers::folder(&dir, "making")?;
-    let root = work.path().join("root");
-    make(&root).context("making the root file system")?;
-    let image = work.path().join("image");
-    disk::from_folder(&root, &image, FREE_MIB)?;
-    remove_older(&dir)?;
-    fs::rename(&image, &path).with_context(|| format!("moving it to {}", path.display()))?;
-    println!("   done in {:.1} s", begun.elapsed().as_secs_f64());
+    progress::step(&heading, |step| {
+        let work = leftovers::folder(&dir, "making")?;
+        let root = work.path().join("root");
+        make(&root, step).context("making the root file system")?;
+        let image = work.path().join("image");
+        step.doing("mke2fs");
+        disk::from_folder(&root, &image, FREE_MIB)?;
+        remove_older(&dir)?;
+        fs::rename(&image, &path).with_context(|| format!("moving it to {}", path.display()))
+    })?;
     Ok(path)
 }
 
-fn make(root: &std::path::Path) -> Result<()> {
+fn make(root: &std::path::Path, step: &Step) -> Result<()> {
     let mirror = Mirror::of_this_machine()?;
     let provision = paths::repository().join("vagrant");
     let mut command = Command::new("mmdebstrap");
@@ -72,7 +74,7 @@ fn make(root: &std::path::Path) -> Result<()> {
         command.arg(format!("--customize-hook={hook}"));
     }
     command.arg(SUITE).arg(root).arg(&mirror.uri).env("OOMLET_PROVISION", provision);
-    process::output(&mut command).map(drop)
+    step.run(&mut command)
 }
 
 /// Another checkout may have another recipe and use its image now: what nobody has asked for this long goes.

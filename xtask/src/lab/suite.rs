@@ -1,13 +1,15 @@
 //! `cargo xtask lab -- suite`: the whole test suite in the machines of the lab, and the tables of what came out.
+//! `cargo xtask test` runs a [`selection`] of it.
 //!
 //! Two machines with one CPU each run at a time: under emulation they get more done together than one with two.
 
 mod jobs;
 mod report;
+mod selection;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,49 +19,83 @@ use super::kernel::Kernel;
 use super::machine::{Machine, Output, Profile};
 use super::{Lab, accel::Accel};
 use crate::build::{self, Profile as BuildProfile};
+use crate::progress::{self, Step};
 use crate::{paths, process};
 use jobs::{BINARIES, Job};
 use report::{Outcome, Ran};
 
 /// Runs it on each of these kernels, in the profiles given.
 pub fn run(kernels: &[Kernel], profiles: &[Profile]) -> Result<()> {
+    run_jobs(|names| {
+        let mut all = Vec::new();
+        for kernel in kernels {
+            kernel.fetch()?;
+            all.extend(jobs::of(*kernel, profiles, names)?);
+        }
+        Ok(all)
+    })
+}
+
+/// Runs what a virtual machine alone can show: all of it, or in the machines of these names.
+pub fn run_selection(machines: &[String]) -> Result<()> {
+    let chosen = selection::named(machines)?;
+    for chosen in &chosen {
+        for group in chosen.groups {
+            println!("lab: {:10} {:6} {}", chosen.about, group.binary, group.why);
+        }
+    }
+    run_jobs(|names| {
+        selection::KERNEL.fetch()?;
+        selection::jobs(&chosen, names)
+    })
+}
+
+fn run_jobs(choose: impl FnOnce(&jobs::Names) -> Result<Vec<Job>>) -> Result<()> {
     let begun = Instant::now();
     let tests = build::tests(&BINARIES)?;
     let lab = Lab::new(BuildProfile::Dev, &tests)?;
-    let names = jobs::test_names(&tests)?;
-    let mut jobs = VecDeque::new();
-    for kernel in kernels {
-        kernel.fetch()?;
-        jobs.extend(jobs::of(*kernel, profiles, &names)?);
-    }
+    let jobs = VecDeque::from(choose(&jobs::test_names(&tests)?)?);
     let count = jobs.len();
-    println!("lab: {count} machines to run, two at a time, by {}", lab.accel().name());
-    let (jobs, outcomes) = (Mutex::new(jobs), Mutex::new(Vec::new()));
     let logs = paths::target()?.join("lab");
     fs::create_dir_all(&logs).with_context(|| format!("creating {}", logs.display()))?;
+    let heading = format!("lab: {count} machines to run, two at a time, by {}", lab.accel().name());
+    let outcomes = progress::step(&heading, |step| Ok(run_all(&lab, jobs, &logs, step)))?;
+    ensure!(outcomes.len() == count, "{} of {count} machines were run", outcomes.len());
+    report::write(&outcomes, lab.accel(), begun.elapsed(), &logs)
+}
+
+fn run_all(lab: &Lab, jobs: VecDeque<Job>, logs: &Path, step: &Step) -> Vec<Outcome> {
+    let (jobs, outcomes) = (Mutex::new(jobs), Mutex::new(Vec::new()));
+    let running = Mutex::new(BTreeSet::new());
+    let now_running = |change: &dyn Fn(&mut BTreeSet<String>) -> bool| {
+        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut running);
+        step.doing(&running.iter().map(String::as_str).collect::<Vec<_>>().join(", "));
+    };
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 loop {
                     let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some(job) = next else { return };
-                    let outcome = run_job(&lab, job, &logs);
-                    println!("{}", outcome.line());
+                    let name = job.name();
+                    now_running(&|running| running.insert(name.clone()));
+                    let outcome = run_job(lab, job, logs, step);
+                    now_running(&|running| running.remove(&name));
+                    step.say(&outcome.line());
                     outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
                 }
             });
         }
     });
-    let outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
-    ensure!(outcomes.len() == count, "{} of {count} machines were run", outcomes.len());
-    report::write(&outcomes, lab.accel(), begun.elapsed(), &logs)
+    outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Never fails by itself: what went wrong is part of the outcome.
 ///
 /// On an emulated CPU that others use as well, a test may miss what it waits for. Those that failed there are run once
 /// more, alone, and the report names those that passed then only.
-fn run_job(lab: &Lab, job: Job, logs: &std::path::Path) -> Outcome {
+fn run_job(lab: &Lab, job: Job, logs: &Path, step: &Step) -> Outcome {
     let begun = Instant::now();
     let (mut ran, mut log) = attempt(lab, &job, logs);
     let mut second_try = Vec::new();
@@ -69,7 +105,7 @@ fn run_job(lab: &Lab, job: Job, logs: &std::path::Path) -> Outcome {
         && let Some(again) = job.of_tests(&first.failed)
     {
         let failed = std::mem::take(&mut first.failed);
-        println!("lab: {} once more: {}", job.name(), failed.join(", "));
+        step.say(&format!("lab: {} once more: {}", job.name(), failed.join(", ")));
         let (second, its_log) = attempt(lab, &again, logs);
         log = its_log;
         match second {
@@ -83,7 +119,7 @@ fn run_job(lab: &Lab, job: Job, logs: &std::path::Path) -> Outcome {
     Outcome { job, ran, second_try, log, took: begun.elapsed() }
 }
 
-fn attempt(lab: &Lab, job: &Job, logs: &std::path::Path) -> (Result<Ran, String>, PathBuf) {
+fn attempt(lab: &Lab, job: &Job, logs: &Path) -> (Result<Ran, String>, PathBuf) {
     let log = logs.join(format!("{}.log", job.name()));
     let ran = boot(lab, job, &log);
     let output = fs::read_to_string(&log).unwrap_or_default();

@@ -7,32 +7,31 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::process;
+use crate::progress::Step;
 
 /// Installs into the system. Tried twice: apt-get at times fails with "Sub-process dpkg returned an error" and
 /// succeeds when run again.
-pub fn install(packages: &[&str]) -> Result<()> {
+pub fn install(step: &Step, packages: &[&str]) -> Result<()> {
     ensure!(
         crate::paths::program("apt-get").is_some(),
         "there is no apt-get here; install by hand what these Debian packages hold: {}",
         packages.join(" ")
     );
     // A source that does not answer may be one that nothing here is in; what matters is said by the installation.
-    if let Err(error) = twice(|| process::run(apt().arg("update"))) {
-        println!("   {error:#}; going on with the package lists that are there");
+    if let Err(error) = twice(|| step.run(apt().arg("update"))) {
+        step.say(&format!("   {error:#}; going on with the package lists that are there"));
     }
-    twice(|| process::run(apt().args(["install", "--yes", "--no-install-recommends"]).args(packages)))
+    twice(|| step.run(apt().args(["install", "--yes", "--no-install-recommends"]).args(packages)))
 }
 
 fn apt() -> Command {
     let mut command = Command::new("apt-get");
     // On a new machine the daily update may hold the lock.
-    command
-        .args(["--quiet", "--quiet", "-o", "DPkg::Lock::Timeout=300"])
-        .env("DEBIAN_FRONTEND", "noninteractive");
+    command.args(["--quiet", "-o", "DPkg::Lock::Timeout=300"]).env("DEBIAN_FRONTEND", "noninteractive");
     command
 }
 
-fn twice(mut work: impl FnMut() -> Result<()>) -> Result<()> {
+fn twice<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
     work().or_else(|error| {
         println!("   {error:#}; once more");
         work()
@@ -152,7 +151,7 @@ impl Suite {
         std::fs::write(state.join("status"), "")?;
         std::fs::write(state.join("sources/suite.sources"), mirror.source(&[suite]))?;
         let suite = Suite { name: suite.to_owned(), state: state.to_owned() };
-        twice(|| process::run(suite.isolated(apt()).arg("update")))
+        twice(|| process::output(suite.isolated(apt()).arg("update")))
             .with_context(|| format!("reading the lists of {}", suite.name))?;
         Ok(suite)
     }
@@ -170,7 +169,7 @@ impl Suite {
     pub fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
         let debs = self.state.join("deb");
         std::fs::create_dir_all(&debs).with_context(|| format!("creating {}", debs.display()))?;
-        twice(|| process::run(self.isolated(apt()).arg("download").args(packages).current_dir(&debs)))?;
+        twice(|| process::output(self.isolated(apt()).arg("download").args(packages).current_dir(&debs)))?;
         let mut unpacked = 0;
         for entry in std::fs::read_dir(&debs)? {
             let deb = entry?.path();
@@ -216,7 +215,7 @@ const LISTS_OF_OUR_OWN: [&str; 6] = [
 
 /// Installs a package into the system from the backports of this machine's release: where parts of it are installed
 /// from there already, the release's own version does not fit beside them.
-pub fn install_from_backports(package: &str) -> Result<()> {
+pub fn install_from_backports(step: &Step, package: &str) -> Result<()> {
     let mirror = Mirror::of_this_machine()?;
     let codename = os_release("VERSION_CODENAME")?.context("this system has no release, so no backports")?;
     let backports = format!("{codename}-backports");
@@ -233,9 +232,9 @@ pub fn install_from_backports(package: &str) -> Result<()> {
         command.args(LISTS_OF_OUR_OWN);
         command
     };
-    twice(|| process::run(with_backports().arg("update")))?;
+    twice(|| step.run(with_backports().arg("update")))?;
     let install = ["install", "--yes", "--no-install-recommends", "--target-release", &backports, package];
-    twice(|| process::run(with_backports().args(install)))
+    twice(|| step.run(with_backports().args(install)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::progress::Step;
 use crate::{paths, process};
 
 /// rustup's name for Debian's rustc.
@@ -75,6 +76,8 @@ fn linker_root() -> Result<PathBuf> {
 pub fn linker_command(toolchain: &Toolchain) -> Result<Command> {
     let mut command = Command::new("cargo");
     command.args(["install", "bpf-linker"]);
+    // It leaves the work to LLVM, which is compiled already: what is quickest to compile links as fast.
+    command.args(["--config", "profile.release.opt-level=0", "--config", "profile.release.debug=false"]);
     if *toolchain == Toolchain::Debian {
         command.args(["--version", LINKER_VERSION, "--no-default-features", "--features", "llvm-22"]);
         command.env("LLVM_PREFIX", LLVM_PREFIX);
@@ -83,7 +86,7 @@ pub fn linker_command(toolchain: &Toolchain) -> Result<Command> {
     Ok(command)
 }
 
-pub fn install_linker(toolchain: &Toolchain) -> Result<()> {
+pub fn install_linker(toolchain: &Toolchain, step: &Step) -> Result<()> {
     let mut command = linker_command(toolchain)?;
-    process::run(command.current_dir(Path::new("/")))
+    step.cargo(command.current_dir(Path::new("/")))
 }

@@ -4,26 +4,10 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use super::role::Role;
 use crate::{elf, paths};
 
 const LIST: &str = include_str!("../../../vagrant/packages.txt");
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Runs pods.
-    Node,
-    Build,
-    /// Sample images are made from it.
-    Fixture,
-    /// Debian's eBPF toolchain.
-    Ebpf,
-    /// Makes and boots virtual machines.
-    Lab,
-    /// Inside these virtual machines only.
-    Guest,
-    /// Checks the Vagrantfile. Left out where the system's release has no such package.
-    Vagrant,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Package {
@@ -71,15 +55,8 @@ fn parse(list: &str) -> Result<Vec<Package>> {
         let [role, name, marks, why] = fields[..] else {
             bail!("vagrant/packages.txt:{}: want `role | package | marks | why`, got {line:?}", number + 1);
         };
-        let role = match role {
-            "node" => Role::Node,
-            "build" => Role::Build,
-            "fixture" => Role::Fixture,
-            "ebpf" => Role::Ebpf,
-            "lab" => Role::Lab,
-            "guest" => Role::Guest,
-            "vagrant" => Role::Vagrant,
-            other => bail!("vagrant/packages.txt:{}: there is no role {other:?}", number + 1),
+        let Some(role) = Role::of_packages(role) else {
+            bail!("vagrant/packages.txt:{}: there is no role {role:?}", number + 1);
         };
         let marks = marks.split(',').map(|mark| mark.trim().to_owned()).collect();
         packages.push(Package { role, name: name.to_owned(), marks, why: why.to_owned() });
@@ -94,7 +71,9 @@ mod tests {
     #[test]
     fn the_list_is_well_formed() {
         let all = all().unwrap();
-        for role in [Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Lab, Role::Guest] {
+        for role in
+            [Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Lab, Role::Vagrant, Role::Guest]
+        {
             assert!(all.iter().any(|p| p.role == role), "{role:?}");
         }
         for package in &all {

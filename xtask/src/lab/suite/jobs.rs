@@ -17,6 +17,15 @@ pub const BINARIES: [&str; 4] = ["oomlet", "kernel", "suite", "vm"];
 /// The integration suite of one kernel and profile is spread over this many machines.
 const SHARDS: usize = 2;
 
+/// Leaves which programs the kernel takes; the tests run also when the command fails.
+pub const CHECK: &str = "oomlet check --output json >\"$OOMLET_LAB_OUT/check.json\" || true";
+
+/// How many tests of a binary run at a time. Of the suite's, one waits while the other computes.
+#[must_use]
+pub fn threads(binary: &str) -> usize {
+    if binary == "suite" { 2 } else { 1 }
+}
+
 /// One machine's work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
@@ -30,7 +39,7 @@ pub struct Job {
     /// For the guest's shell.
     pub command: String,
     /// What comes before the tests, and the one binary that they are in: failed ones can be run again by name.
-    again: Option<(Vec<String>, &'static str)>,
+    pub again: Option<(Vec<String>, &'static str)>,
 }
 
 impl Job {
@@ -95,16 +104,17 @@ pub fn of(kernel: Kernel, profiles: &[Profile], names: &Names) -> Result<Vec<Job
         };
         for (number, shard) in shards(suite, SHARDS).iter().enumerate() {
             let driver = vec![format!("export OOMLET_TEST_CGROUP_DRIVER={driver}")];
-            // One waits while the other computes.
-            let lines = [driver.as_slice(), &[test("suite", 2, "--exact", shard)]].concat();
+            let lines = [driver.as_slice(), &[test("suite", threads("suite"), "--exact", shard)]].concat();
             let job = job(&format!("suite-{}", number + 1), 2048, "", &lines);
             jobs.push(Job { again: Some((driver, "suite")), ..job });
         }
         match profile {
             Profile::Fast => {
-                let lines = ["oomlet check --output json >\"$OOMLET_LAB_OUT/check.json\" || true".to_owned()];
-                let kernel_tests =
-                    [test("kernel", 1, "", &[]), test("oomlet", 1, "", &["cgroup::".to_owned()])];
+                let lines = [CHECK.to_owned()];
+                let kernel_tests = [
+                    test("kernel", threads("kernel"), "", &[]),
+                    test("oomlet", 1, "", &["cgroup::".to_owned()]),
+                ];
                 jobs.push(job("kernel", 1024, "", &[lines.as_slice(), &kernel_tests].concat()));
                 jobs.push(vm("node", "", &["node::", "oom_group::"]));
                 jobs.push(vm("fallback", "", &["fallback::"]));
@@ -119,7 +129,8 @@ pub fn of(kernel: Kernel, profiles: &[Profile], names: &Names) -> Result<Vec<Job
 }
 
 /// Every line runs, also after one that failed; the exit code tells whether one did.
-fn script(lines: &[String]) -> String {
+#[must_use]
+pub fn script(lines: &[String]) -> String {
     let mut text = "cd /tmp\nfailed=0\n".to_owned();
     for line in lines {
         text.push_str(line);
@@ -129,7 +140,9 @@ fn script(lines: &[String]) -> String {
     text
 }
 
-fn test(binary: &str, threads: usize, option: &str, names: &[String]) -> String {
+/// A line that runs tests of a binary.
+#[must_use]
+pub fn test(binary: &str, threads: usize, option: &str, names: &[String]) -> String {
     let path = share::test_path(BuildProfile::Dev, binary);
     format!("{} --test-threads={threads} {option} {}", path.display(), names.join(" "))
 }

@@ -1,0 +1,62 @@
+//! What the needs of a machine are there for, and which of them each command has.
+
+/// Each need has one role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Runs pods.
+    Node,
+    /// Compiles and links what runs in user space.
+    Build,
+    /// Sample images are made from it.
+    Fixture,
+    /// Compiles and links the eBPF programs.
+    Ebpf,
+    /// Format and lints.
+    Checks,
+    /// Releases of containerd besides the system's own: the tests run against each.
+    Containerds,
+    /// Makes and boots virtual machines.
+    Lab,
+    /// Checks the Vagrantfile.
+    Vagrant,
+    /// Inside the lab's virtual machines only.
+    Guest,
+}
+
+impl Role {
+    /// As `vagrant/packages.txt` names it. The others have no packages of the system's.
+    pub fn of_packages(name: &str) -> Option<Role> {
+        Some(match name {
+            "node" => Role::Node,
+            "build" => Role::Build,
+            "fixture" => Role::Fixture,
+            "ebpf" => Role::Ebpf,
+            "lab" => Role::Lab,
+            "vagrant" => Role::Vagrant,
+            "guest" => Role::Guest,
+            _ => return None,
+        })
+    }
+}
+
+/// The agent and the workload.
+pub const BUILD: &[Role] = &[Role::Build, Role::Ebpf];
+/// Pods on this machine: `demo`, `bench`.
+pub const DEMO: &[Role] = &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf];
+/// Pods in virtual machines.
+pub const LAB: &[Role] = &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Lab];
+/// `cargo xtask test`, and what `cargo xtask setup` installs: all but Vagrant, whose hundred packages of Ruby check
+/// one file.
+pub const TEST: &[Role] =
+    &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Checks, Role::Containerds, Role::Lab];
+/// `cargo xtask setup --vagrant`.
+pub const WITH_VAGRANT: &[Role] = &[
+    Role::Node,
+    Role::Build,
+    Role::Fixture,
+    Role::Ebpf,
+    Role::Checks,
+    Role::Containerds,
+    Role::Lab,
+    Role::Vagrant,
+];
