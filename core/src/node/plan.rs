@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::event::PodSource;
 use super::state::{Mode, PodState, State};
 use crate::brake::BrakeStep;
 use crate::clock::Mono;
@@ -79,6 +80,9 @@ impl ActionKind {
 pub struct SavedPod {
     /// The manifest with its defaults, and the current status.
     pub pod: Pod,
+    /// Who named it. An agent before there were several sources did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<PodSource>,
     /// The static pod manifest it came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_path: Option<PathBuf>,
@@ -94,6 +98,12 @@ impl SavedPod {
     #[must_use]
     pub fn uid(&self) -> PodUid {
         PodRef::of(&self.pod).uid
+    }
+
+    /// Who named it; where nobody wrote it down it was a file.
+    #[must_use]
+    pub fn source(&self) -> PodSource {
+        self.source.unwrap_or(PodSource::File)
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the agent knows of its node, and the only code that changes it.
 //!
 //! - [`pod`]: one pod's part.
-//! - [`sources`]: pod lists arrive: new, gone, replaced; admission; adoption of what already runs.
+//! - [`sources`]: pod lists arrive: new, gone, replaced; orphans. - [`update`]: a known pod's manifest has changed.
+//! - [`admit`]: admission, and adoption of what already runs. - [`retry`]: static pods that were refused or evicted.
 //! - [`runtime`]: PLEG and worker reports.
 //! - [`memory`]: kernel events and readings, in relation to pods.
 //! - [`resources`]: disks, process ids and images.
@@ -10,6 +11,7 @@
 //! - [`limits`]: containers that are stopped before they reach their own memory limit.
 //! - [`saved`]: a pod as it goes to disk.
 
+mod admit;
 mod kill_account;
 mod limits;
 mod memory;
@@ -17,11 +19,13 @@ mod note;
 mod oom;
 mod pod;
 mod resources;
+mod retry;
 mod runtime;
 mod saved;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -30,7 +34,7 @@ use std::time::Duration;
 
 pub use pod::{Mode, PodState};
 
-use super::event::Event;
+use super::event::{Event, PodSource};
 use super::plan::SavedPod;
 use crate::clock::Mono;
 use crate::eviction::manager::EvictionManager;
@@ -45,6 +49,7 @@ use crate::signal::{Domain, MemoryReading, OomBegin};
 use crate::trace::record::{Kind, Record};
 use kill_account::KillAccount;
 use resources::Doing;
+use retry::Retries;
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug)]
@@ -54,7 +59,11 @@ pub struct StateConfig {
     pub resources: ResourceConfig,
     /// kubelet `syncFrequency`, 1 min: a pod is synced this often ±50 % with nothing else happening.
     pub sync_frequency: Duration,
-    /// A static pod's UID is stable over restarts, so what was evicted before stays evicted.
+    /// The sources that the configuration names. Without any nothing is started, and what runs is left alone.
+    pub sources: BTreeSet<PodSource>,
+    /// Static pods are never evicted for want of memory, disk or process ids, as with kubelet. Not where every pod is one.
+    pub static_pods_critical: bool,
+    /// A static pod's UID is stable over restarts, so that what is known of it holds on.
     pub saved: Vec<SavedPod>,
     /// The node's addresses, for `status.hostIPs`.
     pub host_ips: Vec<String>,
@@ -72,8 +81,6 @@ struct Found {
     pod: PodRef,
     /// One of its containers runs.
     running: bool,
-    /// It has containers, dead or alive.
-    containers: bool,
 }
 
 #[derive(Debug)]
@@ -82,12 +89,17 @@ pub struct State {
     pods: BTreeMap<PodUid, PodState>,
     /// By UID; taken out as the pod is admitted.
     saved: BTreeMap<PodUid, SavedPod>,
-    /// Manifests that were refused, with the error, so that each is told once.
-    rejected: BTreeMap<PathBuf, String>,
-    /// The source has named its pods at least once: what it does not name is not wanted.
-    sources_ready: bool,
-    /// Pods with cgroups or volumes at start, until the source has spoken.
+    /// Manifests that do not count, with the error, so that each is told once.
+    rejected: BTreeMap<PodSource, BTreeMap<PathBuf, String>>,
+    /// Sources that have named their pods at least once: what such a source does not name it does not want.
+    spoken: BTreeSet<PodSource>,
+    /// What earlier runs have left and nobody wants has been told apart, once all sources had spoken.
+    swept: bool,
+    /// Pods with cgroups or volumes at start, until then.
     leftovers: Vec<PodUid>,
+    /// Pods that were deleted, while their source still names them.
+    deleted: BTreeMap<PodUid, PodSource>,
+    retries: Retries,
     /// What the last relist found, but for pods that were forgotten since.
     found: BTreeMap<PodUid, Found>,
     /// Pods of which nothing was left, and when: until a list that began later has come.
@@ -148,8 +160,11 @@ impl State {
             pods: BTreeMap::new(),
             saved,
             rejected: BTreeMap::new(),
-            sources_ready: false,
+            spoken: BTreeSet::new(),
+            swept: false,
             leftovers: Vec::new(),
+            deleted: BTreeMap::new(),
+            retries: Retries::default(),
             found: BTreeMap::new(),
             forgotten: BTreeMap::new(),
             relisted: false,
@@ -167,7 +182,7 @@ impl State {
 
     /// Takes one event in. Nothing else changes the state but [`State::note`].
     pub fn apply(&mut self, event: Event, now: Mono) {
-        let about_pods = !matches!(
+        let mut about_pods = !matches!(
             event,
             Event::Kernel(_)
                 | Event::KernelSilent(_)
@@ -195,6 +210,7 @@ impl State {
         self.tell_unexplained_kills(now);
         self.update_pressure(now);
         self.update_resource_conditions(now);
+        about_pods |= self.retry_failed(now);
         if about_pods {
             self.admit(now);
             self.refresh_active(now);
@@ -215,7 +231,7 @@ impl State {
     pub fn next_wakeup(&self) -> Mono {
         let pods = self.pods.values().filter_map(PodState::next_wakeup);
         let resources = self.knows_its_pods().then(|| self.resources.next_wakeup());
-        pods.chain(self.kills.next_due()).chain(resources).fold(self.eviction.next_wakeup(), Mono::min)
+        pods.chain(self.kills.next_due()).chain(resources).chain(self.retries.next_due()).fold(self.eviction.next_wakeup(), Mono::min)
     }
 
     pub fn pods(&self) -> impl Iterator<Item = &PodState> {

@@ -32,6 +32,8 @@ pub struct NodeFacts {
     pub memory_pressure: bool,
     pub disk_pressure: bool,
     pub pid_pressure: bool,
+    /// The pod in question counts as critical whatever its priority.
+    pub critical: bool,
 }
 
 impl NodeFacts {
@@ -84,7 +86,7 @@ fn under_pressure(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
     let memory_alone = || conditions == ["MemoryPressure"];
     let may_run_on_little_memory =
         || QosClass::of(pod) != QosClass::BestEffort || tolerates_memory_pressure(pod);
-    if conditions.is_empty() || is_critical(pod) || memory_alone() && may_run_on_little_memory() {
+    if conditions.is_empty() || node.critical || is_critical(pod) || memory_alone() && may_run_on_little_memory() {
         return Ok(());
     }
     // kubelet's text, trailing blank included.
@@ -112,8 +114,8 @@ fn fits(pod: &Pod, node: &NodeFacts, active: &[Arc<Pod>]) -> Result<(), Rejectio
     let asked = pod_requests(pod);
     let Amounts { milli_cpu, memory_bytes } = node.allocatable;
     for (reason, resource, asked, used, capacity) in [
-        (Reason::Outofpods, "pods", 1, used_pods as u64, node.max_pods as u64),
-        (Reason::Outofcpu, "cpu", asked.milli_cpu, used.milli_cpu, milli_cpu),
+        (Reason::OutOfpods, "pods", 1, used_pods as u64, node.max_pods as u64),
+        (Reason::OutOfcpu, "cpu", asked.milli_cpu, used.milli_cpu, milli_cpu),
         (Reason::OutOfmemory, "memory", asked.memory_bytes, used.memory_bytes, memory_bytes),
     ] {
         // What a pod does not ask for, it cannot lack, however full the node is.

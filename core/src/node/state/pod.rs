@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use crate::clock::Mono;
 use crate::eviction::resources::ResourceCandidate;
 use crate::eviction::{Candidate, ContainerUse};
-use crate::node::event::{RuntimePod, SourcePod};
+use crate::node::event::{PodSource, RuntimePod, SourcePod};
 use crate::node::plan::Failure;
 use crate::pod::order::ContainerWaiting;
 use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
@@ -21,13 +21,14 @@ use crate::trace::record::{Kind, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Not admitted yet: the runtime has not been listed, or a pod of the same name is still ending.
+    /// Not admitted yet: the runtime has not been listed, a pod of the same name has not ended, or one that is still
+    /// ending has what this one needs.
     Pending,
     /// Admitted, to be kept as its manifest says.
     Active,
-    /// Refused for good; Failed without having run.
+    /// Refused; Failed without having run. A static pod is tried again, see [`super::retry`].
     Rejected(Failure),
-    /// Ended, or being ended, by eviction; Failed.
+    /// Ended, or being ended, by eviction; Failed. A static pod comes back, see [`super::retry`].
     Evicted { failure: Failure, grace: Duration, stopped: bool },
     /// Ended by itself.
     Completed { succeeded: bool, stopped: bool },
@@ -48,6 +49,11 @@ impl Mode {
         }
     }
 
+    /// It is being ended, and what it has will be free.
+    pub(super) const fn is_ending(&self) -> bool {
+        matches!(self, Mode::Removing { .. } | Mode::Removed | Mode::Evicted { stopped: false, .. })
+    }
+
     pub(in crate::node) const fn termination_reason(&self) -> Reason {
         match self {
             Mode::Evicted { failure, .. } => failure.reason,
@@ -66,8 +72,18 @@ pub struct PodState {
     pub candidate: Candidate,
     /// The same for disks and process ids.
     pub resource_candidate: Arc<ResourceCandidate>,
-    /// The manifest it came from.
+    /// Who names it; `None`: nobody, it was found on the node.
+    pub source: Option<PodSource>,
+    /// The manifest it came from, see [`SourcePod::path`].
     pub path: Option<PathBuf>,
+    /// Its source names another pod of its name instead, which has not been admitted yet: this one runs until then.
+    pub(super) superseded: bool,
+    /// Why it was refused, or evicted, before it is tried again.
+    pub(super) refused: Option<Failure>,
+    /// What it is waiting for, as it was last told.
+    pub(super) waits_for: Option<String>,
+    /// Since when its present run goes on.
+    pub(super) admitted_at: Option<Mono>,
     /// Found in the runtime or on disk, wanted by nobody: has no manifest of its own.
     pub orphan: bool,
     pub runtime: PodRuntimeStatus,
@@ -78,8 +94,8 @@ pub struct PodState {
     pub cgroups_stale: bool,
     /// What `oomlet pods` would show has changed.
     pub unsaved: bool,
-    /// The source named it again while it was being removed: it starts anew once it is gone.
-    pub(super) comes_back: Option<SourcePod>,
+    /// It is wanted (again) while it is being removed: it starts anew once it is gone.
+    pub(super) comes_back: Option<(PodSource, SourcePod)>,
     pub(super) listed: Vec<(String, String)>,
     /// Of these, those that run.
     pub(super) listed_running: Vec<ContainerInstance>,
@@ -108,14 +124,25 @@ pub(super) enum Outstanding {
 }
 
 impl PodState {
-    pub(super) fn new(pod: Arc<Pod>, path: Option<PathBuf>) -> PodState {
+    /// `critical`: never evicted, whatever its priority.
+    pub(super) fn new(
+        pod: Arc<Pod>,
+        source: Option<PodSource>,
+        path: Option<PathBuf>,
+        critical: bool,
+    ) -> PodState {
         PodState {
             id: PodRef::of(&pod),
-            candidate: candidate(&pod),
-            resource_candidate: Arc::new(ResourceCandidate::of(&pod)),
+            candidate: candidate(&pod, critical),
+            resource_candidate: Arc::new(resource_candidate(&pod, critical)),
             pod,
             mode: Mode::Pending,
+            source,
             path,
+            superseded: false,
+            refused: None,
+            waits_for: None,
+            admitted_at: None,
             orphan: false,
             runtime: PodRuntimeStatus::default(),
             reported: false,
@@ -137,6 +164,23 @@ impl PodState {
         }
     }
 
+    /// Its manifest is now this one; its UID, name and QoS class are as before.
+    pub(super) fn set_pod(&mut self, pod: Arc<Pod>, critical: bool) {
+        self.candidate = candidate(&pod, critical);
+        self.resource_candidate = Arc::new(resource_candidate(&pod, critical));
+        self.pod = pod;
+        self.unsaved = true;
+    }
+
+    #[must_use]
+    pub fn is_static(&self) -> bool {
+        self.source.is_some_and(PodSource::is_static)
+    }
+
+    pub(super) fn has_name_of(&self, other: &PodRef) -> bool {
+        self.id.name == other.name && self.id.namespace == other.namespace && self.id.uid != other.uid
+    }
+
     /// The reason to sync an active pod now, if there is one and the worker is free.
     #[must_use]
     pub fn sync_due(&self, now: Mono) -> Option<Reason> {
@@ -156,9 +200,14 @@ impl PodState {
         due && self.outstanding != Outstanding::Terminate
     }
 
+    /// What it is given to end: of a pod that is to be deleted, what the deletion says.
     #[must_use]
     pub fn grace_period(&self) -> Duration {
-        self.candidate.grace_period
+        let meta = &self.pod.metadata;
+        let of_deletion = meta.deletion_timestamp.as_ref().and(meta.deletion_grace_period_seconds);
+        of_deletion.map_or(self.candidate.grace_period, |seconds| {
+            Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        })
     }
 
     /// The kernel killed a process of the container that runs under this name.
@@ -278,7 +327,12 @@ impl PodState {
     }
 }
 
-fn candidate(pod: &Pod) -> Candidate {
+fn resource_candidate(pod: &Pod, critical: bool) -> ResourceCandidate {
+    let of_manifest = ResourceCandidate::of(pod);
+    ResourceCandidate { critical: critical || of_manifest.critical, ..of_manifest }
+}
+
+fn candidate(pod: &Pod, critical: bool) -> Candidate {
     let spec = pod.spec.as_ref();
     let containers = spec.iter().flat_map(|s| &s.containers).map(|c| ContainerUse {
         name: c.name.clone(),
@@ -289,7 +343,7 @@ fn candidate(pod: &Pod) -> Candidate {
     Candidate {
         pod: PodRef::of(pod),
         priority: qos::priority(pod),
-        critical: qos::is_critical(pod),
+        critical: critical || qos::is_critical(pod),
         memory_request_bytes: qos::pod_requests(pod).memory_bytes,
         grace_period: grace_period(pod),
         qos: qos::QosClass::of(pod),

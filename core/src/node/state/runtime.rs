@@ -18,11 +18,7 @@ impl State {
         // A list that was under way while a pod was removed may still have it.
         self.forgotten.retain(|_, at| *at >= runtime.listed_at);
         let current = runtime.pods.iter().filter(|p| !self.forgotten.contains_key(&p.pod.uid));
-        let found = |p: &RuntimePod| Found {
-            pod: p.pod.clone(),
-            running: runs(p),
-            containers: !p.containers.is_empty(),
-        };
+        let found = |p: &RuntimePod| Found { pod: p.pod.clone(), running: runs(p) };
         self.found = current.map(|p| (p.pod.uid.clone(), found(p))).collect();
         // A container that has just started is known here before its pod's worker is done with the others: its cgroup
         // is named, and its memory watched, from now on.
@@ -32,9 +28,7 @@ impl State {
             }
         }
         self.relisted = true;
-        if self.sources_ready {
-            self.adopt_orphans(now);
-        }
+        self.end_unwanted(now);
     }
 
     pub(super) fn apply_lifecycle(&mut self, event: &PodLifecycleEvent, _now: Mono) {
@@ -124,6 +118,7 @@ impl State {
             pod.last_error = None;
         }
         let stopped = matches!(outcome, WorkerOutcome::Stopped { .. });
+        let ended = stopped || matches!(outcome, WorkerOutcome::Completed { .. });
         let told = match outcome {
             WorkerOutcome::Synced { next_sync_in, waiting } => {
                 pod.outstanding = Outstanding::Nothing;
@@ -167,6 +162,9 @@ impl State {
             }
         };
         let freed = if stopped { self.eviction.pod_stopped(&uid, at) } else { None };
+        if ended {
+            self.room_was_made(&uid, now);
+        }
         for container in untold {
             self.record_kill_by_runtime(&id, container, at);
         }

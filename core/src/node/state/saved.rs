@@ -17,6 +17,8 @@ impl State {
             Mode::Rejected(failure) | Mode::Evicted { failure, .. } => Some(failure.clone()),
             // Not to be forgotten should the agent end before it is admitted.
             Mode::Pending => self.saved.get(&pod.id.uid).and_then(|s| s.failure.clone()),
+            // What is left of an evicted pod goes before it runs again.
+            Mode::Removing { reason: Reason::RetryAfterEviction } => pod.refused.clone(),
             Mode::Active | Mode::Completed { .. } | Mode::Removing { .. } | Mode::Removed => None,
         };
         // After a restart the old status holds until the runtime has been asked: a pod that runs does not become
@@ -25,6 +27,7 @@ impl State {
         let status = earlier.unwrap_or_else(|| self.status(pod, failure.as_ref(), now));
         SavedPod {
             pod: Pod { status: Some(status), ..pod.pod.as_ref().clone() },
+            source: pod.source,
             manifest_path: pod.path.clone(),
             failure,
             forestalled: pod.forestalled.clone(),
