@@ -154,6 +154,7 @@ fn write(dir: &Path, uid: &PodUid, pod: Option<&SavedPod>) -> Result<(), PodStor
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oomlet_core::node::event::PodSource;
     use oomlet_core::node::plan::Failure;
     use oomlet_core::reason::Reason;
 
@@ -163,7 +164,8 @@ mod tests {
         let failure =
             Some(Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption: true });
         let forestalled = BTreeMap::from([("id".to_owned(), "stopped".to_owned())]);
-        SavedPod { pod, manifest_path: Some("/etc/pods/a.yaml".into()), failure, forestalled }
+        let manifest_path = Some("/etc/pods/a.yaml".into());
+        SavedPod { pod, source: Some(PodSource::Http), manifest_path, failure, forestalled }
     }
 
     #[tokio::test]
@@ -180,6 +182,16 @@ mod tests {
         let (pods, unreadable) = load(&dir(root.path())).unwrap();
         assert_eq!(pods, [saved("a")]);
         assert!(unreadable.len() == 1 && unreadable[0].contains("broken.json"), "{unreadable:?}");
+    }
+
+    /// As an agent wrote it that knew no other source than files and spelled reasons in its own way.
+    #[test]
+    fn what_an_older_agent_saved_can_be_read() {
+        let old = r#"{"pod": {"metadata": {"uid": "a"}}, "manifest_path": "/m/a.yaml",
+            "failure": {"reason": "Outofcpu", "message": "full", "disruption": false}}"#;
+        let saved: SavedPod = serde_json::from_str(old).unwrap();
+        assert_eq!(saved.source(), PodSource::File);
+        assert_eq!(saved.failure.unwrap().reason, Reason::OutOfcpu);
     }
 
     #[test]

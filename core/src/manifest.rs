@@ -114,7 +114,10 @@ pub fn read_answer(bytes: &[u8], url: &str, hostname: &str) -> Result<Vec<Manife
                 None | Some(Value::Null) => Vec::new(),
                 Some(Value::Array(items)) => items,
                 Some(other) => {
-                    return Err(ManifestError::Shape { key: "items".to_owned(), error: format!("{other} is no list") });
+                    return Err(ManifestError::Shape {
+                        key: "items".to_owned(),
+                        error: format!("{other} is no list"),
+                    });
                 }
             };
             let item = |(index, item)| {

@@ -193,7 +193,8 @@ fn the_last_of_two_files_of_a_name_counts() {
     assert_eq!(pods, [b.clone(), c.clone()]);
     let rejected: Vec<_> =
         update.rejected.iter().map(|r| (format!("{}: {}", r.path.display(), r.error), r.duplicate)).collect();
-    let text = "/m/a: pod default/x-n is already named by /m/b, which counts; rename or remove one of the two";
+    let text =
+        "/m/a: pod default/x-n is already named by /m/b, which counts; rename or remove one of the two";
     assert_eq!(
         rejected,
         [(text.into(), true), ("/m/c: broken now".into(), false), ("/m/d: broken".into(), false)]
@@ -214,7 +215,9 @@ fn what_a_server_answers() {
     };
     assert_eq!(names(&single), ["a-n"]);
     assert_eq!(names(&list(&[pod("a", ""), pod("b", "")])), ["a-n", "b-n"]);
-    for none in ["{apiVersion: v1, kind: PodList}", "{apiVersion: v1, kind: PodList, items: null}", &list(&[])] {
+    for none in
+        ["{apiVersion: v1, kind: PodList}", "{apiVersion: v1, kind: PodList, items: null}", &list(&[])]
+    {
         assert_eq!(names(none), [""; 0], "{none}");
     }
     for (text, want) in [
@@ -250,7 +253,8 @@ fn what_a_server_answers() {
     let update = collect_answer(&pods, url);
     assert_eq!(update.source, PodSource::Http);
     assert_eq!(update.pods.iter().map(|p| uid(&p.pod)).collect::<Vec<_>>(), ["u1".to_owned(), uid(&pods[3])]);
-    let rejected: Vec<_> = update.rejected.iter().map(|r| (r.path.display().to_string(), r.duplicate)).collect();
+    let rejected: Vec<_> =
+        update.rejected.iter().map(|r| (r.path.display().to_string(), r.duplicate)).collect();
     assert_eq!(rejected, [(format!("{url} items[1]"), true), (format!("{url} items[2]"), true)]);
 }
 

@@ -231,7 +231,10 @@ impl State {
     pub fn next_wakeup(&self) -> Mono {
         let pods = self.pods.values().filter_map(PodState::next_wakeup);
         let resources = self.knows_its_pods().then(|| self.resources.next_wakeup());
-        pods.chain(self.kills.next_due()).chain(resources).chain(self.retries.next_due()).fold(self.eviction.next_wakeup(), Mono::min)
+        pods.chain(self.kills.next_due())
+            .chain(resources)
+            .chain(self.retries.next_due())
+            .fold(self.eviction.next_wakeup(), Mono::min)
     }
 
     pub fn pods(&self) -> impl Iterator<Item = &PodState> {

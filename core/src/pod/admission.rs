@@ -86,7 +86,11 @@ fn under_pressure(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
     let memory_alone = || conditions == ["MemoryPressure"];
     let may_run_on_little_memory =
         || QosClass::of(pod) != QosClass::BestEffort || tolerates_memory_pressure(pod);
-    if conditions.is_empty() || node.critical || is_critical(pod) || memory_alone() && may_run_on_little_memory() {
+    if conditions.is_empty()
+        || node.critical
+        || is_critical(pod)
+        || memory_alone() && may_run_on_little_memory()
+    {
         return Ok(());
     }
     // kubelet's text, trailing blank included.

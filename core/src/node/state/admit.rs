@@ -60,7 +60,9 @@ impl State {
         let Some(first) = others.first() else { return false };
         let predecessor = others.iter().find(|p| p.superseded && !p.mode.is_ending());
         let Some((old, active)) = predecessor.map(|p| (p.id.clone(), p.mode == Mode::Active)) else {
-            if let (Some(theirs), true) = (first.source, first.source != pod.source && !first.mode.is_ending()) {
+            if let (Some(theirs), true) =
+                (first.source, first.source != pod.source && !first.mode.is_ending())
+            {
                 let message = format!(
                     "a pod of its name from another source ({}) is on the node: it waits until that one has ended",
                     theirs.as_str()
@@ -205,7 +207,8 @@ impl State {
                     (Mode::Active, Some(Record::new(now, Kind::Pod, Reason::PodAdded, message)))
                 }
                 Verdict::Later => {
-                    let message = "it waits for pods that are ending to be gone, or for a pressure to be over";
+                    let message =
+                        "it waits for pods that are ending to be gone, or for a pressure to be over";
                     return self.tell_waiting(id, "room", Kind::Pod, Reason::PodAdded, message, now);
                 }
                 Verdict::No(no) => {

@@ -131,7 +131,9 @@ impl State {
     fn bring_back(&mut self, uid: &PodUid, now: Mono) {
         let pod = self.pods.get(uid);
         let evicted = pod.and_then(|pod| match &pod.mode {
-            Mode::Evicted { failure, stopped: true, .. } if !pod.superseded => Some((pod, pod.source?, failure.clone())),
+            Mode::Evicted { failure, stopped: true, .. } if !pod.superseded => {
+                Some((pod, pod.source?, failure.clone()))
+            }
             _ => None,
         });
         let may = evicted
@@ -149,7 +151,8 @@ impl State {
         pod.remove(Reason::RetryAfterEviction);
         pod.refused = Some(failure);
         pod.comes_back = Some((source, named));
-        let message = format!("no pressure holds, and {} s are over since it ended: it runs anew", delay.as_secs());
+        let message =
+            format!("no pressure holds, and {} s are over since it ended: it runs anew", delay.as_secs());
         self.record_pod(now, Kind::Pod, Reason::RetryAfterEviction, &id, message);
     }
 }

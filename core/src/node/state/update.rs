@@ -68,12 +68,8 @@ impl State {
     fn replace_run(&mut self, source: PodSource, named: SourcePod, now: Mono) {
         let uid = PodRef::of(&named.pod).uid;
         let critical = source.is_static() && self.config.static_pods_critical;
-        let successor = PodState::new(
-            Arc::clone(&named.pod),
-            Some(source),
-            Some(named.path.clone()),
-            critical,
-        );
+        let successor =
+            PodState::new(Arc::clone(&named.pod), Some(source), Some(named.path.clone()), critical);
         let Some(known) = self.pods.get(&uid) else { return };
         let id = known.id.clone();
         if known.mode == Mode::Active && self.knows_its_pods() {

@@ -108,9 +108,8 @@ fn a_pod_that_is_evicted_each_time_is_brought_back_more_and_more_slowly() {
 
 #[test]
 fn an_agent_that_starts_tries_again_once_it_knows_that_no_pressure_holds() {
-    let failure = |disruption| {
-        Some(Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption })
-    };
+    let failure =
+        |disruption| Some(Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption });
     // Evicted.
     let saved_pod = saved("a", "1", failure(true));
     let mut node = Node::new(StateConfig { saved: vec![saved_pod], ..config() });
@@ -189,7 +188,8 @@ fn room_that_a_pod_leaves_is_for_those_that_were_refused() {
     let all = [("a", "1", 200), ("b", "2", 150), ("c", "3", 120), ("absurd", "4", 400)];
     assert_eq!(node.step(files(&all)), ["sync 1"]);
     node.step(synced("1"));
-    let refused = |node: &Node, uid| matches!(mode(node, uid), Mode::Rejected(f) if f.reason == Reason::OutOfmemory);
+    let refused =
+        |node: &Node, uid| matches!(mode(node, uid), Mode::Rejected(f) if f.reason == Reason::OutOfmemory);
     assert!(["2", "3", "4"].iter().all(|uid| refused(&node, uid)));
     node.records();
     // Done by itself.
@@ -285,7 +285,11 @@ fn a_pod_that_has_succeeded_stays_so() {
         listed.pods[0].containers[0].2 = ContainerState::Exited;
         node.step(if left { Event::Relisted(listed) } else { relist(&[]) });
         node.step(list(File, &[asks("a", "1", 400), asks("b", "2", 300)]));
-        assert!(matches!(mode(&node, "1"), Mode::Completed { succeeded: true, .. }), "{:?}", mode(&node, "1"));
+        assert!(
+            matches!(mode(&node, "1"), Mode::Completed { succeeded: true, .. }),
+            "{:?}",
+            mode(&node, "1")
+        );
         assert_eq!(mode(&node, "2"), Mode::Active, "what is done asks for nothing");
         assert_eq!(status(&node, "1").phase.as_deref(), Some("Succeeded"));
     }

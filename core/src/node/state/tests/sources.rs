@@ -84,7 +84,8 @@ fn of_one_uid_in_two_sources_the_first_counts() {
     node.step(relist(&[]));
     node.step(list(File, &[pod("a", "1")]));
     node.step(list(Http, &[pod("z", "1")]));
-    let told: Vec<_> = node.records().into_iter().filter(|(_, r, _)| *r == Reason::ManifestRejected).collect();
+    let told: Vec<_> =
+        node.records().into_iter().filter(|(_, r, _)| *r == Reason::ManifestRejected).collect();
     assert!(told.len() == 1 && told[0].2.contains("from another source (file)"), "{told:?}");
     assert_eq!(node.state.pod(&"1".into()).unwrap().id.name, "a");
     // When the file goes, the server's next list has it.

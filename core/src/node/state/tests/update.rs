@@ -32,7 +32,11 @@ fn what_the_api_server_lets_change_is_changed_in_place() {
     let before = pod_with("a", "1", labelled("old"), container("i", "run"));
     for (what, meta, spec) in [
         ("labels", labelled("new"), container("i", "run")),
-        ("annotations", json!({ "labels": {"app": "old"}, "annotations": {"k": "v"} }), container("i", "run")),
+        (
+            "annotations",
+            json!({ "labels": {"app": "old"}, "annotations": {"k": "v"} }),
+            container("i", "run"),
+        ),
         ("image", labelled("old"), container("i:2", "run")),
         (
             "grace",
@@ -66,13 +70,19 @@ fn what_the_api_server_lets_change_is_changed_in_place() {
 #[test]
 fn anything_else_of_a_static_pod_with_its_own_uid_makes_a_new_run() {
     let before = pod_with("a", "1", json!({}), container("i", "run"));
-    let guaranteed = json!({"limits": {"cpu": 1, "memory": "10Mi"}, "requests": {"cpu": 1, "memory": "10Mi"}});
+    let guaranteed =
+        json!({"limits": {"cpu": 1, "memory": "10Mi"}, "requests": {"cpu": 1, "memory": "10Mi"}});
     for (what, after) in [
         ("command", pod_with("a", "1", json!({}), container("i", "walk"))),
         ("name", pod_with("b", "1", json!({}), container("i", "run"))),
         (
             "QoS class",
-            pod_with("a", "1", json!({}), json!({ "containers": [{"name": "c", "image": "i", "command": ["run"], "resources": guaranteed}] })),
+            pod_with(
+                "a",
+                "1",
+                json!({}),
+                json!({ "containers": [{"name": "c", "image": "i", "command": ["run"], "resources": guaranteed}] }),
+            ),
         ),
     ] {
         let mut node = node_with(&[Arc::clone(&before)]);
