@@ -5,6 +5,7 @@
 //! - [`driver`]: makes, changes, empties and removes the kubepods tree.
 //! - [`maker`]: one cgroup made, changed and removed; by [`cgroupfs`] or by [`systemd`].
 //! - [`class_updates`]: the QoS classes' resources, set aside from the SyncLoop.
+//! - [`kubepods_limit`]: the limit of all pods together, where it cannot be set at once.
 //! - [`create`]: one cgroup's directories in every hierarchy.
 //! - [`resources`]: one cgroup's limits and shares, as files.
 //! - [`tree`]: walking and removing a subtree of one hierarchy.
@@ -22,6 +23,7 @@ pub mod driver;
 pub mod frozen;
 pub mod hierarchy;
 pub mod kill;
+pub mod kubepods_limit;
 pub mod maker;
 pub mod parse;
 pub mod pressure;

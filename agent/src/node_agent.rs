@@ -3,11 +3,12 @@
 //! | task | thread | in | out |
 //! |---|---|---|---|
 //! | SyncLoop with ring buffer | its own | all events | orders, readings, trace |
-//! | pod source | workers | manifests | `Event::Pods` |
+//! | pod sources: files, a server | workers | manifests | `Event::Pods` |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
 //! | node resources | workers | orders, disks, CRI | `Event::Resources` |
 //! | QoS classes' shares | workers | orders | cgroups |
+//! | limit of all pods, until it can be set | workers | usage, pods that have gone | cgroup, records |
 //! | pod store, trace file, trace server | workers | saved pods, records | files, gRPC |
 //! | watchdog, where systemd asks for it | its own | the loop's heartbeat | pings |
 //!
@@ -20,6 +21,7 @@ mod loop_thread;
 pub(crate) mod protect;
 mod root_lock;
 mod service_manager;
+mod sources;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use crate::cgroup::CgroupError;
 use crate::cgroup::class_updates::ClassUpdates;
 use crate::cgroup::driver::{self, CgroupDriver};
+use crate::cgroup::kubepods_limit::{KubepodsLimit, KubepodsLimitHandle};
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock;
 use crate::cri::connection::DEFAULT_REQUEST_TIMEOUT;
@@ -40,7 +43,7 @@ use crate::image::ImagePuller;
 use crate::kernel::{self, Kernel, ProgramState};
 use crate::node_resources::{NodeResources, PidsCgroups, ResourceContext};
 use crate::pleg::{self, PlegHandle};
-use crate::pod_source;
+use crate::pod_source::http::HttpSourceError;
 use crate::pod_store::{self, PodStore, PodStoreError};
 use crate::pod_worker::{PodCgroups, PodWorkers, WorkerContext};
 use crate::sync_loop::execute::Executor;
@@ -57,7 +60,6 @@ use oomlet_core::forecast::{MAX_RATE_BYTES_PER_S, max_rate_with_growth_events_by
 use oomlet_core::node::event::Event;
 use oomlet_core::node::published::{NodeSnapshot, SavedPod};
 use oomlet_core::node::state::{State, StateConfig};
-use oomlet_core::pod::PodRef;
 use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::pod::memory_limit::MemoryLimit;
 use oomlet_core::reason::Reason;
@@ -103,6 +105,8 @@ pub enum NodeAgentError {
     TraceFile(#[from] OpenTraceFile),
     #[error(transparent)]
     Wire(#[from] WireError),
+    #[error(transparent)]
+    HttpSource(#[from] HttpSourceError),
     #[error("cannot read {path}: {source}")]
     Read { path: &'static str, source: std::io::Error },
     #[error("{path} has no usable {what}; is /proc mounted?")]
@@ -167,7 +171,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let options = driver::Options { cgroup_root: config.cgroup_root.clone(), driver };
     let cgroups = Arc::new(CgroupDriver::open(options)?);
     let oom_kill_group = facts::oom_kill_group(config.single_process_oom_kill, cgroups.memory_hierarchy())?;
-    cgroups.ensure_kubepods(&node.kubepods)?;
+    let lower_later = KubepodsLimit::set(&cgroups, node.kubepods, node.eviction_hard_bytes)?;
     let guard = brakes::guard(config);
     let memory = MemoryFiles::open(&cgroups)?;
     let pressure = facts::pressure_files(config.oomlet.eviction.psi)?;
@@ -175,8 +179,6 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let saved = load_saved(&setup.root_dir)?;
     let (outlet, snapshots) = Outlet::new(NodeSnapshot::of_saved(&saved));
     let store = PodStore::open(&setup.root_dir, snapshots)?;
-    let held = saved.iter().filter_map(|s| Some((s.manifest_path.clone()?, PodRef::of(&s.pod).to_string())));
-    let held = held.collect();
     let (journal, file_writer) =
         Journal::open(config.oomlet.trace.journal_records, config.oomlet.trace.file.as_deref())?;
     let cancel = CancellationToken::new();
@@ -195,17 +197,12 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
     tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), cancel.clone()));
-    match config.static_pod_path.clone() {
-        Some(path) => drop(tracker.spawn(pod_source::watch(
-            path,
-            node.facts.name.clone(),
-            config.file_check_frequency,
-            held,
-            events.clone(),
-            cancel.clone(),
-        ))),
-        None => tracing::warn!("no staticPodPath and no API server: there is no source of pods"),
-    }
+    sources::watch(config, &node.facts.name, &tracker, (&events, &cancel))?;
+    let limit_handle = lower_later.map(|limit| {
+        let handle = KubepodsLimitHandle::default();
+        tracker.spawn(limit.run(handle.clone(), Arc::clone(&journal), cancel.clone()));
+        handle
+    });
     let workers = PodWorkers::new(Arc::new(context), events.clone(), tracker.clone(), cancel.clone());
     first_events(&events, &cgroups, &volumes).await;
     let (resources, resource_task) = NodeResources::new(resources, events, cancel.clone());
@@ -215,6 +212,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let mut executor = Executor::new(workers, memory, cgroups, classes, kernel, pleg, (outlet, resources));
     executor.guard = guard;
     executor.pressure = pressure;
+    executor.kubepods_limit = limit_handle;
     let watchdog = Watchdog::of_environment();
     let heartbeat = Arc::new(Heartbeat::new(clock::now()));
     let parts = LoopParts {
@@ -376,6 +374,9 @@ fn state_config(
             interval: config.oomlet.eviction.resource_interval,
         },
         sync_frequency: config.sync_frequency,
+        sources: sources::configured(config),
+        // Standalone every pod is static, and none could be evicted.
+        static_pods_critical: false,
         saved,
         host_ips: node.host_ips.clone(),
         oom_kill_group,

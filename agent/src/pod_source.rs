@@ -1,11 +1,11 @@
 //! Static pods: watches `staticPodPath` (a directory of manifests, or one manifest) and sends its complete
-//! list as [`Event::Pods`]. Shell; what a manifest means is decided in [`manifest`].
+//! list as [`Event::Pods`]. Shell; what a manifest means is decided in [`oomlet_core::manifest`]. [`http`]: those of a
+//! server.
 //!
 //! inotify says when to look, and a rescan every `fileCheckFrequency` heals what it misses (network file
 //! systems, a symlink's target, a full event queue). Hidden files and subdirectories are skipped, as kubelet
 //! does; a changed symlink `..data` beside them is seen, so a mounted ConfigMap works.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use oomlet_core::node::event::Event;
 
 mod directory;
+pub mod http;
 
 use directory::Directory;
 
@@ -26,17 +27,15 @@ const QUIET: Duration = Duration::from_millis(20);
 /// … but not later than this after its first step.
 const QUIET_AT_MOST: Duration = Duration::from_millis(200);
 
-/// The task. Ends when `cancel` is cancelled or nobody receives any more. `rescan`: `fileCheckFrequency`. `held`: which
-/// pod (`namespace/name`) each manifest stood for when the agent last ran.
+/// The task. Ends when `cancel` is cancelled or nobody receives any more. `rescan`: `fileCheckFrequency`.
 pub async fn watch(
     path: PathBuf,
     hostname: String,
     rescan: Duration,
-    held: BTreeMap<PathBuf, String>,
     tx: mpsc::Sender<Event>,
     cancel: CancellationToken,
 ) {
-    let mut directory = Directory::new(path.clone(), hostname, held);
+    let mut directory = Directory::new(path.clone(), hostname);
     let mut watcher = Watcher::new(&path);
     let mut ticker = interval(rescan.max(Duration::from_millis(1)));
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -145,6 +145,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use k8s_openapi::api::core::v1::PodStatus;
+    use oomlet_core::node::event::PodSource;
     use oomlet_core::node::published::Failure;
     use oomlet_core::pod::Pod;
     use oomlet_core::reason::Reason;
@@ -155,7 +156,8 @@ mod tests {
         let failure =
             Some(Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption: true });
         let forestalled = BTreeMap::from([("id".to_owned(), "stopped".to_owned())]);
-        SavedPod { pod, manifest_path: Some("/etc/pods/a.yaml".into()), failure, forestalled }
+        let manifest_path = Some("/etc/pods/a.yaml".into());
+        SavedPod { pod, source: Some(PodSource::Http), manifest_path, failure, forestalled }
     }
 
     fn snapshot(uids: &[&str]) -> NodeSnapshot {
@@ -200,6 +202,16 @@ mod tests {
         drop(tx);
         store.run(CancellationToken::new()).await;
         assert_eq!(load(&dir(root.path())).unwrap().0, []);
+    }
+
+    /// As an agent wrote it that knew no other source than files and spelled reasons in its own way.
+    #[test]
+    fn what_an_older_agent_saved_can_be_read() {
+        let old = r#"{"pod": {"metadata": {"uid": "a"}}, "manifest_path": "/m/a.yaml",
+            "failure": {"reason": "Outofcpu", "message": "full", "disruption": false}}"#;
+        let saved: SavedPod = serde_json::from_str(old).unwrap();
+        assert_eq!(saved.source(), PodSource::File);
+        assert_eq!(saved.failure.unwrap().reason, Reason::OutOfcpu);
     }
 
     #[test]

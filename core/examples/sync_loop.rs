@@ -229,6 +229,8 @@ fn config(pods: usize) -> StateConfig {
         eviction: EvictionConfig::default(),
         resources: ResourceConfig::default(),
         sync_frequency: Duration::from_secs(60),
+        sources: [PodSource::File].into(),
+        static_pods_critical: false,
         saved: Vec::new(),
         host_ips: vec!["10.0.0.1".into()],
         oom_kill_group: false,

@@ -34,8 +34,14 @@ pub enum CgroupDriver {
 /// Defaults are kubelet's (pkg/kubelet/apis/config/v1beta1/defaults.go) unless said otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Directory or file; `None`: no static pods.
+    /// Directory or file; `None`: no static pods from files.
     pub static_pod_path: Option<PathBuf>,
+    /// `None`: no static pods from a server.
+    pub static_pod_url: Option<String>,
+    /// Headers of the request, each with its values.
+    pub static_pod_url_header: BTreeMap<String, Vec<String>>,
+    /// 20 s.
+    pub http_check_frequency: Duration,
     /// 20 s. Besides inotify.
     pub file_check_frequency: Duration,
     /// 1 min.
@@ -90,6 +96,9 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             static_pod_path: None,
+            static_pod_url: None,
+            static_pod_url_header: BTreeMap::new(),
+            http_check_frequency: Duration::from_secs(20),
             file_check_frequency: Duration::from_secs(20),
             sync_frequency: Duration::from_secs(60),
             container_runtime_endpoint: "unix:///run/containerd/containerd.sock".to_owned(),

@@ -26,10 +26,16 @@ reasons! {
     PodAdded,
     /// The pod was running when the agent started; the agent takes it over.
     PodAdopted,
-    /// No pod source names the pod any more.
+    /// No pod source names the pod any more, or it is to be deleted.
     PodRemoved,
-    /// The manifest changed, so the pod has a new UID and the old one ends.
+    /// The manifest changed so that another pod runs in its place, and the old one ends.
     PodReplaced,
+    /// The manifest changed and the pod goes on with the new one.
+    PodUpdated,
+    /// The pod waits for another of the same name to end.
+    PodNameTaken,
+    /// What an evicted static pod was evicted for is over, and so is its back-off: it runs again.
+    RetryAfterEviction,
     /// A manifest is not a pod that can be run; the message names the file and what is wrong.
     ManifestRejected,
     /// Found in the runtime, wanted by no source.
@@ -94,9 +100,11 @@ reasons! {
     /// Not admitted: it asks for more memory than the node has left.
     OutOfmemory,
     /// Not admitted: it asks for more CPU than the node has left.
-    Outofcpu,
+    #[serde(alias = "Outofcpu")]
+    OutOfcpu,
     /// Not admitted: the node runs as many pods as it may.
-    Outofpods,
+    #[serde(alias = "Outofpods")]
+    OutOfpods,
     /// The pod needs what this agent does not support; the message names it.
     UnsupportedFeature,
     /// The pod ended by itself: all containers done and none to be restarted.
@@ -121,9 +129,19 @@ reasons! {
     NodeAffinity,
     /// Not admitted: the pod is for another operating system.
     PodOSNotSupported,
+    /// All pods together may not have so little memory yet: what they use does not fit.
+    FailedNodeAllocatableEnforcement,
+    /// The memory that all pods together may have is what the configuration says.
+    NodeAllocatableEnforced,
 }
 
 impl Reason {
+    /// A refusal that may be over once another pod has ended.
+    #[must_use]
+    pub const fn is_lack_of_room(self) -> bool {
+        matches!(self, Reason::OutOfcpu | Reason::OutOfmemory | Reason::OutOfpods)
+    }
+
     /// The pod ends so that the node gets back what it uses, and every millisecond counts.
     #[must_use]
     pub const fn is_eviction(self) -> bool {

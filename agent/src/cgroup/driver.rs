@@ -153,13 +153,21 @@ impl CgroupDriver {
     /// # Errors
     /// When a directory or file cannot be written, or (v2) a controller cannot be delegated.
     pub fn ensure_kubepods(&self, node_allocatable: &CgroupResources) -> Result<(), CgroupError> {
-        let kubepods = names::kubepods(self.layout, &self.cgroup_root);
-        self.maker.make(&kubepods, Parents::Make, node_allocatable)?;
-        self.use_hierarchy(&kubepods)?;
+        self.limit_kubepods(node_allocatable)?;
+        self.use_hierarchy(&names::kubepods(self.layout, &self.cgroup_root))?;
         for (qos, cpu_shares) in [(QosClass::Burstable, None), (QosClass::BestEffort, Some(2))] {
             self.update_qos(qos, &CgroupResources { cpu_shares, ..CgroupResources::default() })?;
         }
         Ok(())
+    }
+
+    /// Makes `kubepods`, or changes its limits.
+    ///
+    /// # Errors
+    /// As [`CgroupDriver::ensure_kubepods`].
+    pub fn limit_kubepods(&self, node_allocatable: &CgroupResources) -> Result<(), CgroupError> {
+        let kubepods = names::kubepods(self.layout, &self.cgroup_root);
+        self.maker.make(&kubepods, Parents::Make, node_allocatable)
     }
 
     /// Sets a QoS class's resources; makes its cgroup where it is not there. Guaranteed pods have no cgroup of their

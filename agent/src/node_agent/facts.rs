@@ -19,6 +19,8 @@ pub struct Node {
     pub facts: NodeFacts,
     /// Limits of the `kubepods` cgroup.
     pub kubepods: CgroupResources,
+    /// The hard threshold of `memory.available`; 0 without.
+    pub eviction_hard_bytes: u64,
     pub memory_capacity_bytes: u64,
     pub host_ips: Vec<String>,
 }
@@ -45,11 +47,12 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
         .hostname
         .clone()
         .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().trim().to_lowercase());
+    let eviction_hard_bytes = eviction_hard_bytes(config, capacity);
     Ok(Node {
         facts: NodeFacts {
             name: hostname,
             allocatable: Amounts {
-                memory_bytes: enforced.memory_bytes.saturating_sub(eviction_hard_bytes(config, capacity)),
+                memory_bytes: enforced.memory_bytes.saturating_sub(eviction_hard_bytes),
                 ..enforced
             },
             max_pods: config.max_pods as usize,
@@ -59,6 +62,7 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
             memory_pressure: false,
             disk_pressure: false,
             pid_pressure: false,
+            critical: false,
         },
         kubepods: CgroupResources {
             // The enforced limit leaves out the eviction threshold, as kubelet's does.
@@ -66,6 +70,7 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
             cpu_shares: Some(cpu_shares(enforced.milli_cpu)),
             ..CgroupResources::default()
         },
+        eviction_hard_bytes,
         memory_capacity_bytes: capacity.memory_bytes,
         host_ips: host_ip().into_iter().collect(),
     })

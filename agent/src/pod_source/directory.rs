@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use oomlet_core::node::event::{PodUpdate, SourcePod};
+use oomlet_core::node::event::PodUpdate;
 use oomlet_core::pod::{Pod, PodRef};
 
 use oomlet_core::manifest::{self, MAX_BYTES, Source};
@@ -17,8 +17,6 @@ pub(super) struct Directory {
     path: PathBuf,
     hostname: String,
     files: BTreeMap<PathBuf, Remembered>,
-    /// Which pod (`namespace/name`) each file counted for last time.
-    held: BTreeMap<PathBuf, String>,
     /// The last failure to read the path itself, so that it is told once and not at each rescan.
     told: Option<String>,
 }
@@ -33,9 +31,8 @@ struct Remembered {
 }
 
 impl Directory {
-    /// `held`: as the last run of the agent left it.
-    pub(super) fn new(path: PathBuf, hostname: String, held: BTreeMap<PathBuf, String>) -> Directory {
-        Directory { path, hostname, files: BTreeMap::new(), held, told: None }
+    pub(super) fn new(path: PathBuf, hostname: String) -> Directory {
+        Directory { path, hostname, files: BTreeMap::new(), told: None }
     }
 
     /// The complete list as of now. `None`: the path cannot be read, so nothing is known. A path that is not
@@ -68,21 +65,11 @@ impl Directory {
                 self.files.insert(path, file);
             }
         }
-        let update =
-            manifest::collect(self.files.iter().map(|(path, file)| {
-                Source {
-                    path,
-                    pod: file.pod.as_ref(),
-                    error: file.error.as_deref(),
-                    held: file
-                        .pod
-                        .as_ref()
-                        .is_some_and(|pod| self.held.get(path) == Some(&PodRef::of(pod).to_string())),
-                }
-            }));
-        let counted = |named: &SourcePod| (named.path.clone(), PodRef::of(&named.pod).to_string());
-        self.held = update.pods.iter().map(counted).collect();
-        Some(update)
+        Some(manifest::collect(self.files.iter().map(|(path, file)| Source {
+            path,
+            pod: file.pod.as_ref(),
+            error: file.error.as_deref(),
+        })))
     }
 
     /// `None`: gone, or not a file.

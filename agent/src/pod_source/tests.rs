@@ -30,7 +30,7 @@ impl Watching {
         let (tx, rx) = mpsc::channel(16);
         let cancel = CancellationToken::new();
         let path = path(dir.path());
-        let task = tokio::spawn(watch(path, "n".to_owned(), rescan, BTreeMap::new(), tx, cancel.clone()));
+        let task = tokio::spawn(watch(path, "n".to_owned(), rescan, tx, cancel.clone()));
         Watching { dir, rx, cancel, task }
     }
 

@@ -11,6 +11,7 @@ use crate::actuator::{BrakeFiles, Guard, SchedIdle};
 use crate::cgroup::CgroupError;
 use crate::cgroup::class_updates::ClassUpdates;
 use crate::cgroup::driver::CgroupDriver;
+use crate::cgroup::kubepods_limit::KubepodsLimitHandle;
 use crate::cgroup::pressure::PressureFiles;
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock;
@@ -49,6 +50,8 @@ pub struct Executor {
     sched_idle: Option<SchedIdle>,
     /// Without it a pod that is held when the agent is killed is let go at the next start.
     pub guard: Option<Guard>,
+    /// Where the limit of all pods is not yet what the configuration says.
+    pub kubepods_limit: Option<KubepodsLimitHandle>,
 }
 
 impl Executor {
@@ -81,6 +84,7 @@ impl Executor {
             resources,
             outlet,
             guard: None,
+            kubepods_limit: None,
         };
         for (id, class) in executor.cgroups.top_cgroup_ids() {
             // The classes have no limits of their own.
@@ -173,6 +177,9 @@ impl Executor {
                 self.watch_charges(&uid, &[]);
                 self.charged.remove(&uid);
                 self.outlet.forget(&uid);
+                if let Some(limit) = &self.kubepods_limit {
+                    limit.a_pod_has_gone();
+                }
             }
             PodAction::MapCgroups { pod, qos, containers } => {
                 return Some(self.map_cgroups(&pod, qos, &containers));

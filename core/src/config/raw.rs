@@ -25,7 +25,12 @@ struct Raw {
     #[serde(rename = "kind")]
     _kind: Option<String>,
     static_pod_path: Option<PathBuf>,
+    #[serde(rename = "staticPodURL")]
+    static_pod_url: Option<String>,
+    #[serde(rename = "staticPodURLHeader")]
+    static_pod_url_header: Option<BTreeMap<String, Vec<String>>>,
     file_check_frequency: Option<GoDuration>,
+    http_check_frequency: Option<GoDuration>,
     sync_frequency: Option<GoDuration>,
     container_runtime_endpoint: Option<String>,
     image_service_endpoint: Option<String>,
@@ -138,6 +143,9 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
     warnings.extend(gates.map(|key| ConfigWarning::NotHonoured { key }));
     Ok(Config {
         static_pod_path: raw.static_pod_path.filter(|p| !p.as_os_str().is_empty()),
+        static_pod_url: static_pod_url(raw.static_pod_url)?,
+        static_pod_url_header: raw.static_pod_url_header.unwrap_or_default(),
+        http_check_frequency: time(raw.http_check_frequency, default.http_check_frequency),
         file_check_frequency: time(raw.file_check_frequency, default.file_check_frequency),
         sync_frequency: time(raw.sync_frequency, default.sync_frequency),
         container_runtime_endpoint: endpoint("containerRuntimeEndpoint", raw.container_runtime_endpoint)?
@@ -264,6 +272,12 @@ fn endpoint(key: &str, given: Option<String>) -> Result<Option<String>, Wrong> {
             format!("{text:?} must be a unix socket, as unix:///run/containerd/containerd.sock"),
         )),
     }
+}
+
+fn static_pod_url(given: Option<String>) -> Result<Option<String>, Wrong> {
+    let Some(url) = given.filter(|url| !url.is_empty()) else { return Ok(None) };
+    let fits = ["http://", "https://"].into_iter().any(|scheme| url.starts_with(scheme));
+    in_range("staticPodURL", url, fits, "an http:// or https:// URL").map(Some)
 }
 
 fn cgroup_root(given: String) -> Result<String, Wrong> {

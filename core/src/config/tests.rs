@@ -309,6 +309,21 @@ fn wrong_values_are_refused_by_name() {
 }
 
 #[test]
+fn a_server_of_static_pods() {
+    let config = config(
+        "staticPodURL: https://pods.example/node\nstaticPodURLHeader: {X-Node: [a, b]}\nhttpCheckFrequency: 5s",
+    );
+    assert_eq!(config.static_pod_url.as_deref(), Some("https://pods.example/node"));
+    let values = ["a".to_owned(), "b".to_owned()].to_vec();
+    assert_eq!(config.static_pod_url_header, BTreeMap::from([("X-Node".to_owned(), values)]));
+    assert_eq!(config.http_check_frequency, Duration::from_secs(5));
+    let none = Config::default();
+    assert_eq!((none.static_pod_url, none.http_check_frequency), (None, Duration::from_secs(20)));
+    let error = parse("staticPodURL: pods.example").unwrap_err().to_string();
+    assert!(error.contains("staticPodURL: \"pods.example\"") && error.contains("https://"), "{error}");
+}
+
+#[test]
 fn another_kind_is_refused() {
     for (text, want) in [
         ("", "apiVersion is missing"),

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EmptyDirVolumeSource, Pod, PodSecurityContext, PodSpec, Toleration, Volume,
 };
 
+use crate::node::event::PodSource;
 use crate::pod::spec::DEFAULT_GRACE_S;
 
 /// What a pod's name becomes on this node.
@@ -12,7 +13,7 @@ pub(super) fn name_on_node(name: &str, hostname: &str) -> String {
     format!("{name}-{}", hostname.to_lowercase())
 }
 
-pub(super) fn apply(pod: &mut Pod, uid: String, hostname: &str) {
+pub(super) fn apply(pod: &mut Pod, uid: String, source: PodSource, hostname: &str) {
     let meta = &mut pod.metadata;
     meta.name = Some(name_on_node(meta.name.as_deref().unwrap_or_default(), hostname));
     meta.namespace.get_or_insert_with(|| "default".to_owned());
@@ -20,7 +21,7 @@ pub(super) fn apply(pod: &mut Pod, uid: String, hostname: &str) {
     let annotations = meta.annotations.get_or_insert_default();
     // kubelet adds `config.seen`, too; a time in it would make every agent see another pod.
     annotations.insert("kubernetes.io/config.hash".to_owned(), uid.clone());
-    annotations.insert("kubernetes.io/config.source".to_owned(), "file".to_owned());
+    annotations.insert("kubernetes.io/config.source".to_owned(), source.as_str().to_owned());
     meta.uid = Some(uid);
     // Says how the file came about, not what is to run.
     pod.status = None;

@@ -176,13 +176,13 @@ fn not_a_manifest_at_all() {
 }
 
 #[test]
-fn the_first_of_two_of_a_name_counts() {
+fn the_last_of_two_files_of_a_name_counts() {
     let pod = |name: &str, path: &str| {
         let text = GOOD.replacen("name: web", &format!("name: {name}"), 1);
         parse(text.as_bytes(), Path::new(path), "n").unwrap()
     };
     let (a, b, c) = (pod("x", "/m/a"), pod("x", "/m/b"), pod("z", "/m/c"));
-    let source = |path: &'static str, pod, error| Source { path: Path::new(path), pod, error, held: false };
+    let source = |path: &'static str, pod, error| Source { path: Path::new(path), pod, error };
     let update = collect([
         source("/m/d", None, Some("broken")),
         source("/m/c", Some(&c), Some("broken now")),
@@ -190,21 +190,72 @@ fn the_first_of_two_of_a_name_counts() {
         source("/m/a", Some(&a), None),
     ]);
     let pods: Vec<_> = update.pods.iter().map(|named| named.pod.clone()).collect();
-    assert_eq!(pods, [a.clone(), c.clone()]);
-    let rejected: Vec<String> =
-        update.rejected.iter().map(|r| format!("{}: {}", r.path.display(), r.error)).collect();
+    assert_eq!(pods, [b.clone(), c.clone()]);
+    let rejected: Vec<_> =
+        update.rejected.iter().map(|r| (format!("{}: {}", r.path.display(), r.error), r.duplicate)).collect();
+    let text =
+        "/m/a: pod default/x-n is already named by /m/b, which counts; rename or remove one of the two";
     assert_eq!(
         rejected,
-        [
-            "/m/b: pod default/x-n is already named by /m/a, which counts; rename or remove one of the two",
-            "/m/c: broken now",
-            "/m/d: broken",
-        ]
+        [(text.into(), true), ("/m/c: broken now".into(), false), ("/m/d: broken".into(), false)]
     );
-    let held = Source { held: true, ..source("/m/b", Some(&b), None) };
-    let update = collect([source("/m/a", Some(&a), None), held]);
-    assert_eq!(update.pods[0].path, Path::new("/m/b"), "the one that counted before stays");
-    assert_eq!(update.rejected[0].path, Path::new("/m/a"));
+}
+
+#[test]
+fn what_a_server_answers() {
+    let pod = |name: &str, uid: &str| {
+        format!("{{metadata: {{name: {name}{uid}}}, spec: {{containers: [{{name: c, image: i}}]}}}}")
+    };
+    let single = format!("{{apiVersion: v1, kind: Pod, {}", &pod("a", "")[1..]);
+    let list = |items: &[String]| format!("{{apiVersion: v1, kind: PodList, items: [{}]}}", items.join(","));
+    let url = "http://127.0.0.1/pods";
+    let read = |text: &str| read_answer(text.as_bytes(), url, "n").map_err(|e| e.to_string());
+    let names = |text: &str| -> Vec<String> {
+        read(text).unwrap().iter().map(|m| m.pod.metadata.name.clone().unwrap()).collect()
+    };
+    assert_eq!(names(&single), ["a-n"]);
+    assert_eq!(names(&list(&[pod("a", ""), pod("b", "")])), ["a-n", "b-n"]);
+    for none in
+        ["{apiVersion: v1, kind: PodList}", "{apiVersion: v1, kind: PodList, items: null}", &list(&[])]
+    {
+        assert_eq!(names(none), [""; 0], "{none}");
+    }
+    for (text, want) in [
+        ("", "empty"),
+        ("{apiVersion: v1, kind: ConfigMap}", "kind is \"ConfigMap\""),
+        ("{apiVersion: v2, kind: Pod}", "apiVersion is \"v2\""),
+        ("{apiVersion: v1, kind: PodList, items: 3}", "items: 3 is no list"),
+        ("<html>not found</html>", "apiVersion is missing"),
+        (&list(&[pod("a", ""), pod("B!", "")]), "items[1]: pod \"B!\" is invalid: metadata.name"),
+    ] {
+        let error = read(text).expect_err(want);
+        assert!(error.contains(want), "{text}: {error}");
+    }
+    // The same manifest of another URL, or of a file, is another pod.
+    let uid = |pod: &Arc<Pod>| pod.metadata.uid.clone().unwrap();
+    let of_url = |url: &str| uid(&read_answer(single.as_bytes(), url, "n").unwrap()[0].pod);
+    let of_file = uid(&parse(single.as_bytes(), Path::new(url), "n").unwrap());
+    assert_eq!(of_url(url), of_url(url));
+    assert!(of_url(url) != of_url("http://127.0.0.1/other") && of_url(url) != of_file);
+    let annotations = read(&single).unwrap()[0].pod.metadata.annotations.clone().unwrap();
+    assert_eq!(annotations["kubernetes.io/config.source"], "http");
+    // Of two of one name, or of one UID, the first counts.
+    let pods: Vec<_> = read(&list(&[
+        pod("a", ", labels: {which: first}, uid: u1"),
+        pod("a", ""),
+        pod("b", ", uid: u1"),
+        pod("c", ""),
+    ]))
+    .unwrap()
+    .into_iter()
+    .map(|m| m.pod)
+    .collect();
+    let update = collect_answer(&pods, url);
+    assert_eq!(update.source, PodSource::Http);
+    assert_eq!(update.pods.iter().map(|p| uid(&p.pod)).collect::<Vec<_>>(), ["u1".to_owned(), uid(&pods[3])]);
+    let rejected: Vec<_> =
+        update.rejected.iter().map(|r| (r.path.display().to_string(), r.duplicate)).collect();
+    assert_eq!(rejected, [(format!("{url} items[1]"), true), (format!("{url} items[2]"), true)]);
 }
 
 proptest! {

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::brake::Held;
 use crate::clock::Mono;
 use crate::eviction::resources::ResourceAnswer;
@@ -48,20 +50,49 @@ pub struct PodUpdate {
     pub source: PodSource,
     /// Valid pods, defaulted, each with uid, namespace and name.
     pub pods: Vec<SourcePod>,
-    /// Manifests that could not be read as a pod. A pod that an earlier version of the same file named runs on.
+    /// Manifests that do not count. A pod that an earlier version of a file named runs on while the file cannot be read.
     pub rejected: Vec<RejectedManifest>,
 }
 
-/// A valid pod and the manifest file that it came from.
+/// A valid pod and where it came from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourcePod {
+    /// The manifest file, or the URL; of a pod from the API server its path there.
     pub path: PathBuf,
     pub pod: Arc<Pod>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Who names pods. In this order where two sources name one pod and nothing else decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum PodSource {
+    /// `staticPodPath`.
     File,
+    /// `staticPodURL`.
+    Http,
+    /// The API server.
+    Api,
+}
+
+impl PodSource {
+    /// As kubelet's annotation `kubernetes.io/config.source` has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PodSource::File => "file",
+            PodSource::Http => "http",
+            PodSource::Api => "api",
+        }
+    }
+
+    /// Its pods are static: a manifest stands for the wish to run the pod on this node, and nobody else makes another
+    /// in place of one that has failed.
+    #[must_use]
+    pub const fn is_static(self) -> bool {
+        match self {
+            PodSource::File | PodSource::Http => true,
+            PodSource::Api => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +100,8 @@ pub struct RejectedManifest {
     pub path: PathBuf,
     /// Names the thing and the remedy.
     pub error: String,
+    /// It can be read, and another manifest names its pod: a pod that it named before is not kept for it.
+    pub duplicate: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

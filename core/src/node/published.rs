@@ -9,6 +9,7 @@ use imbl::OrdMap;
 use k8s_openapi::api::core::v1::PodStatus;
 use serde::{Deserialize, Serialize};
 
+use crate::node::event::PodSource;
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
 
@@ -17,6 +18,8 @@ pub struct PublishedPod {
     /// The manifest with its defaults; its own `status` counts for nothing.
     pub pod: Arc<Pod>,
     pub status: Arc<PodStatus>,
+    /// Who names it; `None`: nobody, it was found on the node.
+    pub source: Option<PodSource>,
     /// The static pod manifest it came from.
     pub manifest_path: Option<PathBuf>,
     /// Why the pod may not run (again), when it may not.
@@ -30,6 +33,7 @@ impl PartialEq for PublishedPod {
     fn eq(&self, other: &PublishedPod) -> bool {
         Arc::ptr_eq(&self.pod, &other.pod)
             && (Arc::ptr_eq(&self.status, &other.status) || self.status == other.status)
+            && self.source == other.source
             && self.manifest_path == other.manifest_path
             && self.failure == other.failure
             && self.forestalled == other.forestalled
@@ -43,6 +47,7 @@ impl From<&SavedPod> for PublishedPod {
         PublishedPod {
             pod: Arc::new(pod),
             status,
+            source: saved.source,
             manifest_path: saved.manifest_path.clone(),
             failure: saved.failure.clone(),
             forestalled: saved.forestalled.clone(),
@@ -56,6 +61,7 @@ impl PublishedPod {
     pub fn to_saved(&self) -> SavedPod {
         SavedPod {
             pod: Pod { status: Some(self.status.as_ref().clone()), ..self.pod.as_ref().clone() },
+            source: self.source,
             manifest_path: self.manifest_path.clone(),
             failure: self.failure.clone(),
             forestalled: self.forestalled.clone(),
@@ -82,6 +88,9 @@ impl NodeSnapshot {
 pub struct SavedPod {
     /// The manifest with its defaults, and the current status.
     pub pod: Pod,
+    /// Who named it. An agent before there were several sources did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<PodSource>,
     /// The static pod manifest it came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_path: Option<PathBuf>,
@@ -97,6 +106,12 @@ impl SavedPod {
     #[must_use]
     pub fn uid(&self) -> PodUid {
         PodRef::of(&self.pod).uid
+    }
+
+    /// Who named it; where nobody wrote it down it was a file.
+    #[must_use]
+    pub fn source(&self) -> PodSource {
+        self.source.unwrap_or(PodSource::File)
     }
 }
 

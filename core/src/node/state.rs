@@ -1,7 +1,8 @@
 //! What the agent knows of its node, and the only code that changes it.
 //!
 //! - [`pod`]: one pod's part.
-//! - [`sources`]: pod lists arrive: new, gone, replaced; admission; adoption of what already runs.
+//! - [`sources`]: pod lists arrive: new, gone, replaced; orphans. - [`update`]: a known pod's manifest has changed.
+//! - [`admit`]: admission, and adoption of what already runs. - [`retry`]: static pods that were refused or evicted.
 //! - [`runtime`]: PLEG and worker reports.
 //! - [`memory`]: kernel events and readings, in relation to pods.
 //! - [`resources`]: disks, process ids and images.
@@ -11,6 +12,7 @@
 //! - [`limits`]: containers that are stopped before they reach their own memory limit.
 //! - [`publish`]: a pod as everybody outside sees it.
 
+mod admit;
 mod limits;
 mod memory;
 mod note;
@@ -19,10 +21,12 @@ mod pod;
 mod pod_table;
 mod publish;
 mod resources;
+mod retry;
 mod runtime;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -31,7 +35,7 @@ use std::time::Duration;
 
 pub use pod::{Mode, PodState};
 
-use super::event::Event;
+use super::event::{Event, PodSource};
 use super::published::{PublishedPod, SavedPod};
 use crate::clock::Mono;
 use crate::eviction::manager::EvictionManager;
@@ -48,6 +52,7 @@ use crate::signal::attribution::Attribution;
 use crate::trace::record::{Kind, Record};
 use pod_table::PodTable;
 use resources::Doing;
+use retry::Retries;
 
 /// What does not change while the agent runs.
 #[derive(Clone, Debug)]
@@ -57,7 +62,11 @@ pub struct StateConfig {
     pub resources: ResourceConfig,
     /// kubelet `syncFrequency`, 1 min: a pod is synced this often ±50 % with nothing else happening.
     pub sync_frequency: Duration,
-    /// A static pod's UID is stable over restarts, so what was evicted before stays evicted.
+    /// The sources that the configuration names. Without any nothing is started, and what runs is left alone.
+    pub sources: BTreeSet<PodSource>,
+    /// Static pods are never evicted for want of memory, disk or process ids, as with kubelet. Not where every pod is one.
+    pub static_pods_critical: bool,
+    /// A static pod's UID is stable over restarts, so that what is known of it holds on.
     pub saved: Vec<SavedPod>,
     /// The node's addresses, for `status.hostIPs`.
     pub host_ips: Vec<String>,
@@ -74,6 +83,7 @@ pub struct StateConfig {
 struct Found {
     pod: PodRef,
     containers: Vec<ListedContainer>,
+    sandbox: bool,
 }
 
 /// What holds for the node as a whole, as it was told last.
@@ -102,12 +112,17 @@ pub struct State {
     pods: PodTable,
     /// By UID; taken out as the pod is admitted.
     saved: BTreeMap<PodUid, SavedPod>,
-    /// Manifests that were refused, with the error, so that each is told once.
-    rejected: BTreeMap<PathBuf, String>,
-    /// The source has named its pods at least once: what it does not name is not wanted.
-    sources_ready: bool,
-    /// Pods with cgroups or volumes at start, until the source has spoken.
+    /// Manifests that do not count, with the error, so that each is told once.
+    rejected: BTreeMap<PodSource, BTreeMap<PathBuf, String>>,
+    /// Sources that have named their pods at least once: what such a source does not name it does not want.
+    spoken: BTreeSet<PodSource>,
+    /// What earlier runs have left and nobody wants has been told apart, once all sources had spoken.
+    swept: bool,
+    /// Pods with cgroups or volumes at start, until then.
     leftovers: Vec<PodUid>,
+    /// Pods that were deleted, while their source still names them.
+    deleted: BTreeMap<PodUid, PodSource>,
+    retries: Retries,
     /// Pods that the last relist found and that are not among [`State::pods`], but for those that were forgotten since.
     found: BTreeMap<PodUid, Found>,
     /// Pods of which nothing was left, and when: until a list that began later has come.
@@ -179,8 +194,11 @@ impl State {
             pods: PodTable::default(),
             saved,
             rejected: BTreeMap::new(),
-            sources_ready: false,
+            spoken: BTreeSet::new(),
+            swept: false,
             leftovers: Vec::new(),
+            deleted: BTreeMap::new(),
+            retries: Retries::default(),
             found: BTreeMap::new(),
             forgotten: BTreeMap::new(),
             relisted: false,
@@ -223,7 +241,7 @@ impl State {
         if follows.resource_conditions {
             self.update_resource_conditions(now);
         }
-        if follows.admission {
+        if self.retry_failed(now) || follows.admission {
             self.admit(now);
         }
         self.refresh_changed(now);
@@ -242,8 +260,9 @@ impl State {
     #[must_use]
     pub fn next_wakeup(&self) -> Mono {
         let resources = self.knows_its_pods().then(|| self.resources.next_wakeup());
+        let retries = self.retries.next_due();
         let others = self.pods.next_due().into_iter().chain(self.oom.kills.next_due()).chain(resources);
-        others.fold(self.eviction.next_wakeup(), Mono::min)
+        others.chain(retries).fold(self.eviction.next_wakeup(), Mono::min)
     }
 
     pub fn pods(&self) -> impl Iterator<Item = &PodState> {

@@ -31,6 +31,8 @@ pub struct NodeFacts {
     pub memory_pressure: bool,
     pub disk_pressure: bool,
     pub pid_pressure: bool,
+    /// The pod in question counts as critical whatever its priority.
+    pub critical: bool,
 }
 
 impl NodeFacts {
@@ -88,7 +90,11 @@ fn under_pressure(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
     let memory_alone = || conditions == ["MemoryPressure"];
     let may_run_on_little_memory =
         || QosClass::of(pod) != QosClass::BestEffort || tolerates_memory_pressure(pod);
-    if conditions.is_empty() || is_critical(pod) || memory_alone() && may_run_on_little_memory() {
+    if conditions.is_empty()
+        || node.critical
+        || is_critical(pod)
+        || memory_alone() && may_run_on_little_memory()
+    {
         return Ok(());
     }
     // kubelet's text, trailing blank included.
@@ -113,8 +119,8 @@ fn fits(pod: &Pod, node: &NodeFacts, taken: &Taken) -> Result<(), Rejection> {
     let asked = pod_requests(pod);
     let Amounts { milli_cpu, memory_bytes } = node.allocatable;
     for (reason, resource, asked, used, capacity) in [
-        (Reason::Outofpods, "pods", 1, taken.pods as u64, node.max_pods as u64),
-        (Reason::Outofcpu, "cpu", asked.milli_cpu, taken.requests.milli_cpu, milli_cpu),
+        (Reason::OutOfpods, "pods", 1, taken.pods as u64, node.max_pods as u64),
+        (Reason::OutOfcpu, "cpu", asked.milli_cpu, taken.requests.milli_cpu, milli_cpu),
         (Reason::OutOfmemory, "memory", asked.memory_bytes, taken.requests.memory_bytes, memory_bytes),
     ] {
         // What a pod does not ask for, it cannot lack, however full the node is.

@@ -11,6 +11,8 @@ pub struct Containers {
     read: Option<PodRuntimeStatus>,
     /// PLEG's last list. `None`: there has been none since the pod is known.
     listed: Option<Vec<ListedContainer>>,
+    /// PLEG has listed a sandbox of the pod.
+    sandbox_listed: bool,
 }
 
 /// A container as PLEG lists it.
@@ -38,10 +40,20 @@ impl Containers {
         !self.listed.iter().flatten().map(|c| &c.container).eq(before.iter().map(|c| &c.container))
     }
 
-    /// PLEG has listed just these.
+    /// PLEG has listed just these, and a sandbox or none.
     #[must_use]
-    pub fn is_listed_as(&self, listed: &[ListedContainer]) -> bool {
-        self.listed.as_deref() == Some(listed)
+    pub fn is_listed_as(&self, listed: &[ListedContainer], sandbox: bool) -> bool {
+        self.listed.as_deref() == Some(listed) && self.sandbox_listed == sandbox
+    }
+
+    pub const fn set_sandbox_listed(&mut self, sandbox: bool) {
+        self.sandbox_listed = sandbox;
+    }
+
+    /// PLEG has listed something of the pod, be it dead.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.sandbox_listed || self.any_listed()
     }
 
     /// As the worker read it last; `None`: it has not.

@@ -37,8 +37,8 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         Reason::RetryAfterError => (Warning, "FailedSync"),
         // Why it does not take it.
         Reason::OutOfmemory => (Warning, "OutOfmemory"),
-        Reason::Outofcpu => (Warning, "OutOfcpu"),
-        Reason::Outofpods => (Warning, "OutOfpods"),
+        Reason::OutOfcpu => (Warning, "OutOfcpu"),
+        Reason::OutOfpods => (Warning, "OutOfpods"),
         Reason::NodeAffinity => (Warning, "NodeAffinity"),
         Reason::PodOSNotSupported => (Warning, "PodOSNotSupported"),
         Reason::UnsupportedFeature => (Warning, "UnsupportedFeature"),
@@ -55,11 +55,16 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         Reason::DiskPressureEnded => (Normal, "NodeHasNoDiskPressure"),
         Reason::PIDPressure => (Normal, "NodeHasInsufficientPID"),
         Reason::PIDPressureEnded => (Normal, "NodeHasSufficientPID"),
+        Reason::FailedNodeAllocatableEnforcement => (Warning, "FailedNodeAllocatableEnforcement"),
+        Reason::NodeAllocatableEnforced => (Normal, "NodeAllocatableEnforced"),
         Reason::AgentStarted => (Normal, "Starting"),
         Reason::ResourcesUnreadable => (Warning, "FreeDiskSpaceFailed"),
         // How the agent came to it, and what it went through: the trace's.
         Reason::PodAdded
         | Reason::PodAdopted
+        | Reason::PodUpdated
+        | Reason::PodNameTaken
+        | Reason::RetryAfterEviction
         | Reason::ManifestRejected
         | Reason::OrphanedPod
         | Reason::PodLifecycleEvent
@@ -96,7 +101,7 @@ mod tests {
             (Kind::OomKill, Reason::OomKilled, Some((Warning, "OOMKilling"))),
             (Kind::Signal, Reason::OomKilled, None),
             (Kind::Node, Reason::MemoryPressure, Some((Normal, "NodeHasInsufficientMemory"))),
-            (Kind::Warning, Reason::Outofcpu, Some((Warning, "OutOfcpu"))),
+            (Kind::Warning, Reason::OutOfcpu, Some((Warning, "OutOfcpu"))),
             (Kind::Pod, Reason::PodRemoved, Some((Normal, "Killing"))),
             (Kind::Signal, Reason::KernelSignal, None),
         ] {

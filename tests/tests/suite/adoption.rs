@@ -69,8 +69,8 @@ fn a_killed_agent_takes_its_pods_over(version: Version) {
 }
 
 #[test]
-fn an_evicted_pod_stays_evicted() {
-    let mut node = Node::new("stays-evicted", oomlet_tests::newest());
+fn an_evicted_pod_is_known_at_the_next_start_and_tried_again() {
+    let mut node = Node::new("known-evicted", oomlet_tests::newest());
     node.cap_kubepods(200).unwrap();
     node.config_mut()["evictionHard"] = json!({ "memory.available": "60Mi" });
     // restartPolicy Always: what keeps it from starting again is the eviction alone.
@@ -90,14 +90,14 @@ fn an_evicted_pod_stays_evicted() {
     node.wait_record("the adoption of a failed pod", |r| {
         r.reason == "PodAdopted" && r.message.contains("failed before the agent started")
     });
-    // A pod that comes later is up: whatever was to start at once has been started.
-    node.put(&workload("later", "idle", &[]));
-    node.wait_up(&["later"]);
-    let now = node.pod("hog").unwrap();
-    assert_eq!((pod::phase(&now), pod::reason(&now)), ("Failed", "Evicted"));
-    assert_eq!(now["status"]["message"], evicted["status"]["message"]);
-    assert_eq!(pod::condition(&now, "DisruptionTarget"), "True");
-    assert_eq!(node.running_of("hog"), []);
+    let known = node.pod("hog").unwrap();
+    assert_eq!((pod::phase(&known), pod::reason(&known)), ("Failed", "Evicted"));
+    assert_eq!(known["status"]["message"], evicted["status"]["message"]);
+    assert_eq!(pod::condition(&known, "DisruptionTarget"), "True");
+    // Its back-off is ten seconds; as it is no better than before, it is evicted again.
+    node.wait_record("another try", |r| r.reason == "RetryAfterEviction");
+    node.wait("the second eviction", |node| node.records("Decision").len() == 2);
+    node.wait("the hog has stopped", |node| node.running_of("hog").is_empty());
     assert_eq!(node.the_container_of("neighbour"), neighbour);
     node.remove_manifest("hog").unwrap();
     node.wait_gone("hog");

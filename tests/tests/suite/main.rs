@@ -16,4 +16,5 @@ mod oom;
 mod runtime_restart;
 mod service;
 mod stall;
+mod static_pods;
 mod trace;

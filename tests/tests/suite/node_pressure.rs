@@ -64,7 +64,10 @@ fn a_pod_that_fills_the_nodes_disk_is_evicted_and_its_neighbour_is_not(version: 
     let began = told(&node, "DiskPressure", "DiskPressure");
     assert!(began.message.contains("nodefs.available"), "{}", began.message);
 
-    // Under pressure nobody comes in; what it used is given back; when the transition period is over the node takes pods.
+    // It would come back, and fill the disk again.
+    node.remove_manifest("filler").unwrap();
+    // Under pressure nobody comes in; what it used is given back; when the transition period is over the node takes pods,
+    // those that it has refused as well.
     node.put(&workload("refused", "idle", &[]));
     let (message, refused) = evicted_for(&node, "refused");
     assert_eq!(message, "The node had condition: [DiskPressure]. ");
@@ -72,7 +75,7 @@ fn a_pod_that_fills_the_nodes_disk_is_evicted_and_its_neighbour_is_not(version: 
     let ended = told(&node, "its end", "DiskPressureEnded");
     assert!(ended.monotonic_ns - began.monotonic_ns >= 4_000_000_000, "the transition period is over");
     node.put(&workload("welcome", "idle", &[]));
-    node.wait_up(&["welcome"]);
+    node.wait_up(&["welcome", "refused"]);
     assert_eq!(node.the_container_of("neighbour"), neighbour);
     assert_eq!(decided(&node), [pod_name("filler")], "one pod pays, once");
 }
@@ -166,10 +169,13 @@ fn a_pod_beyond_a_limit_of_its_own_is_evicted() {
     node.wait_up(&["within-volume", "within-layer"]);
     let mut decided = decided(&node);
     decided.sort();
+    // Each is tried again after its back-off.
+    decided.dedup();
     assert_eq!(decided, ["beyond-layer", "beyond-log", "beyond-volume"].map(pod_name));
     let records = node.records("Decision");
-    let reasons: Vec<_> = records.iter().map(|r| (r.reason.as_str(), r.domain.as_deref())).collect();
-    assert_eq!(reasons, [("LocalStorageLimitExceeded", Some("pod")); 3]);
+    let reason =
+        |r: &TraceRecord| (r.reason == "LocalStorageLimitExceeded", r.domain.as_deref() == Some("pod"));
+    assert!(records.iter().all(|r| reason(r) == (true, true)), "{records:?}");
 }
 
 /// A machine has process ids in plenty, so the threshold is put above what is left.

@@ -103,6 +103,12 @@ impl ResourceManager {
         }
     }
 
+    /// What there is of disks and process ids has been read.
+    #[must_use]
+    pub fn has_read(&self) -> bool {
+        self.last.at > Mono::ZERO
+    }
+
     /// Takes in fresh numbers.
     pub fn observe(&mut self, reading: ResourceReading) {
         let scope = match self.work.take() {

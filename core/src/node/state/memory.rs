@@ -171,6 +171,7 @@ impl State {
                 (Reason::MemoryPressure, message)
             }
             None => {
+                self.retries.look_again();
                 let period: Duration = self.config.eviction.transition_period;
                 let message = format!("no memory pressure for {} s", period.as_secs());
                 (Reason::MemoryPressureEnded, message)

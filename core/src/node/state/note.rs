@@ -201,9 +201,7 @@ impl State {
                 &pod.id,
                 "nothing of the pod is left on the node",
             );
-            if let Some(named) = pod.comes_back {
-                self.add(named.pod, &named.path, now);
-            }
+            self.forget_pod(pod, now);
             // Its name is free: a successor may be waiting.
             self.admit(now);
         }

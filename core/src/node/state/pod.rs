@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use crate::clock::Mono;
 use crate::eviction::resources::ResourceCandidate;
 use crate::eviction::{Candidate, ContainerUse};
-use crate::node::event::SourcePod;
+use crate::node::event::{PodSource, SourcePod};
 use crate::node::published::{Failure, PublishedPod};
 use crate::pod::containers::{Containers, ListedContainer};
 use crate::pod::order::ContainerWaiting;
@@ -22,13 +22,14 @@ use crate::trace::record::{Kind, Record};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Not admitted yet: the runtime has not been listed, or a pod of the same name is still ending.
+    /// Not admitted yet: the runtime has not been listed, a pod of the same name has not ended, or one that is still
+    /// ending has what this one needs.
     Pending,
     /// Admitted, to be kept as its manifest says.
     Active,
-    /// Refused for good; Failed without having run.
+    /// Refused; Failed without having run. A static pod is tried again, see [`super::retry`].
     Rejected(Failure),
-    /// Ended, or being ended, by eviction; Failed.
+    /// Ended, or being ended, by eviction; Failed. A static pod comes back, see [`super::retry`].
     Evicted { failure: Failure, grace: Duration, stopped: bool },
     /// Ended by itself.
     Completed { succeeded: bool, stopped: bool },
@@ -47,6 +48,11 @@ impl Mode {
             Mode::Evicted { stopped, .. } => !*stopped,
             Mode::Pending | Mode::Rejected(_) | Mode::Completed { .. } | Mode::Removed => false,
         }
+    }
+
+    /// It is being ended, and what it has will be free.
+    pub(super) const fn is_ending(&self) -> bool {
+        matches!(self, Mode::Removing { .. } | Mode::Removed | Mode::Evicted { stopped: false, .. })
     }
 
     pub(in crate::node) const fn termination_reason(&self) -> Reason {
@@ -69,8 +75,18 @@ pub struct PodState {
     pub resource_candidate: Arc<ResourceCandidate>,
     /// What its manifest requests, worked out once.
     pub(super) requests: qos::Amounts,
-    /// The manifest it came from.
+    /// Who names it; `None`: nobody, it was found on the node.
+    pub source: Option<PodSource>,
+    /// The manifest it came from, see [`SourcePod::path`].
     pub path: Option<PathBuf>,
+    /// Its source names another pod of its name instead, which has not been admitted yet: this one runs until then.
+    pub(super) superseded: bool,
+    /// Why it was refused, or evicted, before it is tried again.
+    pub(super) refused: Option<Failure>,
+    /// What it is waiting for, as it was last told.
+    pub(super) waits_for: Option<String>,
+    /// Since when its present run goes on.
+    pub(super) admitted_at: Option<Mono>,
     /// Found in the runtime or on disk, wanted by nobody: has no manifest of its own.
     pub orphan: bool,
     pub containers: Containers,
@@ -81,8 +97,8 @@ pub struct PodState {
     pub unsaved: bool,
     /// What was published of it last, or is to be.
     pub(super) published: Option<Arc<PublishedPod>>,
-    /// The source named it again while it was being removed: it starts anew once it is gone.
-    pub(super) comes_back: Option<SourcePod>,
+    /// It is wanted (again) while it is being removed: it starts anew once it is gone.
+    pub(super) comes_back: Option<(PodSource, SourcePod)>,
     pub(super) sync_wanted: Option<Reason>,
     pub(super) next_sync: Option<(Mono, Reason)>,
     pub(super) outstanding: Outstanding,
@@ -108,15 +124,26 @@ pub(super) enum Outstanding {
 }
 
 impl PodState {
-    pub(super) fn new(pod: Arc<Pod>, path: Option<PathBuf>) -> PodState {
+    /// `critical`: never evicted, whatever its priority.
+    pub(super) fn new(
+        pod: Arc<Pod>,
+        source: Option<PodSource>,
+        path: Option<PathBuf>,
+        critical: bool,
+    ) -> PodState {
         PodState {
             id: PodRef::of(&pod),
-            candidate: candidate(&pod),
-            resource_candidate: Arc::new(ResourceCandidate::of(&pod)),
+            candidate: candidate(&pod, critical),
+            resource_candidate: Arc::new(resource_candidate(&pod, critical)),
             requests: qos::pod_requests(&pod),
             pod,
             mode: Mode::Pending,
+            source,
             path,
+            superseded: false,
+            refused: None,
+            waits_for: None,
+            admitted_at: None,
             orphan: false,
             containers: Containers::default(),
             waiting: Vec::new(),
@@ -134,6 +161,24 @@ impl PodState {
             status: None,
             last_error: None,
         }
+    }
+
+    /// Its manifest is now this one; its UID, name and QoS class are as before.
+    pub(super) fn set_pod(&mut self, pod: Arc<Pod>, critical: bool) {
+        self.candidate = candidate(&pod, critical);
+        self.resource_candidate = Arc::new(resource_candidate(&pod, critical));
+        self.requests = qos::pod_requests(&pod);
+        self.pod = pod;
+        self.unsaved = true;
+    }
+
+    #[must_use]
+    pub fn is_static(&self) -> bool {
+        self.source.is_some_and(PodSource::is_static)
+    }
+
+    pub(super) fn has_name_of(&self, other: &PodRef) -> bool {
+        self.id.name == other.name && self.id.namespace == other.namespace && self.id.uid != other.uid
     }
 
     /// The reason to sync an active pod now, if there is one and the worker is free.
@@ -155,9 +200,14 @@ impl PodState {
         due && self.outstanding != Outstanding::Terminate
     }
 
+    /// What it is given to end: of a pod that is to be deleted, what the deletion says.
     #[must_use]
     pub fn grace_period(&self) -> Duration {
-        self.candidate.grace_period
+        let meta = &self.pod.metadata;
+        let of_deletion = meta.deletion_timestamp.as_ref().and(meta.deletion_grace_period_seconds);
+        of_deletion.map_or(self.candidate.grace_period, |seconds| {
+            Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        })
     }
 
     /// What everybody outside sees of it.
@@ -176,7 +226,8 @@ impl PodState {
     }
 
     /// PLEG's last list of its containers.
-    pub(super) fn note_listed(&mut self, listed: Vec<ListedContainer>) {
+    pub(super) fn note_listed(&mut self, listed: Vec<ListedContainer>, sandbox: bool) {
+        self.containers.set_sandbox_listed(sandbox);
         if self.containers.set_listed(listed) {
             self.cgroups_stale |= self.mode.may_hold_memory();
         }
@@ -254,7 +305,12 @@ impl PodState {
     }
 }
 
-fn candidate(pod: &Pod) -> Candidate {
+fn resource_candidate(pod: &Pod, critical: bool) -> ResourceCandidate {
+    let of_manifest = ResourceCandidate::of(pod);
+    ResourceCandidate { critical: critical || of_manifest.critical, ..of_manifest }
+}
+
+fn candidate(pod: &Pod, critical: bool) -> Candidate {
     let spec = pod.spec.as_ref();
     let containers = spec.iter().flat_map(|s| &s.containers).map(|c| ContainerUse {
         name: c.name.clone(),
@@ -265,7 +321,7 @@ fn candidate(pod: &Pod) -> Candidate {
     Candidate {
         pod: PodRef::of(pod),
         priority: qos::priority(pod),
-        critical: qos::is_critical(pod),
+        critical: critical || qos::is_critical(pod),
         memory_request_bytes: qos::pod_requests(pod).memory_bytes,
         grace_period: grace_period(pod),
         qos: qos::QosClass::of(pod),

@@ -145,13 +145,27 @@ impl PodTable {
         u64::try_from(self.derived.burstable_milli_cpu).unwrap_or(u64::MAX)
     }
 
+    /// Refused, for now or for good.
+    #[must_use]
+    pub fn rejected(&self) -> Vec<PodUid> {
+        self.derived.rejected.iter().cloned().collect()
+    }
+
     /// What the pods that the node has taken and that have not ended request, all but `without`; and how many they are.
     #[must_use]
-    pub fn admitted(&self, without: &[&PodUid]) -> (Amounts, usize) {
-        let mut sums = self.derived.admitted;
-        for pod in without.iter().filter_map(|uid| self.pods.get(uid)) {
-            sums = sums.less(Part::of(pod).admitted);
-        }
+    pub fn admitted(&self, without: &[PodUid]) -> (Amounts, usize) {
+        self.sums(without, |part| part.admitted, self.derived.admitted)
+    }
+
+    /// The same of those that are not about to end.
+    #[must_use]
+    pub fn staying(&self, without: &[PodUid]) -> (Amounts, usize) {
+        self.sums(without, |part| part.staying, self.derived.staying)
+    }
+
+    fn sums(&self, without: &[PodUid], of: impl Fn(&Part) -> Sums, all: Sums) -> (Amounts, usize) {
+        let parts = without.iter().filter_map(|uid| self.pods.get(uid)).map(Part::of);
+        let sums = parts.fold(all, |sums, part| sums.less(of(&part)));
         let amounts = Amounts {
             milli_cpu: u64::try_from(sums.milli_cpu).unwrap_or(u64::MAX),
             memory_bytes: u64::try_from(sums.memory_bytes).unwrap_or(u64::MAX),
@@ -197,10 +211,12 @@ struct Part {
     /// When the plan has something to do for it with nothing else happening.
     next: Option<Mono>,
     pending: bool,
+    rejected: bool,
     /// The manifest that is active, to tell another from it.
     active: Option<Arc<Pod>>,
     burstable_milli_cpu: u64,
     admitted: Sums,
+    staying: Sums,
     pids: Vec<u32>,
 }
 
@@ -209,20 +225,22 @@ impl Part {
         let active = pod.mode == Mode::Active;
         let Amounts { milli_cpu, memory_bytes } = pod.requests;
         let (milli_cpu, memory_bytes) = (u128::from(milli_cpu), u128::from(memory_bytes));
+        let sums = |counts: bool| {
+            if counts { Sums { milli_cpu, memory_bytes, pods: 1 } } else { Sums::default() }
+        };
+        let admitted = pod.mode.may_hold_memory() && !pod.orphan;
         Part {
             next: pod.next_wakeup(),
             pending: pod.mode == Mode::Pending,
+            rejected: matches!(pod.mode, Mode::Rejected(_)),
             active: active.then(|| Arc::clone(&pod.pod)),
             burstable_milli_cpu: if active && pod.candidate.qos == QosClass::Burstable {
                 pod.requests.milli_cpu
             } else {
                 0
             },
-            admitted: if pod.mode.may_hold_memory() && !pod.orphan {
-                Sums { milli_cpu, memory_bytes, pods: 1 }
-            } else {
-                Sums::default()
-            },
+            admitted: sums(admitted),
+            staying: sums(admitted && !pod.mode.is_ending()),
             pids: pod.running_pids().collect(),
         }
     }
@@ -259,6 +277,7 @@ struct Derived {
     by_name: BTreeMap<(String, String), BTreeSet<PodUid>>,
     by_pid: HashMap<u32, PodUid>,
     pending: BTreeSet<PodUid>,
+    rejected: BTreeSet<PodUid>,
     timers: BTreeSet<(Mono, PodUid)>,
     /// Changed since the last plan.
     touched: BTreeSet<PodUid>,
@@ -268,6 +287,7 @@ struct Derived {
     resource_candidates: Listed<Arc<ResourceCandidate>>,
     burstable_milli_cpu: u128,
     admitted: Sums,
+    staying: Sums,
 }
 
 impl Derived {
@@ -286,6 +306,11 @@ impl Derived {
         } else if before.pending {
             self.pending.remove(uid);
         }
+        if after.rejected {
+            self.rejected.insert(uid.clone());
+        } else if before.rejected {
+            self.rejected.remove(uid);
+        }
         match (&before.active, &after.active) {
             (Some(was), Some(is)) if Arc::ptr_eq(was, is) => {}
             (_, Some(_)) => {
@@ -301,6 +326,7 @@ impl Derived {
         self.burstable_milli_cpu += u128::from(after.burstable_milli_cpu);
         self.burstable_milli_cpu -= u128::from(before.burstable_milli_cpu);
         self.admitted = self.admitted.plus(after.admitted).less(before.admitted);
+        self.staying = self.staying.plus(after.staying).less(before.staying);
         if before.pids != after.pids {
             for pid in &before.pids {
                 if self.by_pid.get(pid) == Some(uid) {

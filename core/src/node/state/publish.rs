@@ -29,6 +29,8 @@ impl State {
             Mode::Rejected(failure) | Mode::Evicted { failure, .. } => Some(failure.clone()),
             // Not to be forgotten should the agent end before it is admitted.
             Mode::Pending => self.saved.get(&pod.id.uid).and_then(|s| s.failure.clone()),
+            // What is left of an evicted pod goes before it runs again.
+            Mode::Removing { reason: Reason::RetryAfterEviction } => pod.refused.clone(),
             Mode::Active | Mode::Completed { .. } | Mode::Removing { .. } | Mode::Removed => None,
         };
         // After a restart the old status holds until its worker has read what the runtime has: a pod that runs does not
@@ -40,6 +42,7 @@ impl State {
         PublishedPod {
             pod: Arc::clone(&pod.pod),
             status,
+            source: pod.source,
             manifest_path: pod.path.clone(),
             failure,
             forestalled: pod.forestalled.clone(),

@@ -45,8 +45,8 @@ impl State {
 
     /// Source and runtime have spoken. Before that nobody knows what may go, and disks are not looked at.
     #[must_use]
-    pub const fn knows_its_pods(&self) -> bool {
-        self.sources_ready && self.relisted
+    pub fn knows_its_pods(&self) -> bool {
+        self.sources_ready() && self.relisted
     }
 
     /// What a reading is to take in.
@@ -89,7 +89,13 @@ impl State {
     /// must not be pulled again, or be missed where it may not be pulled.
     #[must_use]
     pub fn images_named(&self) -> BTreeSet<String> {
-        let pods = self.pods.values().filter(|p| matches!(p.mode, Mode::Active | Mode::Pending));
+        let will_run = |p: &PodState| match p.mode {
+            Mode::Active | Mode::Pending => true,
+            // They are tried again.
+            Mode::Evicted { .. } | Mode::Rejected(_) => p.is_static(),
+            Mode::Completed { .. } | Mode::Removing { .. } | Mode::Removed => false,
+        };
+        let pods = self.pods.values().filter(|p| will_run(p));
         let specs = pods.filter_map(|p| p.pod.spec.as_ref());
         let containers = specs.flat_map(all_containers);
         containers.filter_map(|c| c.image.clone()).collect()
@@ -182,6 +188,7 @@ impl State {
             let (reason, message) = match info {
                 Some(info) if self.conditions.resources.insert(condition) => (begins, met(&info)),
                 None if self.conditions.resources.remove(&condition) => {
+                    self.retries.look_again();
                     let period = self.config.resources.transition_period;
                     (ends, format!("no such pressure for {} s", period.as_secs()))
                 }

@@ -1,6 +1,6 @@
 //! What PLEG and the pod workers tell.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::pod::{Outstanding, PodState};
@@ -18,28 +18,29 @@ impl State {
         // A list that was under way while a pod was removed may still have it.
         self.forgotten.retain(|_, at| *at >= runtime.listed_at);
         let current = runtime.pods.into_iter().filter(|p| !self.forgotten.contains_key(&p.pod.uid));
-        let found = |RuntimePod { pod, containers, .. }| (pod.uid.clone(), Found { pod, containers });
-        self.found = current.map(found).collect();
+        let found = |listed: RuntimePod| {
+            let RuntimePod { pod, containers, sandboxes, .. } = listed;
+            (pod.uid.clone(), Found { pod, containers, sandbox: sandboxes > 0 })
+        };
+        let mut found: BTreeMap<PodUid, Found> = current.map(found).collect();
         // A container that has just started is known here before its pod's worker is done with the others: its cgroup
         // is named, and its memory watched, from now on.
-        let mut found = std::mem::take(&mut self.found);
         let mut news = Vec::new();
         for pod in self.pods.values() {
-            let listed = found.remove(&pod.id.uid).map_or_else(Vec::new, |found| found.containers);
-            if !pod.containers.is_listed_as(&listed) {
-                news.push((pod.id.uid.clone(), listed));
+            let listed = found.remove(&pod.id.uid);
+            let (containers, sandbox) = listed.map_or_else(Default::default, |f| (f.containers, f.sandbox));
+            if !pod.containers.is_listed_as(&containers, sandbox) {
+                news.push((pod.id.uid.clone(), containers, sandbox));
             }
         }
         self.found = found;
-        for (uid, listed) in news {
+        for (uid, containers, sandbox) in news {
             if let Some(mut pod) = self.pods.get_mut(&uid) {
-                pod.note_listed(listed);
+                pod.note_listed(containers, sandbox);
             }
         }
         self.relisted = true;
-        if self.sources_ready {
-            self.adopt_orphans(now);
-        }
+        self.end_unwanted(now);
     }
 
     pub(super) fn apply_lifecycle(&mut self, event: &PodLifecycleEvent, _now: Mono) {
@@ -60,7 +61,7 @@ impl State {
         let (pods, found) = (&mut self.pods, &mut self.found);
         found.retain(|uid, found| match pods.get_mut(uid) {
             Some(mut pod) => {
-                pod.note_listed(std::mem::take(&mut found.containers));
+                pod.note_listed(std::mem::take(&mut found.containers), found.sandbox);
                 false
             }
             None => true,
@@ -132,6 +133,7 @@ impl State {
             pod.last_error = None;
         }
         let stopped = matches!(outcome, WorkerOutcome::Stopped { .. });
+        let ended = stopped || matches!(outcome, WorkerOutcome::Completed { .. });
         let told = match outcome {
             WorkerOutcome::Synced { next_sync_in, waiting } => {
                 pod.outstanding = Outstanding::Nothing;
@@ -178,6 +180,9 @@ impl State {
         };
         drop(pod);
         let freed = if stopped { self.eviction.pod_stopped(&uid, at) } else { None };
+        if ended {
+            self.room_was_made(&uid, now);
+        }
         for container in untold {
             self.record_kill_by_runtime(&id, container, at);
         }

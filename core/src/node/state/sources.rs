@@ -1,67 +1,119 @@
-//! Pod lists arrive: new, gone, replaced. Admission, and adoption of what already runs.
+//! Pod lists arrive from the sources: new, gone, replaced. And what is on the node and no source wants.
+//!
+//! Each source has a set of its own. A pod belongs to the source that named its UID first, and that source alone removes
+//! it: by a list in which it no longer is. What earlier runs of the agent left (pods in the runtime, cgroups, volumes)
+//! ends once every configured source has spoken, for until then nobody knows whether it is wanted.
+//!
+//! Two pods of one name, as kubelet has it:
+//! - Two files of `staticPodPath`: the last in the alphabet counts (in `crate::manifest`).
+//! - Two static pods of one name from different sources, or after an edit: one runs at a time, the other waits until it
+//!   has ended (kubelet: `allowStaticPodStart`). After an edit the old one ends once the new one could be admitted, see
+//!   [`super::admit`]; of two sources the one that came first runs on.
+//! - One UID from two sources: the first source has it. The other's manifest does not count, with a warning.
+//! - A pod of the API server that mirrors a static one (annotation `kubernetes.io/config.mirror`) is never run. Any other
+//!   of the API server's starts whatever runs under its name: its UID is another.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::pod::PodState;
 use super::{Mode, State};
 use crate::clock::Mono;
-use crate::eviction::resources::Condition;
-use crate::node::event::{PodUpdate, RejectedManifest};
-use crate::node::published::{Failure, SavedPod};
-use crate::pod::admission::{self, Taken, admit};
+use crate::node::event::{PodSource, PodUpdate, RejectedManifest, SourcePod};
+use crate::node::published::SavedPod;
+use crate::pod::admission;
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
 use crate::trace::record::{Kind, Record};
 
+/// On a pod of the API server: it shows a static pod of this node.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+const NOT_NAMED: &str = "it is on the node, and no manifest names it";
+
 impl State {
+    /// All configured sources have named their pods. Without a source nobody ever says what is not wanted.
+    pub(super) fn sources_ready(&self) -> bool {
+        !self.config.sources.is_empty() && self.config.sources.is_subset(&self.spoken)
+    }
+
     pub(super) fn apply_pod_update(&mut self, update: PodUpdate, now: Mono) {
-        self.tell_rejected(&update.rejected, now);
-        let mut kept = self.kept_by_rejected(&update.rejected);
+        let PodUpdate { source, pods, rejected } = update;
+        let mut told = rejected.clone();
+        let mut kept = self.kept_by_rejected(source, &rejected);
         // A pod of a file that cannot be read any more, and that this agent has not seen: its last start knew it.
+        let critical = self.config.static_pods_critical;
         for saved in self.saved.values().filter(|s| kept.contains(&s.uid())) {
             if !self.pods.contains_key(&saved.uid()) {
-                self.pods.insert(from_saved(saved));
+                self.pods.insert(from_saved(saved, critical));
             }
         }
-        for named in update.pods {
-            let id = PodRef::of(&named.pod);
-            kept.insert(id.uid.clone());
-            let Some(mut known) = self.pods.get_mut(&id.uid) else {
-                self.add(named.pod, &named.path, now);
+        for named in pods {
+            let uid = PodRef::of(&named.pod).uid;
+            if source == PodSource::Api && is_mirror(&named.pod) {
                 continue;
-            };
-            if matches!(known.mode, Mode::Removing { .. } | Mode::Removed) {
-                known.comes_back = Some(named);
-            } else {
-                // The next start must know where to look for it.
-                known.unsaved |= known.path.as_ref() != Some(&named.path);
-                known.path = Some(named.path);
             }
+            if let Some(owner) = self.owner(&uid).filter(|owner| *owner != source) {
+                let error = format!(
+                    "the pod's UID {uid} is that of a pod from another source ({}), which counts; give it another",
+                    owner.as_str()
+                );
+                told.push(RejectedManifest { path: named.path, error, duplicate: true });
+                continue;
+            }
+            kept.insert(uid);
+            self.take_named(source, named, now);
         }
-        self.remove_unnamed(&kept, now);
-        if !std::mem::replace(&mut self.sources_ready, true) {
-            self.end_unwanted(now);
+        self.tell_rejected(source, &told, now);
+        self.deleted.retain(|uid, of| *of != source || kept.contains(uid));
+        self.remove_unnamed(source, &kept, now);
+        self.spoken.insert(source);
+        self.end_unwanted(now);
+    }
+
+    /// The source that has the pod, or will have it once it is gone.
+    fn owner(&self, uid: &PodUid) -> Option<PodSource> {
+        let pod = self.pods.get(uid)?;
+        match &pod.mode {
+            Mode::Removing { .. } | Mode::Removed => pod.comes_back.as_ref().map(|(source, _)| *source),
+            _ => pod.source,
         }
     }
 
-    /// What earlier runs left and the source does not name, once it has spoken for the first time.
-    fn end_unwanted(&mut self, now: Mono) {
-        let unnamed = self.saved.values().filter(|s| !self.pods.contains_key(&s.uid()));
-        for state in unnamed.map(from_saved).collect::<Vec<_>>() {
-            self.add_orphan(state, now);
+    fn take_named(&mut self, source: PodSource, named: SourcePod, now: Mono) {
+        let uid = PodRef::of(&named.pod).uid;
+        let Some(mut known) = self.pods.get_mut(&uid) else {
+            if !self.deleted.contains_key(&uid) {
+                self.add(source, named, now);
+            }
+            return;
+        };
+        known.superseded = false;
+        if matches!(known.mode, Mode::Removing { .. } | Mode::Removed) {
+            if is_to_be_deleted(&named.pod) {
+                known.comes_back = None;
+                drop(known);
+                self.shorten_deletion(&uid, named.pod);
+            } else {
+                known.comes_back = Some((source, named));
+            }
+            return;
         }
-        self.adopt_orphans(now);
-        for uid in std::mem::take(&mut self.leftovers) {
-            self.add_leftover(uid, now);
+        // The next start must know where to look for it.
+        known.unsaved |= known.path.as_ref() != Some(&named.path);
+        known.path = Some(named.path.clone());
+        let same = same_content(&known.pod, &named.pod);
+        drop(known);
+        if !same {
+            self.update_pod(source, named, now);
         }
     }
 
-    pub(super) fn add(&mut self, pod: Arc<Pod>, path: &Path, now: Mono) {
-        let mut state = PodState::new(pod, Some(path.to_owned()));
+    pub(super) fn add(&mut self, source: PodSource, named: SourcePod, now: Mono) {
+        let critical = source.is_static() && self.config.static_pods_critical;
+        let from = format!("from {}", named.path.display());
+        let mut state = PodState::new(named.pod, Some(source), Some(named.path), critical);
         // Start time and times of conditions go on.
         if let Some(saved) = self.saved.get(&state.id.uid) {
             state.status = saved.pod.status.clone().map(Arc::new);
@@ -69,15 +121,30 @@ impl State {
         }
         let id = state.id.clone();
         let ignored = admission::unsupported(&state.pod);
+        if is_to_be_deleted(&state.pod) {
+            state.remove(Reason::PodRemoved);
+        }
         self.pods.insert(state);
-        self.record_pod(now, Kind::Pod, Reason::PodAdded, &id, format!("from {}", path.display()));
+        self.record_pod(now, Kind::Pod, Reason::PodAdded, &id, from);
         for field in ignored {
             self.record_pod(now, Kind::Warning, Reason::UnsupportedFeature, &id, field);
         }
     }
 
-    /// Pods that the source no longer names end; those it never named are told apart by their reason.
-    fn remove_unnamed(&mut self, kept: &BTreeSet<PodUid>, now: Mono) {
+    /// Nothing of the pod is left. It may be named again meanwhile.
+    pub(super) fn forget_pod(&mut self, pod: PodState, now: Mono) {
+        if let (true, Some(source)) = (is_to_be_deleted(&pod.pod), pod.source) {
+            self.deleted.insert(pod.id.uid.clone(), source);
+        }
+        self.retries.look_again();
+        match pod.comes_back {
+            Some((source, named)) => self.add(source, named, now),
+            None => self.retries.forget(&pod.id.uid),
+        }
+    }
+
+    /// Pods that their source no longer names end. One that was edited ends once its successor could be admitted.
+    fn remove_unnamed(&mut self, source: PodSource, kept: &BTreeSet<PodUid>, now: Mono) {
         let names: BTreeSet<(String, String)> = self
             .pods
             .values()
@@ -90,14 +157,19 @@ impl State {
         for uid in unnamed {
             let Some(mut pod) = self.pods.get_mut(&uid) else { continue };
             if matches!(pod.mode, Mode::Removing { .. } | Mode::Removed) {
-                pod.comes_back = None;
+                pod.comes_back.take_if(|(of, _)| *of == source);
                 continue;
             }
-            let name = (pod.id.namespace.clone(), pod.id.name.clone());
-            let reason = match (pod.orphan, names.contains(&name)) {
-                (true, _) => Reason::OrphanedPod,
-                (false, true) => Reason::PodReplaced,
-                (false, false) => Reason::PodRemoved,
+            if pod.source != Some(source) {
+                continue;
+            }
+            let reason = match names.contains(&(pod.id.namespace.clone(), pod.id.name.clone())) {
+                true if source.is_static() && pod.mode == Mode::Active => {
+                    pod.superseded = true;
+                    continue;
+                }
+                true => Reason::PodReplaced,
+                false => Reason::PodRemoved,
             };
             pod.remove(reason);
             told.push((pod.id.clone(), reason));
@@ -105,53 +177,90 @@ impl State {
         for (id, reason) in told {
             let message = match reason {
                 Reason::PodReplaced => "its manifest changed: the new pod starts when this one is gone",
-                Reason::OrphanedPod => "it is on the node, and no manifest names it",
                 _ => "its manifest is gone",
             };
             self.record_pod(now, Kind::Pod, reason, &id, message);
         }
     }
 
-    fn tell_rejected(&mut self, rejected: &[RejectedManifest], now: Mono) {
+    fn tell_rejected(&mut self, source: PodSource, rejected: &[RejectedManifest], now: Mono) {
         let current: BTreeMap<_, _> = rejected.iter().map(|r| (r.path.clone(), r.error.clone())).collect();
-        for (path, error) in &current {
-            if self.rejected.get(path) != Some(error) {
-                let message = format!("{}: {error}", path.display());
-                self.record(Record::new(now, Kind::Warning, Reason::ManifestRejected, message));
-            }
+        let before = self.rejected.remove(&source).unwrap_or_default();
+        for (path, error) in current.iter().filter(|(path, error)| before.get(*path) != Some(*error)) {
+            let message = format!("{}: {error}", path.display());
+            self.record(Record::new(now, Kind::Warning, Reason::ManifestRejected, message));
         }
-        self.rejected = current;
+        self.rejected.insert(source, current);
     }
 
     /// Pods whose manifest has become unreadable run on as they are.
-    fn kept_by_rejected(&self, rejected: &[RejectedManifest]) -> BTreeSet<PodUid> {
-        let is_rejected = |path: Option<&Path>| path.is_some_and(|p| rejected.iter().any(|r| r.path == p));
+    fn kept_by_rejected(&self, source: PodSource, rejected: &[RejectedManifest]) -> BTreeSet<PodUid> {
+        let unreadable: Vec<&Path> =
+            rejected.iter().filter(|r| !r.duplicate).map(|r| r.path.as_path()).collect();
+        let is_unreadable = |path: Option<&Path>| path.is_some_and(|p| unreadable.contains(&p));
         let ending = |m: &Mode| matches!(m, Mode::Removing { .. } | Mode::Removed);
         let known = self
             .pods
             .values()
-            .filter(|p| is_rejected(p.path.as_deref()) && !ending(&p.mode))
+            .filter(|p| p.source == Some(source) && is_unreadable(p.path.as_deref()) && !ending(&p.mode))
             .map(|p| p.id.uid.clone());
         let saved = self
             .saved
             .values()
-            .filter(|s| is_rejected(s.manifest_path.as_deref()))
+            .filter(|s| s.source() == source && is_unreadable(s.manifest_path.as_deref()))
             .map(SavedPod::uid)
             .filter(|uid| self.pods.get(uid).is_none_or(|p| !ending(&p.mode)));
         known.chain(saved).collect()
     }
 
-    /// Pods in the runtime that no source names are orphans. Only once the sources have spoken.
-    pub(super) fn adopt_orphans(&mut self, now: Mono) {
+    /// What earlier runs left and no source names, once all have spoken and the runtime has been listed; from then on what
+    /// turns up in the runtime.
+    pub(super) fn end_unwanted(&mut self, now: Mono) {
+        if !self.knows_its_pods() {
+            return;
+        }
+        if !std::mem::replace(&mut self.swept, true) {
+            let critical = self.config.static_pods_critical;
+            let unnamed = self.saved.values().filter(|s| !self.pods.contains_key(&s.uid()));
+            for saved in unnamed.cloned().collect::<Vec<_>>() {
+                let state = from_saved(&saved, critical);
+                if saved.failure.is_none() && self.runs(&state) && self.successor_of(&state) {
+                    self.adopt_predecessor(state, now);
+                } else {
+                    self.add_orphan(state, now);
+                }
+            }
+            for uid in std::mem::take(&mut self.leftovers) {
+                self.add_leftover(uid, now);
+            }
+        }
         let unknown = self.found.values().filter(|found| !self.pods.contains_key(&found.pod.uid));
         for id in unknown.map(|found| found.pod.clone()).collect::<Vec<_>>() {
             self.add_orphan(unnamed(&id), now);
         }
     }
 
-    /// Before the source has spoken nobody knows whether they are wanted.
+    /// The manifest was edited while no agent ran.
+    fn successor_of(&self, pod: &PodState) -> bool {
+        let mut named = self.pods.named(&pod.id.namespace, &pod.id.name);
+        pod.is_static() && named.any(|p| p.source == pod.source && p.has_name_of(&pod.id))
+    }
+
+    fn adopt_predecessor(&mut self, mut state: PodState, now: Mono) {
+        state.mode = Mode::Active;
+        state.superseded = true;
+        state.cgroups_stale = true;
+        state.sync_wanted = Some(Reason::PodAdded);
+        let id = state.id.clone();
+        self.saved.remove(&id.uid);
+        self.pods.insert(state);
+        let message = "it runs already and is taken over; its manifest has changed meanwhile";
+        self.record_pod(now, Kind::Pod, Reason::PodAdopted, &id, message);
+    }
+
+    /// Before the sources have spoken nobody knows whether they are wanted.
     pub(super) fn apply_leftovers(&mut self, leftovers: Vec<PodUid>, now: Mono) {
-        if !self.sources_ready {
+        if !self.swept {
             self.leftovers = leftovers;
             return;
         }
@@ -169,120 +278,43 @@ impl State {
 
     fn add_orphan(&mut self, mut state: PodState, now: Mono) {
         state.orphan = true;
+        state.source = None;
         state.remove(Reason::OrphanedPod);
         let id = state.id.clone();
         self.pods.insert(state);
-        let message = "it is on the node, and no manifest names it";
-        self.record_pod(now, Kind::Pod, Reason::OrphanedPod, &id, message);
-    }
-
-    /// Admits pending pods once it is known what already runs: that first, for it has its place, then by priority.
-    pub(super) fn admit(&mut self, now: Mono) {
-        if !self.sources_ready || !self.relisted {
-            return;
-        }
-        let mut pending: Vec<_> = self
-            .pods
-            .pending()
-            .map(|p| (Reverse(self.runs(p)), Reverse(crate::pod::qos::priority(&p.pod)), p.id.clone()))
-            .collect();
-        pending.sort();
-        for (_, _, id) in pending {
-            if !self.name_is_taken(&id) {
-                self.admit_one(&id, now);
-            }
-        }
-    }
-
-    /// A pod of the same name that is still ending keeps its successor waiting, as kubelet does for static pods.
-    fn name_is_taken(&self, id: &PodRef) -> bool {
-        self.pods.named(&id.namespace, &id.name).any(|p| p.id.uid != id.uid && p.mode != Mode::Pending)
-    }
-
-    fn runs(&self, pod: &PodState) -> bool {
-        pod.containers.any_running()
-    }
-
-    /// For an eviction that was not at its end when the last agent was: the SIGTERM handler may still be at work. Should
-    /// memory run out before it is done, the eviction manager cuts it short.
-    fn resumed_grace(&self, running: bool, own: Duration) -> Duration {
-        let most = self.config.eviction.max_pod_grace;
-        match (running, most.is_zero()) {
-            (false, _) => Duration::ZERO,
-            (true, true) => own,
-            (true, false) => own.min(most),
-        }
-    }
-
-    /// The pod had ended by itself when it was last saved, and under disk pressure its containers have gone since: without
-    /// their word it would run once more. Whether it succeeded.
-    fn ended_before(&self, id: &PodRef) -> Option<bool> {
-        if self.pods.get(&id.uid).is_some_and(|pod| pod.containers.any_listed()) {
-            return None;
-        }
-        let saved = self.saved.get(&id.uid).filter(|s| s.failure.is_none())?;
-        match saved.pod.status.as_ref()?.phase.as_deref()? {
-            "Succeeded" => Some(true),
-            "Failed" => Some(false),
-            _ => None,
-        }
-    }
-
-    fn admit_one(&mut self, id: &PodRef, now: Mono) {
-        let Some(state) = self.pods.get(&id.uid) else { return };
-        let pod = Arc::clone(&state.pod);
-        let running = self.runs(state);
-        let own_grace = state.grace_period();
-        let ended = self.ended_before(id);
-        let saved = self.saved.remove(&id.uid).and_then(|s| s.failure);
-        let (mode, record) = if let Some(failure) = saved {
-            let message = format!("failed before the agent started: {}", failure.message);
-            (
-                if failure.disruption {
-                    Mode::Evicted { failure, grace: self.resumed_grace(running, own_grace), stopped: false }
-                } else {
-                    Mode::Rejected(failure)
-                },
-                Record::new(now, Kind::Pod, Reason::PodAdopted, message),
-            )
-        } else if let Some(succeeded) = ended {
-            (
-                Mode::Completed { succeeded, stopped: true },
-                Record::new(now, Kind::Pod, Reason::PodAdopted, "it ended before the agent started"),
-            )
-        } else if running {
-            (
-                Mode::Active,
-                Record::new(now, Kind::Pod, Reason::PodAdopted, "it runs already and is taken over"),
-            )
-        } else {
-            let mut facts = self.config.node.clone();
-            facts.memory_pressure = self.conditions.memory_pressure;
-            facts.disk_pressure = self.conditions.resources.contains(&Condition::DiskPressure);
-            facts.pid_pressure = self.conditions.resources.contains(&Condition::PidPressure);
-            let (requests, pods) = self.pods.admitted(&[&id.uid]);
-            match admit(&pod, &facts, &Taken { requests, pods }) {
-                Ok(()) => (Mode::Active, Record::new(now, Kind::Pod, Reason::PodAdded, "admitted")),
-                Err(no) => {
-                    let record = Record::new(now, Kind::Warning, no.reason, no.message.clone());
-                    let failure = Failure { reason: no.reason, message: no.message, disruption: false };
-                    (Mode::Rejected(failure), record)
-                }
-            }
-        };
-        self.record(record.pod(id));
-        if let Some(mut state) = self.pods.get_mut(&id.uid) {
-            state.sync_wanted = (mode == Mode::Active).then_some(Reason::PodAdded);
-            state.cgroups_stale = running;
-            state.mode = mode;
-            state.unsaved = true;
-        }
+        self.record_pod(now, Kind::Pod, Reason::OrphanedPod, &id, NOT_NAMED);
     }
 }
 
+fn is_mirror(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(MIRROR))
+}
+
+pub(super) fn is_to_be_deleted(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// What counts of a pod's manifest (kubelet: `podsDifferSemantically`). A resource version or a status is no change.
+fn same_content(a: &Arc<Pod>, b: &Arc<Pod>) -> bool {
+    let counts = |pod: &Pod| {
+        let meta = &pod.metadata;
+        (meta.deletion_timestamp.clone(), meta.deletion_grace_period_seconds)
+    };
+    Arc::ptr_eq(a, b)
+        || a.spec == b.spec
+            && a.metadata.name == b.metadata.name
+            && a.metadata.namespace == b.metadata.namespace
+            && a.metadata.labels == b.metadata.labels
+            && a.metadata.annotations == b.metadata.annotations
+            && counts(a) == counts(b)
+}
+
 /// As the last run of the agent left it.
-fn from_saved(saved: &SavedPod) -> PodState {
-    let mut state = PodState::new(Arc::new(saved.pod.clone()), saved.manifest_path.clone());
+fn from_saved(saved: &SavedPod, static_critical: bool) -> PodState {
+    let source = saved.source();
+    let critical = source.is_static() && static_critical;
+    let pod = Arc::new(saved.pod.clone());
+    let mut state = PodState::new(pod, Some(source), saved.manifest_path.clone(), critical);
     state.status = saved.pod.status.clone().map(Arc::new);
     state.forestalled.clone_from(&saved.forestalled);
     state
@@ -294,5 +326,5 @@ fn unnamed(id: &PodRef) -> PodState {
     pod.metadata.uid = Some(id.uid.to_string());
     pod.metadata.namespace = Some(id.namespace.clone());
     pod.metadata.name = Some(id.name.clone());
-    PodState::new(Arc::new(pod), None)
+    PodState::new(Arc::new(pod), None, None, false)
 }

@@ -3,6 +3,9 @@ mod kernel_records;
 mod limits;
 mod races;
 mod resources;
+mod retry;
+mod sources;
+mod update;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -47,6 +50,8 @@ fn config() -> StateConfig {
         eviction: EvictionConfig { thresholds: vec![allocatable], ..EvictionConfig::default() },
         resources: ResourceConfig::default(),
         sync_frequency: Duration::from_secs(60),
+        sources: BTreeSet::from([PodSource::File]),
+        static_pods_critical: false,
         saved: Vec::new(),
         host_ips: Vec::new(),
         runtime_name: "containerd".into(),
@@ -68,6 +73,7 @@ fn pod(name: &str, uid: &str) -> Arc<Pod> {
 fn saved(name: &str, uid: &str, failure: Option<Failure>) -> SavedPod {
     SavedPod {
         pod: (*pod(name, uid)).clone(),
+        source: Some(PodSource::File),
         manifest_path: Some(format!("/m/{name}.yaml").into()),
         failure,
         forestalled: BTreeMap::new(),
@@ -222,7 +228,7 @@ fn a_running_pod_is_taken_over_whatever_admission_would_say() {
     assert_eq!(node.step(source(&[("a", "1"), ("b", "2")])), ["sync 1", "map 1"]);
     let records = node.records();
     assert!(records.iter().any(|(_, r, _)| *r == Reason::PodAdopted), "{records:?}");
-    assert!(records.iter().any(|(_, r, _)| *r == Reason::Outofpods), "{records:?}");
+    assert!(records.iter().any(|(_, r, _)| *r == Reason::OutOfpods), "{records:?}");
 }
 
 #[test]
@@ -285,7 +291,7 @@ fn an_unreadable_manifest_leaves_its_pod_running() {
     let broken = |pods: &[(&str, &str)]| {
         let Event::Pods(mut update) = source(pods) else { unreachable!() };
         let error = "/m/a.yaml: not a pod".to_owned();
-        update.rejected = vec![RejectedManifest { path: "/m/a.yaml".into(), error }];
+        update.rejected = vec![RejectedManifest { path: "/m/a.yaml".into(), error, duplicate: false }];
         Event::Pods(update)
     };
     let mut node = Node::new(config());

@@ -13,6 +13,7 @@ fn node() -> NodeFacts {
         memory_pressure: false,
         disk_pressure: false,
         pid_pressure: false,
+        critical: false,
     }
 }
 
@@ -43,7 +44,7 @@ fn resources_fit() {
         (
             "cpu",
             asking("3", "501m", "1"),
-            Err((Reason::Outofcpu, "resource: cpu, requested: 501, used: 1500, capacity: 2000")),
+            Err((Reason::OutOfcpu, "resource: cpu, requested: 501, used: 1500, capacity: 2000")),
         ),
         (
             "memory",
@@ -60,7 +61,7 @@ fn resources_fit() {
         }
     }
     let full = [active[0].clone(), active[1].clone(), pod("3", json!({}))];
-    assert_eq!(admit(&pod("4", json!({})), &node(), &taken_by(&full)).unwrap_err().reason, Reason::Outofpods);
+    assert_eq!(admit(&pod("4", json!({})), &node(), &taken_by(&full)).unwrap_err().reason, Reason::OutOfpods);
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn pod(n: u8, milli_cpu: u64) -> PodState {
         "metadata": {"uid": format!("u{n}"), "namespace": "ns", "name": format!("n{}", n % 4)},
         "spec": {"containers": [{"name": "c", "resources": {"requests": requests}}]},
     }));
-    PodState::new(Arc::new(pod.unwrap()), None)
+    PodState::new(Arc::new(pod.unwrap()), None, None, false)
 }
 
 /// What happens to a pod.
@@ -105,6 +105,9 @@ proptest! {
         let taken = all.iter().filter(|p| p.mode.may_hold_memory());
         let sum = taken.clone().fold(Amounts::default(), |sum, p| sum.plus(p.requests));
         prop_assert_eq!(table.admitted(&[]), (sum, taken.count()));
+        let staying = all.iter().filter(|p| p.mode.may_hold_memory() && !p.mode.is_ending());
+        let sum = staying.clone().fold(Amounts::default(), |sum, p| sum.plus(p.requests));
+        prop_assert_eq!(table.staying(&[]), (sum, staying.count()));
         let pending = all.iter().filter(|p| p.mode == Mode::Pending).map(|p| &p.id.uid);
         prop_assert!(table.pending().map(|p| &p.id.uid).eq(pending));
         prop_assert_eq!(table.next_due(), all.iter().filter_map(|p| p.next_wakeup()).min());

@@ -101,7 +101,7 @@ fn leftovers_of_a_pod_that_the_source_is_about_to_name_are_its_own() {
 #[test]
 fn a_pod_whose_manifest_went_while_the_agent_was_down_leaves_nothing() {
     // Refused or ended: the runtime may have nothing of it, only the agent's own file is left.
-    let refused = Failure { reason: Reason::Outofpods, message: "full".into(), disruption: false };
+    let refused = Failure { reason: Reason::OutOfpods, message: "full".into(), disruption: false };
     let saved = vec![saved("a", "1", Some(refused)), saved("b", "2", None)];
     let mut node = Node::new(StateConfig { saved, ..config() });
     node.step(relist(&[]));
@@ -228,7 +228,7 @@ fn a_restarted_agent_keeps_a_pods_status_until_the_runtime_has_been_asked() {
     assert_eq!(before.phase.as_deref(), Some("Running"));
 
     let saved = Pod { status: Some(before.clone()), ..(*pod("a", "1")).clone() };
-    let saved = SavedPod { pod: saved, manifest_path: None, failure: None, forestalled: BTreeMap::new() };
+    let saved = SavedPod { pod: saved, ..super::saved("a", "1", None) };
     let mut node = Node::new(StateConfig { saved: vec![saved], ..config() });
     node.step(relist(&[("a", "1")]));
     node.step(source(&[("a", "1")]));

@@ -35,7 +35,7 @@ fn reclaimed(containers: usize) -> Event {
 }
 
 /// Two active pods that run, the first with a volume of at most 100 MiB.
-fn node() -> Node {
+pub(super) fn node() -> Node {
     let mut node = Node::new(config());
     node.step(relist(&[]));
     let limited = serde_json::from_value(serde_json::json!({
@@ -149,6 +149,7 @@ fn a_pod_that_has_ended_does_not_run_again_when_nothing_of_it_is_left() {
         ended.status = Some(serde_json::from_value(serde_json::json!({ "phase": phase })).unwrap());
         let saved = SavedPod {
             pod: ended,
+            source: None,
             manifest_path: Some("/m/a.yaml".into()),
             failure: None,
             forestalled: Default::default(),
@@ -161,13 +162,14 @@ fn a_pod_that_has_ended_does_not_run_again_when_nothing_of_it_is_left() {
         let shown = state.published().unwrap().to_saved().pod.status.unwrap().phase.unwrap();
         assert_eq!(shown, phase);
 
-        // As long as the runtime knows its containers, their word counts.
+        // What the runtime still has of one that has ended is cleared away.
         let mut node = Node::new(StateConfig { saved: vec![saved], ..config() });
         let mut listed = relist(&[("a", "1")]);
         if let Event::Relisted(pods) = &mut listed {
             pods.pods[0].containers[0].state = ContainerState::Exited;
         }
         node.step(listed);
-        assert_eq!(node.step(source(&[("a", "1")])), ["sync 1"]);
+        let expected = if runs_again { "sync 1" } else { "stop 1 grace 5" };
+        assert_eq!(node.step(source(&[("a", "1")])), [expected]);
     }
 }

@@ -1,0 +1,46 @@
+//! The pod sources that the configuration names.
+
+use std::collections::BTreeSet;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::pod_source;
+use crate::pod_source::http::{HttpSource, HttpSourceError};
+use oomlet_core::config::Config;
+use oomlet_core::node::event::{Event, PodSource};
+
+/// One task a source.
+///
+/// # Errors
+/// When the request for static pods cannot be made as the configuration says.
+pub fn watch(
+    config: &Config,
+    node_name: &str,
+    tracker: &TaskTracker,
+    (events, cancel): (&mpsc::Sender<Event>, &CancellationToken),
+) -> Result<(), HttpSourceError> {
+    if let Some(path) = config.static_pod_path.clone() {
+        let (name, rescan) = (node_name.to_owned(), config.file_check_frequency);
+        tracker.spawn(pod_source::watch(path, name, rescan, events.clone(), cancel.clone()));
+    }
+    if let Some(url) = config.static_pod_url.clone() {
+        let source = HttpSource::new(url, &config.static_pod_url_header, node_name.to_owned())?;
+        tracker.spawn(source.watch(config.http_check_frequency, events.clone(), cancel.clone()));
+    }
+    if configured(config).is_empty() {
+        tracing::warn!(
+            "neither staticPodPath nor staticPodURL is set: there is no source of pods, none is started and what runs is \
+             left alone"
+        );
+    }
+    Ok(())
+}
+
+/// Those that must have spoken before anything counts as unwanted.
+#[must_use]
+pub fn configured(config: &Config) -> BTreeSet<PodSource> {
+    let file = config.static_pod_path.as_ref().map(|_| PodSource::File);
+    file.into_iter().chain(config.static_pod_url.as_ref().map(|_| PodSource::Http)).collect()
+}

@@ -1,0 +1,165 @@
+//! Pods from several sources, and of one name.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// `spec` is laid over that of [`pod`]; `labels` go into the metadata.
+pub(super) fn pod_with(name: &str, uid: &str, meta: Value, spec: Value) -> Arc<Pod> {
+    let mut value = serde_json::to_value(&*pod(name, uid)).unwrap();
+    for (key, laid) in [("metadata", meta), ("spec", spec)] {
+        for (field, laid) in laid.as_object().into_iter().flatten() {
+            value[key][field] = laid.clone();
+        }
+    }
+    Arc::new(serde_json::from_value(value).unwrap())
+}
+
+/// One container that asks for so much memory and a hundredth of a CPU.
+pub(super) fn asks(name: &str, uid: &str, mib: u64) -> Arc<Pod> {
+    let resources = json!({ "requests": { "memory": format!("{mib}Mi"), "cpu": "10m" } });
+    let spec = json!({ "containers": [{ "name": "c", "image": "i", "resources": resources }] });
+    pod_with(name, uid, json!({}), spec)
+}
+
+pub(super) fn list(source: PodSource, pods: &[Arc<Pod>]) -> Event {
+    let named = |pod: &Arc<Pod>| {
+        let path = format!("/m/{}.yaml", pod.metadata.name.as_ref().unwrap()).into();
+        SourcePod { path, pod: Arc::clone(pod) }
+    };
+    Event::Pods(PodUpdate { source, pods: pods.iter().map(named).collect(), rejected: Vec::new() })
+}
+
+pub(super) fn gone(uid: &str) -> Event {
+    report(uid, WorkerOutcome::Removed, PodRuntimeStatus::default())
+}
+
+pub(super) fn has_stopped(uid: &str) -> Event {
+    let stopped = WorkerOutcome::Stopped { took: Duration::from_millis(80), killed: false };
+    report(uid, stopped, PodRuntimeStatus::default())
+}
+
+pub(super) fn mode(node: &Node, uid: &str) -> Mode {
+    node.state.pod(&uid.into()).unwrap_or_else(|| panic!("pod {uid} is not known")).mode.clone()
+}
+
+fn of(sources: &[PodSource]) -> Node {
+    Node::new(StateConfig { sources: sources.iter().copied().collect(), ..config() })
+}
+
+use PodSource::{Api, File, Http};
+
+#[test]
+fn nothing_unwanted_ends_before_every_configured_source_has_spoken() {
+    let mut node = of(&[File, Http]);
+    node.step(Event::Leftovers(vec!["7".into()]));
+    node.step(relist(&[("old", "9"), ("b", "2")]));
+    assert_eq!(node.step(list(File, &[pod("a", "1")])), [""; 0], "the server may want what runs");
+    assert_eq!(node.step(list(File, &[pod("a", "1")])), [""; 0]);
+    let done = node.step(list(Http, &[pod("b", "2")]));
+    assert_eq!(done, ["sync 1", "sync 2", "map 2", "remove 7 grace 30", "remove 9 grace 30"]);
+}
+
+#[test]
+fn without_a_source_what_runs_is_left_alone() {
+    let mut node = of(&[]);
+    assert_eq!(node.step(Event::Leftovers(vec!["7".into()])), [""; 0]);
+    assert_eq!(node.step(relist(&[("old", "9")])), [""; 0]);
+}
+
+#[test]
+fn a_pod_is_removed_by_its_own_source_only() {
+    let mut node = of(&[File, Http]);
+    node.step(relist(&[]));
+    node.step(list(File, &[pod("a", "1")]));
+    assert_eq!(node.step(list(Http, &[pod("b", "2")])), ["sync 1", "sync 2"]);
+    assert_eq!(node.step(list(Http, &[])), ["remove 2 grace 5"]);
+    assert_eq!(node.step(list(Http, &[])), [""; 0]);
+    assert_eq!(node.step(list(File, &[])), ["remove 1 grace 5"]);
+}
+
+#[test]
+fn of_one_uid_in_two_sources_the_first_counts() {
+    let mut node = of(&[File, Http]);
+    node.step(relist(&[]));
+    node.step(list(File, &[pod("a", "1")]));
+    node.step(list(Http, &[pod("z", "1")]));
+    let told: Vec<_> =
+        node.records().into_iter().filter(|(_, r, _)| *r == Reason::ManifestRejected).collect();
+    assert!(told.len() == 1 && told[0].2.contains("from another source (file)"), "{told:?}");
+    assert_eq!(node.state.pod(&"1".into()).unwrap().id.name, "a");
+    // When the file goes, the server's next list has it.
+    assert_eq!(node.step(list(File, &[])), ["remove 1 grace 5"]);
+    node.step(list(Http, &[pod("z", "1")]));
+    assert_eq!(node.step(gone("1")), ["forget 1", "sync 1"]);
+    assert_eq!(node.state.pod(&"1".into()).unwrap().id.name, "z");
+}
+
+#[test]
+fn of_one_name_in_two_sources_one_static_pod_runs_at_a_time() {
+    let mut node = of(&[File, Http]);
+    node.step(relist(&[]));
+    node.step(list(File, &[pod("a", "1")]));
+    assert_eq!(node.step(list(Http, &[pod("a", "2")])), ["sync 1"]);
+    assert_eq!(node.step(list(Http, &[pod("a", "2")])), [""; 0]);
+    let told: Vec<_> = node.records().into_iter().filter(|(_, r, _)| *r == Reason::PodNameTaken).collect();
+    assert_eq!(told.len(), 1, "once: {told:?}");
+    assert_eq!(node.step(list(File, &[])), ["remove 1 grace 5"]);
+    assert_eq!(node.step(gone("1")), ["forget 1", "sync 2"]);
+
+    // One that has ended needs its name no more.
+    let mut node = of(&[File, Http]);
+    node.step(relist(&[]));
+    node.step(list(File, &[pod("a", "1")]));
+    node.step(list(Http, &[pod("a", "2")]));
+    node.step(report("1", WorkerOutcome::Completed { succeeded: true }, PodRuntimeStatus::default()));
+    assert_eq!(node.step(has_stopped("1")), ["sync 2"]);
+}
+
+#[test]
+fn a_pod_of_the_api_server_runs_beside_a_static_one_and_a_mirror_is_never_run() {
+    let mut node = of(&[File, Api]);
+    node.step(relist(&[]));
+    node.step(list(File, &[pod("a", "1")]));
+    let mirror = pod_with("a", "3", json!({"annotations": {"kubernetes.io/config.mirror": "1"}}), json!({}));
+    assert_eq!(node.step(list(Api, &[pod("a", "2"), mirror])), ["sync 1", "sync 2"]);
+    assert!(node.state.pod(&"3".into()).is_none());
+}
+
+#[test]
+fn what_an_agent_before_saved_is_of_the_files() {
+    let mut node = of(&[File, Http]);
+    let old = SavedPod { source: None, ..saved("a", "1", None) };
+    node.state = State::new(StateConfig { saved: vec![old], sources: [File, Http].into(), ..config() });
+    node.step(relist(&[("a", "1")]));
+    let Event::Pods(mut broken) = list(File, &[]) else { unreachable!() };
+    let path = "/m/a.yaml".into();
+    broken.rejected = vec![RejectedManifest { path, error: "broken".into(), duplicate: false }];
+    node.step(Event::Pods(broken.clone()));
+    assert_eq!(node.step(list(Http, &[])), ["sync 1", "map 1"], "its manifest cannot be read: it runs on");
+    // A file that another one has taken the place of keeps nothing.
+    broken.rejected[0].duplicate = true;
+    assert_eq!(node.step(Event::Pods(broken)), ["remove 1 grace 5"]);
+}
+
+#[test]
+fn the_switch_makes_static_pods_critical_and_no_others() {
+    let config = StateConfig { static_pods_critical: true, sources: [File, Api].into(), ..config() };
+    let mut node = Node::new(config);
+    node.step(relist(&[]));
+    node.step(list(File, &[pod("a", "1")]));
+    node.step(list(Api, &[pod("b", "2")]));
+    for (uid, critical) in [("1", true), ("2", false)] {
+        let pod = node.state.pod(&uid.into()).unwrap();
+        assert_eq!((pod.candidate.critical, pod.resource_candidate.critical), (critical, critical), "{uid}");
+    }
+    // Kept also when the manifest changes, and admitted under pressure.
+    node.step(list(File, &[pod_with("a", "1", json!({"labels": {"x": "y"}}), json!({}))]));
+    assert!(node.state.pod(&"1".into()).unwrap().candidate.critical);
+    node.state.conditions.memory_pressure = true;
+    node.state.apply(list(File, &[pod("a", "1"), pod("late", "3")]), node.now);
+    assert_eq!(mode(&node, "3"), Mode::Active);
+    node.state.conditions.memory_pressure = true;
+    node.state.apply(list(Api, &[pod("b", "2"), pod("later", "4")]), node.now);
+    assert!(matches!(mode(&node, "4"), Mode::Rejected(_)) || !node.state.conditions.memory_pressure);
+}

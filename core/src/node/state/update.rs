@@ -1,0 +1,130 @@
+//! A pod that is known, and whose manifest has changed although its UID has not: a pod of the API server, or a static one
+//! that gives itself its UID (`metadata.uid`).
+//!
+//! What the API server lets change of a pod is changed in place: the pod goes on with the new manifest, and its worker
+//! restarts a container whose image is another. A deletion ends it, within the grace that the deletion says. Anything
+//! else, which only a static pod's manifest can have, makes a new run under the old UID: the old one ends, once the new
+//! one could be admitted.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::PodSpec;
+
+use super::admit::Verdict;
+use super::pod::{Outstanding, PodState};
+use super::sources::is_to_be_deleted;
+use super::{Mode, State};
+use crate::clock::Mono;
+use crate::node::event::{PodSource, SourcePod};
+use crate::pod::qos::QosClass;
+use crate::pod::{Pod, PodRef, PodUid};
+use crate::reason::Reason;
+use crate::trace::record::Kind;
+
+impl State {
+    /// The pod is known, is not being removed, and its content is another now.
+    pub(super) fn update_pod(&mut self, source: PodSource, named: SourcePod, now: Mono) {
+        let id = PodRef::of(&named.pod);
+        let critical = source.is_static() && self.config.static_pods_critical;
+        let Some(runs) = self.pods.get(&id.uid).map(|known| self.runs(known)) else { return };
+        let Some(mut known) = self.pods.get_mut(&id.uid) else { return };
+        let known_id = known.id.clone();
+        if is_to_be_deleted(&named.pod) {
+            known.set_pod(named.pod, critical);
+            known.remove(Reason::PodRemoved);
+            let grace = known.grace_period().as_secs();
+            drop(known);
+            let message = format!("it is to be deleted, within {grace} s");
+            self.record_pod(now, Kind::Pod, Reason::PodRemoved, &known_id, message);
+            return;
+        }
+        let in_place = known.id == id && changes_in_place(&known.pod, &named.pod);
+        let spec_as_before = known.pod.spec == named.pod.spec;
+        match &known.mode {
+            // Nothing runs: whatever it is now, it has not begun.
+            Mode::Pending | Mode::Rejected(_) if !runs && known.id == id => {
+                known.set_pod(named.pod, critical);
+                known.mode = Mode::Pending;
+                known.refused = None;
+                known.waits_for = None;
+                drop(known);
+                self.saved.remove(&id.uid);
+            }
+            // The manifest of a static pod that has ended stands for another run once it asks for something else.
+            Mode::Evicted { .. } | Mode::Completed { .. } if source.is_static() && !spec_as_before => {
+                drop(known);
+                return self.replace_run(source, named, now);
+            }
+            _ if !in_place && source.is_static() => {
+                drop(known);
+                return self.replace_run(source, named, now);
+            }
+            mode => {
+                if *mode == Mode::Active {
+                    known.sync_wanted = Some(Reason::PodUpdated);
+                }
+                known.set_pod(named.pod, critical);
+                drop(known);
+            }
+        }
+        let message = "its manifest changed: it goes on with the new one";
+        self.record_pod(now, Kind::Pod, Reason::PodUpdated, &known_id, message);
+    }
+
+    /// The pod ends and comes back as its manifest is now. It does not end for a successor that would be refused.
+    fn replace_run(&mut self, source: PodSource, named: SourcePod, now: Mono) {
+        let uid = PodRef::of(&named.pod).uid;
+        let critical = source.is_static() && self.config.static_pods_critical;
+        let successor =
+            PodState::new(Arc::clone(&named.pod), Some(source), Some(named.path.clone()), critical);
+        let Some(known) = self.pods.get(&uid) else { return };
+        let id = known.id.clone();
+        if known.mode == Mode::Active && self.knows_its_pods() {
+            match self.verdict(&successor) {
+                Verdict::Fits => {}
+                Verdict::Later => return,
+                Verdict::No(no) => return self.tell_kept(&id, &id, &no, now),
+            }
+        }
+        self.retries.forget(&uid);
+        let Some(mut known) = self.pods.get_mut(&uid) else { return };
+        known.remove(Reason::PodReplaced);
+        known.comes_back = Some((source, named));
+        drop(known);
+        let message = "its manifest changed: it starts anew when this run of it is gone";
+        self.record_pod(now, Kind::Pod, Reason::PodReplaced, &id, message);
+    }
+
+    /// A pod that is being removed is to be deleted, perhaps sooner than it was.
+    pub(super) fn shorten_deletion(&mut self, uid: &PodUid, pod: Arc<Pod>) {
+        let critical = self.config.static_pods_critical;
+        let Some(mut known) = self.pods.get_mut(uid) else { return };
+        let before = known.grace_period();
+        let critical = known.is_static() && critical;
+        known.set_pod(pod, critical);
+        if matches!(known.mode, Mode::Removing { .. }) && known.grace_period() < before {
+            // Its worker has an order with a longer grace.
+            known.outstanding = Outstanding::Nothing;
+        }
+    }
+}
+
+/// Only what the API server lets change (ValidatePodUpdate, pkg/apis/core/validation): metadata, images, tolerations,
+/// the active deadline and the grace. The QoS class is the place of the pod's cgroup.
+fn changes_in_place(old: &Pod, new: &Pod) -> bool {
+    let (Some(before), Some(mut after)) = (&old.spec, new.spec.clone()) else { return false };
+    after.tolerations.clone_from(&before.tolerations);
+    after.active_deadline_seconds = before.active_deadline_seconds;
+    after.termination_grace_period_seconds = before.termination_grace_period_seconds;
+    with_images_of(&mut after, before);
+    after == *before && QosClass::of(old) == QosClass::of(new)
+}
+
+fn with_images_of(spec: &mut PodSpec, other: &PodSpec) {
+    let init = spec.init_containers.iter_mut().flatten().zip(other.init_containers.iter().flatten());
+    for (container, other) in spec.containers.iter_mut().zip(&other.containers).chain(init) {
+        container.image.clone_from(&other.image);
+        // Where a manifest says nothing it follows from the image's tag.
+        container.image_pull_policy.clone_from(&other.image_pull_policy);
+    }
+}
