@@ -138,8 +138,8 @@ impl State {
 
     /// Pods in the runtime that no source names are orphans. Only once the sources have spoken.
     pub(super) fn adopt_orphans(&mut self, now: Mono) {
-        let found = self.found.values().map(|found| found.pod.clone());
-        for id in found.collect::<Vec<_>>() {
+        let unknown = self.found.values().filter(|found| !self.pods.contains_key(&found.pod.uid));
+        for id in unknown.map(|found| found.pod.clone()).collect::<Vec<_>>() {
             self.add_orphan(unnamed(&id), now);
         }
     }

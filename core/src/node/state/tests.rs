@@ -267,8 +267,8 @@ fn a_container_that_pleg_lists_is_known_before_its_worker_reports() {
 fn orphans_end_only_once_the_source_has_spoken() {
     let mut node = Node::new(config());
     assert_eq!(node.step(relist(&[("old", "9")])), [""; 0]);
-    assert_eq!(node.step(source(&[])), ["remove 9 grace 30"]);
-    assert_eq!(node.step(relist(&[("old", "9"), ("other", "8")])), ["remove 8 grace 30", "map 9"]);
+    assert_eq!(node.step(source(&[])), ["remove 9 grace 30", "map 9"]);
+    assert_eq!(node.step(relist(&[("old", "9"), ("other", "8")])), ["remove 8 grace 30", "map 8"]);
 }
 
 #[test]
@@ -414,8 +414,9 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         pods.clone().prop_map(move |set| source(&pick(set))),
         pods.prop_map(move |set| relist(&pick(set))),
-        (uid.clone(), outcome, any::<bool>()).prop_map(|(uid, outcome, run)| {
-            report(uid, outcome, if run { running(uid, 42) } else { PodRuntimeStatus::default() })
+        (uid.clone(), outcome, any::<Option<bool>>()).prop_map(|(uid, outcome, read)| {
+            let runtime = read.map(|runs| if runs { running(uid, 42) } else { PodRuntimeStatus::default() });
+            Event::Worker(WorkerReport { pod: uid.into(), at: Mono::from_millis(1), outcome, runtime })
         }),
         Just(Event::Tick),
         Just(Event::BrakeFailed { held: Held::pod(&"1".into()), error: "no freezer".into() }),

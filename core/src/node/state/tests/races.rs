@@ -119,7 +119,7 @@ fn a_list_from_before_a_removal_does_not_bring_the_pod_back() {
     list.listed_at = began;
     assert_eq!(node.step(Event::Relisted(list.clone())), [""; 0]);
     list.listed_at = node.now + Duration::from_millis(1);
-    assert_eq!(node.step(Event::Relisted(list)), ["remove 1 grace 30"], "it is there indeed");
+    assert_eq!(node.step(Event::Relisted(list)), ["remove 1 grace 30", "map 1"], "it is there indeed");
 }
 
 #[test]
