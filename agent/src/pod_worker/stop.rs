@@ -162,7 +162,7 @@ impl Stop {
         loop {
             match self.context.runtime.stop_container(&self.container.id, Duration::ZERO).await {
                 Err(error) if self.alone && error.is_transient() && attempt < TELL_TIMES => {
-                    sleep(TELL_PAUSE).await
+                    sleep(TELL_PAUSE).await;
                 }
                 told => return told,
             }

@@ -222,16 +222,16 @@ impl Worker {
         for started in self.being_started.clone() {
             let (context, uid, id) = (self.context.clone(), self.uid.clone(), started.container.id.clone());
             let kill = move || context.cgroups.kill_container(&uid, &id, true);
-            match self.blocking("killing a container that is being started", kill).await {
-                Ok(Ok(0)) => {}
-                Ok(Ok(_)) => drop(self.sigkilled.insert(started.container.id)),
-                Ok(Err(error)) => {
-                    warn!(pod = %self.who, %error, "killing a container that is being started failed")
+            let error = match self.blocking("killing a container that is being started", kill).await {
+                Ok(Ok(0)) => continue,
+                Ok(Ok(_)) => {
+                    self.sigkilled.insert(started.container.id);
+                    continue;
                 }
-                Err(error) => {
-                    warn!(pod = %self.who, %error, "killing a container that is being started failed")
-                }
-            }
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            warn!(pod = %self.who, error, "killing a container that is being started failed");
         }
     }
 
