@@ -109,7 +109,7 @@ impl KubepodsLimit {
                     "the memory limit of all pods follows what they use"
                 ),
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the memory limit of all pods stays as it is for now")
+                    tracing::warn!(%error, "the memory limit of all pods stays as it is for now");
                 }
                 Err(error) => {
                     tracing::error!(%error, "the memory limit of all pods is not looked after any more");
