@@ -57,7 +57,7 @@ fn nothing_unwanted_ends_before_every_configured_source_has_spoken() {
     assert_eq!(node.step(list(File, &[pod("a", "1")])), [""; 0], "the server may want what runs");
     assert_eq!(node.step(list(File, &[pod("a", "1")])), [""; 0]);
     let done = node.step(list(Http, &[pod("b", "2")]));
-    assert_eq!(done, ["sync 1", "sync 2", "map 2", "remove 7 grace 30", "remove 9 grace 30"]);
+    assert_eq!(done, ["sync 1", "sync 2", "map 2", "remove 7 grace 30", "remove 9 grace 30", "map 9"]);
 }
 
 #[test]
