@@ -22,6 +22,7 @@ pub(crate) mod protect;
 mod root_lock;
 mod service_manager;
 mod sources;
+mod state_config;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,14 +55,10 @@ use crate::trace::wire::{self, WireError};
 use crate::volume::{VolumeError, VolumeManager};
 use loop_thread::LoopParts;
 use oomlet_core::config::Config;
-use oomlet_core::eviction::EvictionConfig;
-use oomlet_core::eviction::resources::ResourceConfig;
-use oomlet_core::forecast::{MAX_RATE_BYTES_PER_S, max_rate_with_growth_events_bytes_per_s};
 use oomlet_core::node::event::Event;
 use oomlet_core::node::published::{NodeSnapshot, SavedPod};
-use oomlet_core::node::state::{State, StateConfig};
+use oomlet_core::node::state::State;
 use oomlet_core::pod::env::EnvFacts;
-use oomlet_core::pod::memory_limit::MemoryLimit;
 use oomlet_core::reason::Reason;
 use oomlet_core::signal::attribution::Target;
 use oomlet_core::trace::record::{Kind, Record};
@@ -192,7 +189,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let resources = resource_context(&setup, client.clone(), images.clone(), (&cgroups, &volumes));
     let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes), oom_kill_group);
     let state =
-        State::new(state_config(config, &node, &kernel, saved, &version.runtime_name, oom_kill_group));
+        State::new(state_config::of(config, &node, &kernel, saved, &version.runtime_name, oom_kill_group));
     let status = tell_start(&journal, &kernel, &node);
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
@@ -333,56 +330,6 @@ fn load_kernel(config: &Config) -> Kernel {
     });
     kernel.attach_logger();
     kernel
-}
-
-fn state_config(
-    config: &Config,
-    node: &facts::Node,
-    kernel: &Kernel,
-    saved: Vec<SavedPod>,
-    runtime_name: &str,
-    oom_kill_group: bool,
-) -> StateConfig {
-    StateConfig {
-        node: node.facts.clone(),
-        eviction: EvictionConfig {
-            enabled: config.oomlet.eviction.enabled,
-            thresholds: config.eviction_thresholds.enforced.clone(),
-            transition_period: config.eviction_pressure_transition_period,
-            max_pod_grace: config.eviction_max_pod_grace_period,
-            forecast: config.oomlet.eviction.forecast,
-            safety: config.oomlet.eviction.safety,
-            brake: config.oomlet.eviction.brake,
-            psi: config.oomlet.eviction.psi,
-            memory_limit: MemoryLimit {
-                policy: config.oomlet.eviction.memory_limit_policy,
-                grace: config.oomlet.eviction.memory_limit_grace,
-            },
-            assumed_max_rate_bytes_per_s: if kernel.tells_growth() {
-                max_rate_with_growth_events_bytes_per_s(facts::cpus())
-            } else {
-                MAX_RATE_BYTES_PER_S
-            },
-            ..EvictionConfig::default()
-        },
-        resources: ResourceConfig {
-            enabled: config.oomlet.eviction.enabled,
-            thresholds: config.eviction_thresholds.resources.clone(),
-            transition_period: config.eviction_pressure_transition_period,
-            max_pod_grace: config.eviction_max_pod_grace_period,
-            local_limits: config.local_storage_capacity_isolation,
-            interval: config.oomlet.eviction.resource_interval,
-        },
-        sync_frequency: config.sync_frequency,
-        sources: sources::configured(config),
-        // Standalone every pod is static, and none could be evicted.
-        static_pods_critical: false,
-        saved,
-        host_ips: node.host_ips.clone(),
-        oom_kill_group,
-        runtime_name: runtime_name.to_owned(),
-        unix_offset_ns: facts::unix_offset_ns(),
-    }
 }
 
 /// Returns it as one line.

@@ -79,28 +79,6 @@ fn growth_event(at: Mono) -> KernelEvent {
     KernelEvent { at, read_at: at, kind }
 }
 
-impl EvictionManager {
-    /// What the SyncLoop notes when it carries out a step.
-    pub(super) fn carried_out(&mut self, step: &EvictionStep, now: Mono) {
-        match step {
-            EvictionStep::Read { scope, .. } => self.read_ordered(*scope, now),
-            EvictionStep::Evict(eviction) => {
-                self.eviction_ordered(&eviction.pod, eviction.grace, now);
-                if eviction.brake {
-                    self.hold(&Held::pod(&eviction.pod.uid), &eviction.domain, false, now);
-                }
-            }
-            EvictionStep::Brake(step) => self.brake_ordered(step, now),
-            EvictionStep::CutGrace { pod, .. } => self.grace_cut(&pod.uid, now),
-            EvictionStep::ReadLimits { domains, .. } => self.limits_read_ordered(domains, now),
-            EvictionStep::StopContainer(stop) => self.container_stop_ordered(stop, now),
-            EvictionStep::CutContainerGrace { pod, container, .. } => {
-                self.container_grace_cut(&pod.uid, container, now);
-            }
-        }
-    }
-}
-
 /// The one eviction that is planned, carried out; a reading that is planned with it is not.
 fn evict(m: &mut EvictionManager, now: Mono) -> Eviction {
     let steps = m.plan(&pods(), now);
@@ -400,5 +378,6 @@ proptest! {
     }
 }
 
+mod carried_out;
 mod pressure;
 mod rstat;
