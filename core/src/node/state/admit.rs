@@ -169,6 +169,8 @@ impl State {
         let own_grace = state.grace_period();
         let before = self.saved.get(&id.uid).and_then(|s| s.failure.clone());
         let refused = state.refused.clone();
+        // The status that it has is that of a pod which was refused.
+        let anew = refused.is_some() || before.as_ref().is_some_and(|f| !f.disruption && state.is_static());
         if before.as_ref().is_some_and(|f| f.reason == Reason::Evicted) && state.is_static() {
             self.retries.was_kept_out(&id.uid);
         }
@@ -205,6 +207,13 @@ impl State {
                     (Mode::Active, Some(Record::new(now, Kind::Pod, Reason::PodAdded, message)))
                 }
                 Verdict::Later => {
+                    // Once, or its start time would be that of the last look.
+                    let first = state.waits_for.as_deref() != Some("room");
+                    if let (true, Some(mut state)) = (first && refused.is_some(), self.pods.get_mut(&id.uid))
+                    {
+                        state.status = None;
+                        state.unsaved = true;
+                    }
                     let message =
                         "it waits for pods that are ending to be gone, or for a pressure to be over";
                     return self.tell_waiting(id, "room", Kind::Pod, Reason::PodAdded, message, now);
@@ -225,8 +234,8 @@ impl State {
             if mode == Mode::Active {
                 state.sync_wanted = Some(Reason::PodAdded);
                 state.admitted_at = Some(now);
-                if state.refused.take().is_some() {
-                    // Its start time is that of this run.
+                state.refused = None;
+                if anew {
                     state.status = None;
                 }
             }

@@ -46,6 +46,7 @@ impl State {
                 known.set_pod(named.pod, critical);
                 known.mode = Mode::Pending;
                 known.refused = None;
+                known.status = None;
                 known.waits_for = None;
                 drop(known);
                 self.saved.remove(&id.uid);

@@ -216,6 +216,30 @@ fn a_pod_that_is_ending_delays_one_that_fits_afterwards_and_refuses_none() {
     assert_eq!(told.len(), 1);
 }
 
+/// Refused while the other one ran, it is Pending as soon as it only waits for that one's end, and so is an edit of it.
+#[test]
+fn a_refused_pod_that_waits_is_not_shown_as_failed() {
+    let mut node = Node::new(config());
+    node.step(relist(&[]));
+    node.step(list(File, &[asks("a", "1", 200)]));
+    node.step(synced("1"));
+    node.step(list(File, &[asks("a", "1", 200), asks("b", "2", 200)]));
+    assert_eq!(status(&node, "2").phase.as_deref(), Some("Failed"));
+    node.step(list(File, &[asks("b", "2", 200)]));
+    node.step(has_stopped("1"));
+    let waits = status(&node, "2");
+    assert_eq!((waits.phase.as_deref(), waits.reason.as_deref()), (Some("Pending"), None));
+    node.step(Event::Tick);
+    node.step(relist(&[]));
+    assert_eq!(status(&node, "2").start_time, waits.start_time, "not looked at as if it were new each time");
+
+    node.step(gone("1"));
+    node.step(list(File, &[asks("b", "2", 200), asks("c", "3", 400)]));
+    assert_eq!(status(&node, "3").phase.as_deref(), Some("Failed"));
+    node.step(list(File, &[asks("b", "2", 200), asks("c", "3", 50)]));
+    assert_eq!(status(&node, "3").phase.as_deref(), Some("Pending"));
+}
+
 #[test]
 fn an_edit_that_does_not_fit_leaves_the_old_pod_running_until_it_does() {
     let mut node = Node::new(config());
