@@ -286,7 +286,9 @@ impl State {
 
     /// What is to be published.
     pub fn unpublished(&self) -> impl Iterator<Item = &Arc<PublishedPod>> {
-        self.unpublished.iter().filter_map(|uid| self.pods.get(uid)?.published.as_ref())
+        let pods = self.unpublished.iter().filter_map(|uid| self.pods.get(uid));
+        // One that is gone is forgotten, and nobody is to hear of it after that.
+        pods.filter(|pod| pod.mode != Mode::Removed).filter_map(|pod| pod.published.as_ref())
     }
 
     /// Pods that may be chosen for eviction: what the manager ranks.
@@ -298,6 +300,9 @@ impl State {
     /// What the Burstable class's cgroup should be given, when it has not been.
     #[must_use]
     pub fn burstable_due(&self) -> Option<CgroupResources> {
+        if !self.may_admit() {
+            return None;
+        }
         let wanted = burstable_class_resources(self.pods.burstable_milli_cpu());
         (self.burstable_applied != Some(wanted)).then_some(wanted)
     }

@@ -60,6 +60,14 @@ pub struct Taken {
     pub pods: usize,
 }
 
+impl Taken {
+    /// With one pod more.
+    #[must_use]
+    pub const fn plus(self, requests: Amounts) -> Taken {
+        Taken { requests: self.requests.plus(requests), pods: self.pods + 1 }
+    }
+}
+
 /// # Errors
 /// The first thing that speaks against the pod.
 pub fn admit(pod: &Pod, node: &NodeFacts, taken: &Taken) -> Result<(), Rejection> {

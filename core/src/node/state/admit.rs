@@ -10,6 +10,7 @@ use crate::clock::Mono;
 use crate::eviction::resources::Condition;
 use crate::node::published::Failure;
 use crate::pod::admission::{Rejection, Taken, admit};
+use crate::pod::qos::{Amounts, pod_requests};
 use crate::pod::runtime_status::ContainerState;
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
@@ -27,7 +28,7 @@ pub(super) enum Verdict {
 impl State {
     /// Admits pending pods once it is known what already runs: that first, for it has its place, then by priority.
     pub(super) fn admit(&mut self, now: Mono) {
-        if !self.knows_its_pods() {
+        if !self.may_admit() {
             return;
         }
         let mut pending: Vec<_> = self
@@ -43,6 +44,21 @@ impl State {
                 self.admit_one(&id, now);
             }
         }
+    }
+
+    /// The runtime and a source have spoken. A source that does not answer keeps no other source's pods from running; what it
+    /// may name ends only once it has spoken, see [`super::sources`].
+    pub(super) fn may_admit(&self) -> bool {
+        self.relisted && !self.spoken.is_empty()
+    }
+
+    /// What runs and may be wanted by a source that has not spoken yet: it has its place.
+    fn not_named_yet(&self) -> Taken {
+        if self.sources_ready() {
+            return Taken::default();
+        }
+        let unnamed = self.saved.values().filter(|saved| self.found.contains_key(&saved.uid()));
+        unnamed.fold(Taken::default(), |taken, saved| taken.plus(pod_requests(&saved.pod)))
     }
 
     /// A static pod of the same name that has not ended keeps it waiting. One that has been edited, and is its
@@ -151,7 +167,11 @@ impl State {
         facts.critical = pod.is_static() && self.config.static_pods_critical;
         let replaced = self.pods.named(&pod.id.namespace, &pod.id.name).filter(|p| p.superseded);
         let without: Vec<PodUid> = replaced.map(|p| p.id.uid.clone()).chain([pod.id.uid.clone()]).collect();
-        let taken = |(requests, pods)| Taken { requests, pods };
+        let unnamed = self.not_named_yet();
+        let taken = |(requests, pods): (Amounts, usize)| Taken {
+            requests: unnamed.requests.plus(requests),
+            pods: unnamed.pods + pods,
+        };
         let (all, staying) = (taken(self.pods.admitted(&without)), taken(self.pods.staying(&without)));
         match admit(&pod.pod, &facts, &all) {
             Ok(()) if self.retries.had_to_go(&pod.id.uid) && !self.is_at_ease() => Verdict::Later,

@@ -63,7 +63,12 @@ impl State {
                 }
             }
             PodAction::Publish(published) => {
-                self.unpublished.remove(&PodRef::of(&published.pod).uid);
+                // What the plan had may be overtaken by what another of its actions has changed.
+                let uid = PodRef::of(&published.pod).uid;
+                let newest = self.pods.get(&uid).and_then(|pod| pod.published.as_ref());
+                if newest.is_none_or(|newest| std::sync::Arc::ptr_eq(newest, published)) {
+                    self.unpublished.remove(&uid);
+                }
             }
         }
     }

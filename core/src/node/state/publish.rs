@@ -15,7 +15,8 @@ use crate::reason::Reason;
 impl State {
     /// Of a pod that has changed. An orphan is nobody's: what it was is on disk until it is gone.
     pub(super) fn refresh_published(&mut self, uid: &PodUid, now: Mono) {
-        let Some(pod) = self.pods.get(uid).filter(|pod| pod.unsaved && !pod.orphan) else { return };
+        let shown = |pod: &&PodState| pod.unsaved && !pod.orphan && pod.mode != Mode::Removed;
+        let Some(pod) = self.pods.get(uid).filter(shown) else { return };
         let current = self.current(pod, now);
         let differs = pod.published.as_deref() != Some(&current);
         self.pods.published(uid, differs.then(|| Arc::new(current)));
@@ -37,7 +38,12 @@ impl State {
         // become Pending meanwhile, however long that takes.
         let unread = pod.containers.status().is_none();
         let failed = |status: &PodStatus| status.phase.as_deref() == Some("Failed");
-        let earlier = pod.status.clone().filter(|status| unread && (failure.is_none() || failed(status)));
+        let holds = |status: &PodStatus| match &failure {
+            // Of a pod that was refused and is looked at again.
+            None => !(pod.mode == Mode::Pending && pod.refused.is_some() && failed(status)),
+            Some(failure) => failed(status) && status.message.as_ref() == Some(&failure.message),
+        };
+        let earlier = pod.status.clone().filter(|status| unread && holds(status));
         let status = earlier.unwrap_or_else(|| Arc::new(self.status(pod, failure.as_ref(), now)));
         PublishedPod {
             pod: Arc::clone(&pod.pod),

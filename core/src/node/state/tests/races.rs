@@ -1,6 +1,7 @@
 //! What happens when events cross each other, and when the agent ends in the middle of something.
 
 use super::*;
+use crate::node::action::Action;
 use crate::node::event::{PodLifecycleEvent, PodLifecycleEventKind};
 use crate::pod::order::ContainerWaiting;
 
@@ -210,6 +211,45 @@ fn what_happens_in_a_pod_that_could_not_be_ended_has_it_tried_at_once() {
     };
     assert_eq!(node.step(Event::Lifecycle(died.clone())), ["remove 1 grace 5"]);
     assert_eq!(node.step(Event::Lifecycle(died)), [""; 0], "it is being tried");
+}
+
+/// As the executor has it: each action is noted, then done.
+#[test]
+fn nothing_is_published_of_a_pod_after_it_is_forgotten() {
+    let mut node = node_with_a_pod();
+    node.step(source(&[]));
+    node.state.apply(report("1", WorkerOutcome::Removed, nothing()), node.now);
+    let (mut shown, mut forgotten) = (BTreeSet::from(["1".to_owned()]), false);
+    for _ in 0..4 {
+        let actions = plan(&node.state, node.now);
+        node.state.planned();
+        for action in actions {
+            node.state.note(&action, node.now);
+            match action.kind {
+                ActionKind::Pod(PodAction::Publish(pod)) => {
+                    shown.insert(PodRef::of(&pod.pod).uid.to_string());
+                }
+                ActionKind::Pod(PodAction::Forget(uid)) => {
+                    forgotten = true;
+                    shown.remove(uid.as_str());
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(forgotten && shown.is_empty(), "{shown:?}");
+}
+
+/// The plan held what one of its own actions has overtaken.
+#[test]
+fn what_is_newer_than_what_was_published_is_published_too() {
+    let mut node = node_with_a_pod();
+    let before = Arc::clone(node.state.pod(&"1".into()).unwrap().published().unwrap());
+    node.state.apply(report("1", WorkerOutcome::Completed { succeeded: true }, nothing()), node.now);
+    let publish = Action::pod(PodAction::Publish(before), Reason::PodLifecycleEvent);
+    node.state.note(&publish, node.now);
+    let newest = node.state.unpublished().next().unwrap();
+    assert_eq!(newest.status.phase.as_deref(), Some("Succeeded"));
 }
 
 /// Whoever looks at the node meanwhile would take a running pod for one that is only being made.
