@@ -48,6 +48,8 @@ fn chain(error: &reqwest::Error) -> String {
 pub struct HttpSource {
     url: String,
     client: reqwest::Client,
+    /// With each request and not as the client's defaults: of those it sends one value a name.
+    headers: HeaderMap,
     hostname: String,
     /// The last answer, be it usable or not, and what it came to.
     answer: Option<(Vec<u8>, Result<(), String>)>,
@@ -72,13 +74,13 @@ impl HttpSource {
         }
         // Somebody else in this process may have chosen one before; either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = reqwest::Client::builder().timeout(TIMEOUT).default_headers(all);
+        let mut client = reqwest::Client::builder().timeout(TIMEOUT);
         if url.starts_with("http://") {
             // A node without certificates of authorities can do without them.
             client = client.tls_certs_only([]);
         }
         let client = client.build().map_err(|source| HttpSourceError::Client { url: url.clone(), source })?;
-        Ok(HttpSource { url, client, hostname, answer: None, pods: Vec::new() })
+        Ok(HttpSource { url, client, headers: all, hostname, answer: None, pods: Vec::new() })
     }
 
     /// Ends when `cancel` is cancelled or nobody receives any more. `period`: `httpCheckFrequency`.
@@ -123,7 +125,8 @@ impl HttpSource {
             url: self.url.clone(),
             source: source.without_url(),
         };
-        let mut response = self.client.get(&self.url).send().await.map_err(failed)?;
+        let mut response =
+            self.client.get(&self.url).headers(self.headers.clone()).send().await.map_err(failed)?;
         let status = response.status();
         if status != reqwest::StatusCode::OK {
             return Err(HttpSourceError::Status { url: self.url.clone(), status });
