@@ -108,6 +108,8 @@ pub fn agent_of(profile: Profile, selection: Selection) -> Result<PathBuf> {
         Profile::Dev if selection == Selection::Agent => {
             command
                 .args(["--config", "profile.dev.package.oomlet.opt-level=0"])
+                .args(["--config", "profile.dev.package.oomlet-core.opt-level=0"])
+                .args(["--config", "profile.dev.package.\"*\".opt-level=0"])
                 .env("CARGO_INCREMENTAL", "0");
         }
         Profile::Dev => {}
