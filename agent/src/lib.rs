@@ -3,6 +3,7 @@
 //! The modules here do I/O and decide nothing. `ARCHITECTURE.md` is the map.
 
 pub mod actuator;
+pub mod apiserver;
 pub mod cgroup;
 pub mod clock;
 pub mod command;

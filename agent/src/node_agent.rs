@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | SyncLoop with ring buffer | its own | all events | orders, readings, trace |
 //! | pod sources: files, a server | workers | manifests | `Event::Pods` |
+//! | what talks to the API server, see [`crate::apiserver`] | workers | pods, snapshots | `Event::Pods`, requests |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
 //! | node resources | workers | orders, disks, CRI | `Event::Resources` |
@@ -16,6 +17,7 @@
 
 mod brakes;
 mod cgroup_driver;
+mod cluster;
 mod facts;
 mod loop_thread;
 pub(crate) mod protect;
@@ -62,6 +64,7 @@ use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::reason::Reason;
 use oomlet_core::signal::attribution::Target;
 use oomlet_core::trace::record::{Kind, Record};
+pub use cluster::ClusterOptions;
 pub use root_lock::RootLockError;
 use service_manager::Watchdog;
 
@@ -80,6 +83,7 @@ pub struct Setup {
     pub root_dir: PathBuf,
     /// `--hostname-override`.
     pub hostname: Option<String>,
+    pub cluster: ClusterOptions,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +179,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let volumes = Arc::new(VolumeManager::new(&setup.root_dir));
     let saved = load_saved(&setup.root_dir)?;
     let (outlet, snapshots) = Outlet::new(NodeSnapshot::of_saved(&saved));
-    let store = PodStore::open(&setup.root_dir, snapshots)?;
+    let store = PodStore::open(&setup.root_dir, snapshots.clone())?;
     let (journal, file_writer) =
         Journal::open(config.oomlet.trace.journal_records, config.oomlet.trace.file.as_deref())?;
     let cancel = CancellationToken::new();
@@ -187,14 +191,24 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let tracker = TaskTracker::new();
     let pleg = PlegHandle::default();
     let resources = resource_context(&setup, client.clone(), images.clone(), (&cgroups, &volumes));
+    let parts = cluster::Parts {
+        snapshots,
+        pleg: pleg.clone(),
+        runtime: client.clone(),
+        images: images.clone(),
+        events: events.clone(),
+    };
+    if let Some(session) = cluster::session(&setup, &node, &version, parts) {
+        tracker.spawn(session.run(cancel.clone()));
+    }
     let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes), oom_kill_group);
     let state =
-        State::new(state_config::of(config, &node, &kernel, saved, &version.runtime_name, oom_kill_group));
+        State::new(state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group));
     let status = tell_start(&journal, &kernel, &node);
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
     tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), cancel.clone()));
-    sources::watch(config, &node.facts.name, &tracker, (&events, &cancel))?;
+    sources::watch(&setup, &node.facts.name, &tracker, (&events, &cancel))?;
     let limit_handle = lower_later.map(|limit| {
         let handle = KubepodsLimitHandle::default();
         tracker.spawn(limit.run(handle.clone(), Arc::clone(&journal), cancel.clone()));

@@ -13,8 +13,9 @@
 //! - [`brake`]: who is frozen or throttled, and how far. [`eviction`]: thresholds, ranking, one decision.
 //! - [`config`]: KubeletConfiguration. [`trace`]: the record of what was seen and done.
 //! - [`oom`]: the ledger of OOM kills, and which limit each was about.
-//! - [`node`]: the SyncLoop's core: events, state, plan.
+//! - [`node`]: the SyncLoop's core: events, state, plan. [`apiserver`]: what the API server is to be told.
 
+pub mod apiserver;
 pub mod brake;
 pub mod cgroup;
 pub mod clock;

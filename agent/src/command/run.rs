@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::DEFAULT_ROOT_DIR;
 use crate::config_file;
-use crate::node_agent::{self, NodeAgentError, Setup};
+use crate::node_agent::{self, ClusterOptions, NodeAgentError, Setup};
 use oomlet_core::config::{CgroupDriver, Config, ConfigError};
 
 /// kubelet's flag names. A flag wins over the configuration file, as for kubelet.
@@ -33,6 +33,9 @@ pub struct Args {
     cgroup_driver: Option<String>,
     #[arg(long)]
     max_pods: Option<u32>,
+    /// Where the API server is and who the node is there; without it the agent runs standalone.
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
     /// The node's name, instead of the host's.
     #[arg(long)]
     hostname_override: Option<String>,
@@ -82,6 +85,7 @@ pub fn run(args: Args) -> Result<(), RunError> {
     if let Some(max_pods) = args.max_pods {
         config.max_pods = max_pods;
     }
-    node_agent::run(Setup { config, root_dir: args.root_dir, hostname: args.hostname_override })?;
+    let cluster = ClusterOptions { kubeconfig: args.kubeconfig, ..ClusterOptions::default() };
+    node_agent::run(Setup { config, root_dir: args.root_dir, hostname: args.hostname_override, cluster })?;
     Ok(())
 }

@@ -115,6 +115,10 @@ impl Executor {
                 self.pleg.kick();
                 None
             }
+            ActionKind::Node(NodeAction::Publish(node)) => {
+                self.outlet.publish_node(node);
+                None
+            }
         }
     }
 
@@ -192,6 +196,7 @@ impl Executor {
                 }
             }
             PodAction::Publish(published) => self.outlet.publish(published),
+            PodAction::Unlist(uid) => self.outlet.unlist(&uid),
         }
         None
     }

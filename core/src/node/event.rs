@@ -1,5 +1,6 @@
 //! Everything that can happen to the node, as one closed enum.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,6 +19,10 @@ use crate::signal::{CgroupId, KernelEvent, MemoryReading};
 pub enum Event {
     /// A pod source's complete, current list.
     Pods(PodUpdate),
+    /// A source cannot be reached. What the last run of the agent knew of its pods holds until it can.
+    SourceSilent(PodSource),
+    /// The labels that the Node object has, whoever gave them to it.
+    NodeLabels(BTreeMap<String, String>),
     /// PLEG saw something change in the runtime.
     Lifecycle(PodLifecycleEvent),
     /// PLEG finished a relist: everything the runtime has, by pod.

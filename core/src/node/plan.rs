@@ -41,6 +41,12 @@ pub fn plan(state: &State, now: Mono) -> Vec<Action> {
     for published in state.unpublished().filter(|pod| !victims.contains(&PodRef::of(&pod.pod).uid)) {
         actions.push(Action::pod(PodAction::Publish(Arc::clone(published)), Reason::PodLifecycleEvent));
     }
+    for uid in state.unlisted() {
+        actions.push(Action::pod(PodAction::Unlist(uid.clone()), Reason::PodRemoved));
+    }
+    if let Some(node) = state.unpublished_node() {
+        actions.push(Action::node(NodeAction::Publish(node), Reason::Resync));
+    }
     if let Some(resources) = state.burstable_due() {
         let update = NodeAction::UpdateQos { class: QosClass::Burstable, resources };
         actions.push(Action::node(update, Reason::PodAdded));

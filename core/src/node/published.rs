@@ -69,17 +69,34 @@ impl PublishedPod {
     }
 }
 
+/// What holds for the node as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublishedNode {
+    pub memory_pressure: bool,
+    pub disk_pressure: bool,
+    pub pid_pressure: bool,
+    /// Why the container runtime does not answer, when it does not.
+    pub runtime_error: Option<String>,
+    /// All configured sources have named their pods: a pod that is not here is not wanted.
+    pub sources_ready: bool,
+}
+
 /// All published pods at one moment. A copy costs nothing, and so does a change of one pod: the rest is shared.
 #[derive(Clone, Debug, Default)]
 pub struct NodeSnapshot {
     pub pods: OrdMap<PodUid, Arc<PublishedPod>>,
+    /// Pods that were deleted and of which nothing is left on the node, while their source still names them: as they were
+    /// last.
+    pub ended: OrdMap<PodUid, Arc<PublishedPod>>,
+    pub node: PublishedNode,
 }
 
 impl NodeSnapshot {
     /// As the last run of the agent left it on disk.
     #[must_use]
     pub fn of_saved(saved: &[SavedPod]) -> NodeSnapshot {
-        NodeSnapshot { pods: saved.iter().map(|s| (s.uid(), Arc::new(PublishedPod::from(s)))).collect() }
+        let pods = saved.iter().map(|s| (s.uid(), Arc::new(PublishedPod::from(s)))).collect();
+        NodeSnapshot { pods, ..NodeSnapshot::default() }
     }
 }
 

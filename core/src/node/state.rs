@@ -36,7 +36,7 @@ use std::time::Duration;
 pub use pod::{Mode, PodState};
 
 use super::event::{Event, PodSource};
-use super::published::{PublishedPod, SavedPod};
+use super::published::{PublishedNode, PublishedPod, SavedPod};
 use crate::clock::Mono;
 use crate::eviction::manager::EvictionManager;
 use crate::eviction::resources::{Condition, ResourceConfig, ResourceManager};
@@ -116,12 +116,16 @@ pub struct State {
     rejected: BTreeMap<PodSource, BTreeMap<PathBuf, String>>,
     /// Sources that have named their pods at least once: what such a source does not name it does not want.
     spoken: BTreeSet<PodSource>,
+    /// Sources that do not answer, and whose pods go on as the last run knew them.
+    resumed: BTreeSet<PodSource>,
     /// What earlier runs have left and nobody wants has been told apart, once all sources had spoken.
     swept: bool,
     /// Pods with cgroups or volumes at start, until then.
     leftovers: Vec<PodUid>,
     /// Pods that were deleted, while their source still names them.
     deleted: BTreeMap<PodUid, PodSource>,
+    /// Those that it has ceased to name, until that is told.
+    unlisted: BTreeSet<PodUid>,
     retries: Retries,
     /// Pods that the last relist found and that are not among [`State::pods`], but for those that were forgotten since.
     found: BTreeMap<PodUid, Found>,
@@ -140,6 +144,8 @@ pub struct State {
     burstable_applied: Option<CgroupResources>,
     /// Pods that differ from what was published of them last.
     unpublished: BTreeSet<PodUid>,
+    /// How the node is, as it was told last.
+    node_published: Option<PublishedNode>,
     /// Why PLEG is to look again now.
     kick: Option<Reason>,
     /// Trace records that wait for the loop to publish them.
@@ -163,9 +169,11 @@ impl Follows {
         let nothing =
             Follows { kills: false, memory_pressure: false, resource_conditions: false, admission: false };
         match event {
-            Event::Pods(_) | Event::Relisted(_) | Event::Leftovers(_) | Event::Worker(_) => {
-                Follows { admission: true, ..nothing }
-            }
+            Event::Pods(_)
+            | Event::SourceSilent(_)
+            | Event::Relisted(_)
+            | Event::Leftovers(_)
+            | Event::Worker(_) => Follows { admission: true, ..nothing },
             Event::Reading(_) => Follows { kills: true, memory_pressure: true, admission: true, ..nothing },
             Event::Resources(_) => Follows { resource_conditions: true, admission: true, ..nothing },
             Event::Kernel(_) => Follows { kills: true, ..nothing },
@@ -177,6 +185,7 @@ impl Follows {
             | Event::KernelSilent(_)
             | Event::Cgroups(_)
             | Event::BrakeFailed { .. }
+            | Event::NodeLabels(_)
             | Event::Runtime(_) => nothing,
         }
     }
@@ -195,9 +204,11 @@ impl State {
             saved,
             rejected: BTreeMap::new(),
             spoken: BTreeSet::new(),
+            resumed: BTreeSet::new(),
             swept: false,
             leftovers: Vec::new(),
             deleted: BTreeMap::new(),
+            unlisted: BTreeSet::new(),
             retries: Retries::default(),
             found: BTreeMap::new(),
             forgotten: BTreeMap::new(),
@@ -208,6 +219,7 @@ impl State {
             attribution: Attribution::default(),
             burstable_applied: None,
             unpublished: BTreeSet::new(),
+            node_published: None,
             kick: None,
             outbox: Vec::new(),
         }
@@ -229,6 +241,8 @@ impl State {
             Event::Cgroups(cgroups) => self.apply_cgroups(cgroups),
             Event::Reading(reading) => self.apply_reading(&reading, now),
             Event::Resources(answer) => self.apply_resources(answer, now),
+            Event::SourceSilent(source) => self.resume_saved(source, now),
+            Event::NodeLabels(labels) => self.config.node.labels = labels,
             Event::Tick => {}
         }
         self.hand_over_found();
@@ -289,6 +303,11 @@ impl State {
         let pods = self.unpublished.iter().filter_map(|uid| self.pods.get(uid));
         // One that is gone is forgotten, and nobody is to hear of it after that.
         pods.filter(|pod| pod.mode != Mode::Removed).filter_map(|pod| pod.published.as_ref())
+    }
+
+    /// Pods that were deleted, and that their source has ceased to name.
+    pub fn unlisted(&self) -> impl Iterator<Item = &PodUid> {
+        self.unlisted.iter()
     }
 
     /// Pods that may be chosen for eviction: what the manager ranks.

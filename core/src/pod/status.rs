@@ -103,6 +103,7 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         pod_ips: some_unless_empty(pod_ips.iter().map(|ip| PodIP { ip: ip.clone() })),
         qos_class: Some(QosClass::of(input.pod).as_str().to_owned()),
         start_time: start_time(input),
+        observed_generation: input.pod.metadata.generation,
         ..PodStatus::default()
     }
 }
