@@ -55,6 +55,7 @@ use crate::sync_loop::outlet::Outlet;
 use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
 use crate::trace::wire::{self, WireError};
 use crate::volume::{VolumeError, VolumeManager};
+pub use cluster::ClusterOptions;
 use loop_thread::LoopParts;
 use oomlet_core::config::Config;
 use oomlet_core::node::event::Event;
@@ -64,7 +65,6 @@ use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::reason::Reason;
 use oomlet_core::signal::attribution::Target;
 use oomlet_core::trace::record::{Kind, Record};
-pub use cluster::ClusterOptions;
 pub use root_lock::RootLockError;
 use service_manager::Watchdog;
 

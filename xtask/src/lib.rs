@@ -26,6 +26,7 @@ pub mod paths;
 pub mod private_containerd;
 pub mod process;
 pub mod progress;
+pub mod relay;
 pub mod root;
 pub mod scratch;
 pub mod setup;

@@ -11,10 +11,10 @@ use std::time::Duration;
 use futures_lite::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
+use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{ExponentialBackoff, watch_object};
-use kube::Api;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -124,7 +124,9 @@ impl NodeTask {
         let before = std::mem::replace(&mut known.there, there);
         self.node.send_replace(known.there.clone());
         match labels(&known.there) {
-            Some(now) if Some(&now) != labels(&before).as_ref() => self.events.send(Event::NodeLabels(now)).await,
+            Some(now) if Some(&now) != labels(&before).as_ref() => {
+                self.events.send(Event::NodeLabels(now)).await
+            }
             _ => Ok(()),
         }
     }
@@ -222,9 +224,10 @@ impl NodeTask {
         match self.runtime.status().await {
             Err(error) => not_ready.push(format!("container runtime is down: {error}")),
             Ok(conditions) => {
-                for (name, what) in
-                    [("RuntimeReady", "container runtime status check may not have completed yet"), ("NetworkReady", "container runtime network not ready")]
-                {
+                for (name, what) in [
+                    ("RuntimeReady", "container runtime status check may not have completed yet"),
+                    ("NetworkReady", "container runtime network not ready"),
+                ] {
                     if let Some(condition) = conditions.iter().find(|c| c.name == name && !c.status) {
                         not_ready.push(format!("{what}: {name}=false {}", condition.message));
                     }

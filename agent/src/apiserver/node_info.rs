@@ -107,7 +107,9 @@ fn largest_images(images: &[Image], max: Option<usize>) -> Vec<ContainerImage> {
 
 fn file_system_bytes(dir: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(dir)
-        .inspect_err(|error| tracing::warn!(dir = %dir.display(), %error, "the size of the file system is not known"))
+        .inspect_err(
+            |error| tracing::warn!(dir = %dir.display(), %error, "the size of the file system is not known"),
+        )
         .ok()?;
     Some(stat.f_blocks.saturating_mul(stat.f_frsize))
 }

@@ -167,7 +167,9 @@ impl StatusManager {
                 DiffItem::Update { old: (uid, old), new: (_, new) } if is_newer(old, new) => {
                     merged.insert(uid.clone(), Arc::clone(old));
                 }
-                DiffItem::Add(_, pod) | DiffItem::Update { new: (_, pod), .. } => changed.push(Arc::clone(pod)),
+                DiffItem::Add(_, pod) | DiffItem::Update { new: (_, pod), .. } => {
+                    changed.push(Arc::clone(pod))
+                }
                 DiffItem::Remove(uid, pod) => {
                     self.written.remove(uid);
                     self.failing.remove(uid);
@@ -219,7 +221,8 @@ impl StatusManager {
         let status = published.map(|pod| Arc::clone(&pod.status));
         if let (Step::Patch { pod, .. }, Some(status)) = (&step, &status) {
             let version = self.pods.get(&pod.uid).and_then(|there| there.metadata.resource_version.clone());
-            let same = |(told, at): &(Arc<PodStatus>, Option<String>)| Arc::ptr_eq(told, status) && *at == version;
+            let same =
+                |(told, at): &(Arc<PodStatus>, Option<String>)| Arc::ptr_eq(told, status) && *at == version;
             if self.written.get(&pod.uid).is_some_and(same) {
                 tracing::debug!(%pod, "the API server keeps something of the status otherwise than it was written");
                 return;
@@ -301,10 +304,7 @@ async fn carry_out(client: Client, step: Step) -> Result<Option<Pod>, RequestErr
             let api: Api<Pod> = Api::namespaced(client, &pod.namespace);
             let params = DeleteParams {
                 grace_period_seconds: Some(0),
-                preconditions: Some(Preconditions {
-                    uid: Some(pod.uid.to_string()),
-                    resource_version: None,
-                }),
+                preconditions: Some(Preconditions { uid: Some(pod.uid.to_string()), resource_version: None }),
                 ..DeleteParams::default()
             };
             request(api.delete(&pod.name, &params)).await.map(|_| None)

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use futures_lite::StreamExt as _;
 use futures_lite::future::poll_once;
 use imbl::OrdMap;
+use kube::Api;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event as Change};
-use kube::Api;
 use tokio::sync::{mpsc, watch};
 
 use super::{ApiPods, ApiServer, chain, retry_delays};
@@ -66,10 +66,15 @@ impl PodWatch {
                     Err(error) => {
                         let text = chain(&error);
                         if failure.as_ref() != Some(&text) {
-                            tracing::warn!(error = text, "pods cannot be watched at the API server; those that run go on");
+                            tracing::warn!(
+                                error = text,
+                                "pods cannot be watched at the API server; those that run go on"
+                            );
                         }
                         failure = Some(text);
-                        if !known.listed && self.events.send(Event::SourceSilent(PodSource::Api)).await.is_err() {
+                        if !known.listed
+                            && self.events.send(Event::SourceSilent(PodSource::Api)).await.is_err()
+                        {
                             return;
                         }
                     }
@@ -108,7 +113,8 @@ impl Known {
                 let read = self.reading.take().unwrap_or_default();
                 self.changed |= !self.listed;
                 self.listed = true;
-                let gone: Vec<PodUid> = self.pods.keys().filter(|uid| !read.contains_key(*uid)).cloned().collect();
+                let gone: Vec<PodUid> =
+                    self.pods.keys().filter(|uid| !read.contains_key(*uid)).cloned().collect();
                 gone.iter().for_each(|uid| self.remove(uid));
                 for pod in read.values() {
                     self.put(Arc::clone(pod));

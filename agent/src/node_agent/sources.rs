@@ -6,9 +6,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Setup;
 use crate::pod_source;
 use crate::pod_source::http::{HttpSource, HttpSourceError};
-use super::Setup;
 use oomlet_core::node::event::{Event, PodSource};
 
 /// One task a source.

@@ -118,7 +118,11 @@ mod tests {
                 json!({"podIPs": [{"ip": "2"}]}),
                 json!({"podIPs": [{"ip": "2"}, {"$patch": "delete", "ip": "1"}]}),
             ),
-            (json!({"podIPs": [{"ip": "1"}]}), json!({}), json!({"podIPs": [{"$patch": "delete", "ip": "1"}]})),
+            (
+                json!({"podIPs": [{"ip": "1"}]}),
+                json!({}),
+                json!({"podIPs": [{"$patch": "delete", "ip": "1"}]}),
+            ),
         ];
         for (from, to, expected) in cases {
             let patch = difference(&from, &to, KEYS).map_or(Value::Null, Value::Object);

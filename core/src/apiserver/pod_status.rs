@@ -86,11 +86,7 @@ mod tests {
                 json!({"conditions": [ready("True")]}),
                 json!({"conditions": [ready("True")]}),
             ),
-            (
-                json!({"conditions": [{"type": "DisruptionTarget", "status": "True"}]}),
-                json!({}),
-                Value::Null,
-            ),
+            (json!({"conditions": [{"type": "DisruptionTarget", "status": "True"}]}), json!({}), Value::Null),
             // Never back, and never another end.
             (json!({"phase": "Failed", "reason": "Evicted"}), json!({"phase": "Succeeded"}), Value::Null),
             (

@@ -15,7 +15,10 @@ use crate::pod::{Pod, PodRef, PodUid};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Of the status, strategic merge.
-    Patch { pod: PodRef, patch: Value },
+    Patch {
+        pod: PodRef,
+        patch: Value,
+    },
     /// At once: nothing of the pod runs on the node any more, or it is a mirror of what is not there.
     Delete(PodRef),
     Create(Box<Pod>),
@@ -46,8 +49,7 @@ impl View<'_> {
             None => {
                 let there = self.pods.get(uid).filter(|pod| is_mirror(pod))?;
                 let shows_nothing = self.statics(there).next().is_none();
-                (self.snapshot.node.sources_ready && shows_nothing)
-                    .then(|| Step::Delete(PodRef::of(there)))
+                (self.snapshot.node.sources_ready && shows_nothing).then(|| Step::Delete(PodRef::of(there)))
             }
         }
     }
@@ -152,12 +154,8 @@ mod tests {
         }
 
         fn step(&self, uid: &str) -> String {
-            let view = View {
-                snapshot: &self.snapshot,
-                pods: &self.pods,
-                node_name: "n",
-                node_uid: Some("node"),
-            };
+            let view =
+                View { snapshot: &self.snapshot, pods: &self.pods, node_name: "n", node_uid: Some("node") };
             match view.step(&uid.into()) {
                 None => "nothing".into(),
                 Some(Step::Patch { pod, patch }) => format!("patch {} {}", pod.uid, patch["status"]["phase"]),
