@@ -8,10 +8,12 @@
 //! | [`node`] | watch of the Node object, the node's facts and health | the Node object |
 //! | [`lease`] | time | the Lease of the node |
 //! | [`pod_status`] | the SyncLoop's snapshots, the pods as the API server has them | statuses, mirror pods, deletions |
+//! | [`events`] | the trace | Events |
 //!
 //! None of them is waited for by the SyncLoop. What the API server does not take now is made good when it does: each task
 //! compares what is with what should be, so nothing is queued while it is away.
 
+pub mod events;
 pub mod kubeconfig;
 pub mod lease;
 pub mod node;

@@ -197,6 +197,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         runtime: client.clone(),
         images: images.clone(),
         events: events.clone(),
+        journal: Arc::clone(&journal),
     };
     if let Some(session) = cluster::session(&setup, &node, &version, parts) {
         tracker.spawn(session.run(cancel.clone()));

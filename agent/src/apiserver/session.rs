@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::events::EventWriter;
 use super::lease::LeaseTask;
 use super::node::NodeTask;
 use super::node_info::NodeIdentity;
@@ -19,6 +20,7 @@ use super::pods::PodWatch;
 use super::{ApiServer, chain, kubeconfig};
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::pleg::PlegHandle;
+use crate::trace::journal::Journal;
 use oomlet_core::node::event::{Event, PodSource};
 use oomlet_core::node::published::NodeSnapshot;
 
@@ -37,6 +39,10 @@ pub struct Session {
     pub update_every: Duration,
     pub report_every: Duration,
     pub lease_duration: Duration,
+    /// `eventRecordQPS`, `eventBurst`.
+    pub event_qps: u32,
+    pub event_burst: u32,
+    pub journal: Arc<Journal>,
     pub snapshots: watch::Receiver<Arc<NodeSnapshot>>,
     pub pleg: PlegHandle,
     pub runtime: RuntimeClient,
@@ -103,6 +109,16 @@ impl Session {
             node: node.clone(),
         };
         tasks.spawn(lease.run());
+        let events = EventWriter {
+            client: client.clone(),
+            node_name: node_name.clone(),
+            journal: Arc::clone(&self.journal),
+            after_seq: 0,
+            snapshots: self.snapshots.clone(),
+            per_second: self.event_qps,
+            burst: self.event_burst,
+        };
+        tasks.spawn(events.run());
         let statuses = StatusManager::new(client.clone(), node_name, self.snapshots.clone(), pods, node);
         tasks.spawn(statuses.run());
         tasks

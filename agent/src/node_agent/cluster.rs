@@ -14,6 +14,7 @@ use crate::apiserver::session::Session;
 use crate::cri::connection::RuntimeVersion;
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::pleg::PlegHandle;
+use crate::trace::journal::Journal;
 use oomlet_core::node::event::Event;
 use oomlet_core::node::published::NodeSnapshot;
 
@@ -38,6 +39,7 @@ pub(super) struct Parts {
     pub runtime: RuntimeClient,
     pub images: ImageClient,
     pub events: mpsc::Sender<Event>,
+    pub journal: Arc<Journal>,
 }
 
 /// `None`: standalone.
@@ -48,7 +50,7 @@ pub(super) fn session(
     parts: Parts,
 ) -> Option<Session> {
     let kubeconfig = setup.cluster.kubeconfig.clone()?;
-    let Parts { snapshots, pleg, runtime, images, events } = parts;
+    let Parts { snapshots, pleg, runtime, images, events, journal } = parts;
     Some(Session {
         kubeconfig,
         identity: Arc::new(identity(setup, node, version)),
@@ -56,6 +58,9 @@ pub(super) fn session(
         update_every: Duration::from_secs(10),
         report_every: Duration::from_secs(300),
         lease_duration: Duration::from_secs(40),
+        event_qps: 50,
+        event_burst: 100,
+        journal,
         snapshots,
         pleg,
         runtime,
