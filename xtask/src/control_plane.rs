@@ -130,10 +130,10 @@ impl ControlPlane {
     fn bring_up(&mut self) -> Result<()> {
         self.etcd.start()?;
         self.start_api_server()?;
-        self.apply(&objects::bindings())?;
         for controller in &mut self.controllers {
             controller.start()?;
         }
+        self.apply(&objects::bindings())?;
         if self.runs(Program::ControllerManager) {
             // Without it no pod is admitted to the namespace.
             self.wait_until("the service account of the namespace `default`", |it| {
@@ -232,6 +232,14 @@ impl ControlPlane {
     pub fn apply_as(&self, kubeconfig: &Path, object: &Value) -> Result<()> {
         let mut command = self.kubectl_command(kubeconfig);
         command.args(["apply", "--server-side", "--force-conflicts", FIELD_MANAGER, "--filename=-"]);
+        process::output_of(&mut command, &serde_json::to_vec(object)?).map(drop)
+    }
+
+    /// For who may create but not patch, as a node its own Node: fails where the object is there already.
+    pub fn create_as(&self, kubeconfig: &Path, object: &Value) -> Result<()> {
+        let mut command = self.kubectl_command(kubeconfig);
+        // What kubectl would check is the server's to check.
+        command.args(["create", "--validate=false", FIELD_MANAGER, "--filename=-"]);
         process::output_of(&mut command, &serde_json::to_vec(object)?).map(drop)
     }
 

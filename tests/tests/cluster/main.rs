@@ -1,6 +1,7 @@
-//! A node of a real cluster: etcd, API server, controller-manager and scheduler as people run them, `kubectl`, and the
-//! agent on real containerd.
+//! Against a real control plane: one module a subject. They are one program, so that they share a control plane
+//! (`oomlet_tests::cluster::shared`). Run by `cargo xtask test`, which builds that first.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod control_plane;
 mod pods;
