@@ -14,6 +14,10 @@ use oomlet_core::eviction::threshold::Signal;
 use oomlet_core::pod::admission::NodeFacts;
 use oomlet_core::pod::qos::{Amounts, CgroupResources, cpu_shares};
 
+/// Without `serializeImagePulls` and `maxParallelImagePulls`. kubelet sets no bound; a node with more pulls than this at
+/// a time gains nothing.
+const PARALLEL_PULLS: usize = 16;
+
 #[derive(Debug)]
 pub struct Node {
     pub facts: NodeFacts,
@@ -102,6 +106,38 @@ pub fn oom_kill_group(
     }
 }
 
+/// What the configuration asks in so many words not to run on. Unlike kubelet's, the default is to run.
+///
+/// # Errors
+/// [`NodeAgentError::Swap`], [`NodeAgentError::CgroupV1`].
+pub fn refuse_node(config: &Config, memory: oomlet_core::signal::Hierarchy) -> Result<(), NodeAgentError> {
+    if config.fail_cgroup_v1 == Some(true) && memory == oomlet_core::signal::Hierarchy::MemoryV1 {
+        return Err(NodeAgentError::CgroupV1);
+    }
+    if config.fail_swap_on == Some(true) {
+        let path = "/proc/swaps";
+        // A kernel without swap has no such file.
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        if let Some(swap) = first_swap(&text) {
+            return Err(NodeAgentError::Swap(swap.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+pub fn parallel_pulls(config: &Config) -> usize {
+    match (config.serialize_image_pulls, config.max_parallel_image_pulls) {
+        (true, _) => 1,
+        (false, Some(most)) => most as usize,
+        (false, None) => PARALLEL_PULLS,
+    }
+}
+
+/// Of `/proc/swaps`: a head, then a line for each.
+fn first_swap(swaps: &str) -> Option<&str> {
+    swaps.lines().skip(1).find_map(|line| line.split_whitespace().next())
+}
+
 /// CPUs that the agent may use.
 pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
@@ -164,6 +200,19 @@ pub fn unix_offset_ns() -> i64 {
 mod tests {
     use super::*;
     use oomlet_core::signal::Hierarchy::{MemoryV1, Unified};
+
+    #[test]
+    fn a_node_is_refused_only_where_that_is_said() {
+        let with = |v1| Config { fail_cgroup_v1: v1, ..Config::default() };
+        assert!(
+            refuse_node(&with(None), MemoryV1).is_ok() && refuse_node(&with(Some(true)), Unified).is_ok()
+        );
+        let error = refuse_node(&with(Some(true)), MemoryV1).unwrap_err().to_string();
+        assert!(error.contains("failCgroupV1") && error.contains("Remedy"), "{error}");
+        let head = "Filename\tType\tSize\tUsed\tPriority\n";
+        assert_eq!(first_swap(head), None);
+        assert_eq!(first_swap(&format!("{head}/swapfile file 2097148 0 -2\n")), Some("/swapfile"));
+    }
 
     #[test]
     fn containers_are_oom_killed_as_a_whole_where_that_can_be() {
