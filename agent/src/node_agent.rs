@@ -18,6 +18,7 @@
 mod brakes;
 mod cgroup_driver;
 mod cluster;
+mod cluster_options;
 mod facts;
 mod loop_thread;
 pub(crate) mod protect;
@@ -40,7 +41,6 @@ use crate::cgroup::driver::{self, CgroupDriver};
 use crate::cgroup::kubepods_limit::{KubepodsLimit, KubepodsLimitHandle};
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock;
-use crate::cri::connection::DEFAULT_REQUEST_TIMEOUT;
 use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
 use crate::kernel::{self, Kernel, ProgramState};
@@ -55,7 +55,7 @@ use crate::sync_loop::outlet::Outlet;
 use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
 use crate::trace::wire::{self, WireError};
 use crate::volume::{VolumeError, VolumeManager};
-pub use cluster::ClusterOptions;
+pub use cluster_options::ClusterOptions;
 use loop_thread::LoopParts;
 use oomlet_core::config::Config;
 use oomlet_core::node::event::Event;
@@ -70,8 +70,6 @@ use service_manager::Watchdog;
 
 /// Events on their way to the loop. Senders wait when it is full: each of them has its own task.
 const EVENT_QUEUE: usize = 1024;
-/// Without `serializeImagePulls`. kubelet sets no bound; a node with more pulls than this at a time gains nothing.
-const PARALLEL_PULLS: usize = 16;
 /// How long tasks may take to end after SIGTERM.
 const SHUTDOWN_BOUND: Duration = Duration::from_secs(5);
 /// A far deadline of the loop is looked at again after this time.
@@ -80,6 +78,8 @@ const LONGEST_REST: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct Setup {
     pub config: Config,
+    /// The whole KubeletConfiguration in effect, as `/configz` shows it.
+    pub effective_config: serde_json::Value,
     pub root_dir: PathBuf,
     /// `--hostname-override`.
     pub hostname: Option<String>,
@@ -124,6 +124,14 @@ pub enum NodeAgentError {
         "`oomlet.eviction.psi` is set and the kernel keeps no pressure stall information: {0}. Remedy: a kernel with CONFIG_PSI, booted with psi=1 where that is not the default; or take the key out"
     )]
     NoPsi(CgroupError),
+    #[error(
+        "`failSwapOn: true` keeps the agent from a node with swap, and {0} is in use. Remedy: swapoff -a, or take the key or --fail-swap-on out: oomlet runs with swap"
+    )]
+    Swap(String),
+    #[error(
+        "`failCgroupV1: true` keeps the agent from a node with cgroup v1, and its memory controller is there. Remedy: boot with cgroup v2, or take the key or --fail-cgroupv1 out: oomlet runs on v1"
+    )]
+    CgroupV1,
     #[error("cannot start a thread or the tokio runtime: {0}; check the limits of processes and open files")]
     Start(#[from] std::io::Error),
 }
@@ -159,11 +167,11 @@ pub fn run(setup: Setup) -> Result<(), NodeAgentError> {
 
 async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let config = &setup.config;
-    let connection = Connection::open(&config.container_runtime_endpoint, DEFAULT_REQUEST_TIMEOUT)?;
+    let connection = Connection::open(&config.container_runtime_endpoint, config.runtime_request_timeout)?;
     let version = connection.check().await?;
     tracing::info!(runtime = version.runtime_name, version = version.runtime_version, "container runtime");
     let images = match &config.image_service_endpoint {
-        Some(endpoint) => ImageClient::new(&Connection::open(endpoint, DEFAULT_REQUEST_TIMEOUT)?),
+        Some(endpoint) => ImageClient::new(&Connection::open(endpoint, config.runtime_request_timeout)?),
         None => ImageClient::new(&connection),
     };
     let node = facts::gather(&setup)?;
@@ -171,6 +179,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let driver = cgroup_driver::choose(config.cgroup_driver, &client).await?;
     let options = driver::Options { cgroup_root: config.cgroup_root.clone(), driver };
     let cgroups = Arc::new(CgroupDriver::open(options)?);
+    facts::refuse_node(config, cgroups.memory_hierarchy())?;
     let oom_kill_group = facts::oom_kill_group(config.single_process_oom_kill, cgroups.memory_hierarchy())?;
     let lower_later = KubepodsLimit::set(&cgroups, node.kubepods, node.eviction_hard_bytes)?;
     let guard = brakes::guard(config);
@@ -262,7 +271,7 @@ fn worker_context(
     let config = &setup.config;
     WorkerContext {
         runtime,
-        images: ImagePuller::new(images, if config.serialize_image_pulls { 1 } else { PARALLEL_PULLS }),
+        images: ImagePuller::new(images, facts::parallel_pulls(config)),
         cgroups: Arc::clone(cgroups) as Arc<dyn PodCgroups>,
         volumes: Arc::clone(volumes),
         root_dir: setup.root_dir.clone(),

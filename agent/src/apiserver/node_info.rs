@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::{ContainerImage, NodeSystemInfo, Taint};
 
 use crate::cri::image::Image;
 use oomlet_core::apiserver::node::NodeDescription;
 use oomlet_core::quantity::format_bytes;
+use oomlet_core::version::KUBERNETES_VERSION;
 
-/// The kubelet whose behaviour this agent matches, and itself: what reads the node's version looks for the former.
-pub const KUBELET_VERSION: &str = concat!("v1.37.2+oomlet-", env!("CARGO_PKG_VERSION"));
 
 /// What is known at the start and does not change.
 #[derive(Clone, Debug)]
@@ -30,6 +29,8 @@ pub struct NodeIdentity {
     pub allocatable_milli_cpu: u64,
     pub allocatable_memory_bytes: u64,
     pub max_pods: u32,
+    /// Capacity of the root directory's file system; `None`: it could not be read.
+    pub storage_bytes: Option<u64>,
     /// `systemReserved` and `kubeReserved` together, and the hard threshold of `nodefs.available`.
     pub reserved_storage_bytes: u64,
     pub port: u16,
@@ -37,7 +38,6 @@ pub struct NodeIdentity {
     pub arch: String,
     /// Name and version, as `containerd://2.1.0`.
     pub runtime: String,
-    pub root_dir: PathBuf,
     /// `nodeStatusMaxImages`; `None`: all.
     pub max_images: Option<usize>,
 }
@@ -46,7 +46,6 @@ impl NodeIdentity {
     /// Blocking: reads files.
     #[must_use]
     pub fn describe(&self, images: &[Image]) -> NodeDescription {
-        let storage = file_system_bytes(&self.root_dir);
         let mut capacity = BTreeMap::from([
             ("cpu".to_owned(), cpus(self.milli_cpu)),
             ("memory".to_owned(), kibibytes(self.memory_bytes)),
@@ -57,7 +56,7 @@ impl NodeIdentity {
             ("memory".to_owned(), kibibytes(self.allocatable_memory_bytes)),
             ("pods".to_owned(), self.max_pods.to_string()),
         ]);
-        if let Some(bytes) = storage {
+        if let Some(bytes) = self.storage_bytes {
             let left = bytes.saturating_sub(self.reserved_storage_bytes);
             capacity.insert("ephemeral-storage".to_owned(), kibibytes(bytes));
             allocatable.insert("ephemeral-storage".to_owned(), left.to_string());
@@ -105,7 +104,9 @@ fn largest_images(images: &[Image], max: Option<usize>) -> Vec<ContainerImage> {
     told.collect()
 }
 
-fn file_system_bytes(dir: &Path) -> Option<u64> {
+/// Blocking.
+#[must_use]
+pub fn file_system_bytes(dir: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(dir)
         .inspect_err(
             |error| tracing::warn!(dir = %dir.display(), %error, "the size of the file system is not known"),
@@ -141,7 +142,8 @@ fn system_info(runtime: &str, arch: &str) -> NodeSystemInfo {
         kernel_version: uname.release().to_string_lossy().into_owned(),
         os_image: pretty.map_or("Linux", |name| name.trim_matches('"')).to_owned(),
         container_runtime_version: runtime.to_owned(),
-        kubelet_version: KUBELET_VERSION.to_owned(),
+        // Who compares versions looks at what stands before the `+`.
+        kubelet_version: format!("{KUBERNETES_VERSION}+oomlet-{}", env!("CARGO_PKG_VERSION")),
         ..NodeSystemInfo::default()
     }
 }
