@@ -18,6 +18,8 @@ pub struct Extension {
     pub eviction: Eviction,
     pub kernel: Kernel,
     pub trace: Trace,
+    /// Standalone: a directory of ConfigMaps and Secrets that pods may name. None.
+    pub objects: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -104,6 +106,7 @@ pub(super) struct RawExtension {
     eviction: Option<RawEviction>,
     kernel: Option<RawKernel>,
     trace: Option<Trace>,
+    objects: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -154,7 +157,8 @@ impl RawExtension {
             let error = format!("{} is out of range, must be 1 to 1000000", trace.journal_records);
             return Err(("trace.journalRecords", error));
         }
-        Ok(Extension { eviction, trace, kernel: self.kernel.unwrap_or_default().checked()? })
+        let objects = self.objects.filter(|dir| !dir.as_os_str().is_empty());
+        Ok(Extension { eviction, trace, kernel: self.kernel.unwrap_or_default().checked()?, objects })
     }
 }
 
