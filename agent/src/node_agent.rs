@@ -6,6 +6,7 @@
 //! | pod sources: files, a server | workers | manifests | `Event::Pods` |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
+//! | volumes' content | workers | ConfigMaps, Secrets, tokens' times | files, `Event::ObjectsChanged` |
 //! | node resources | workers | orders, disks, CRI | `Event::Resources` |
 //! | QoS classes' shares | workers | orders | cgroups |
 //! | limit of all pods, until it can be set | workers | usage, pods that have gone | cgroup, records |
@@ -16,6 +17,7 @@
 
 mod brakes;
 mod cgroup_driver;
+mod contents;
 mod facts;
 mod loop_thread;
 pub(crate) mod protect;
@@ -52,6 +54,7 @@ use crate::sync_loop::heartbeat::Heartbeat;
 use crate::sync_loop::outlet::Outlet;
 use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
 use crate::trace::wire::{self, WireError};
+use crate::volume::contents::Contents;
 use crate::volume::{VolumeError, VolumeManager};
 use loop_thread::LoopParts;
 use oomlet_core::config::Config;
@@ -187,7 +190,9 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let tracker = TaskTracker::new();
     let pleg = PlegHandle::default();
     let resources = resource_context(&setup, client.clone(), images.clone(), (&cgroups, &volumes));
-    let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes), oom_kill_group);
+    let contents = contents::make(&setup, env_facts(&node), &volumes, (&tracker, &events, &cancel)).await?;
+    let context =
+        worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes, contents), oom_kill_group);
     let state =
         State::new(state_config::of(config, &node, &kernel, saved, &version.runtime_name, oom_kill_group));
     let status = tell_start(&journal, &kernel, &node);
@@ -236,12 +241,21 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     Ok(())
 }
 
+fn env_facts(node: &facts::Node) -> EnvFacts {
+    EnvFacts {
+        node_name: node.facts.name.clone(),
+        host_ip: node.host_ips.first().cloned().unwrap_or_default(),
+        pod_ips: Vec::new(),
+        allocatable: node.facts.allocatable,
+    }
+}
+
 fn worker_context(
     setup: &Setup,
     node: &facts::Node,
     runtime: RuntimeClient,
     images: ImageClient,
-    (cgroups, volumes): (&Arc<CgroupDriver>, &Arc<VolumeManager>),
+    (cgroups, volumes, contents): (&Arc<CgroupDriver>, &Arc<VolumeManager>, Arc<Contents>),
     oom_kill_group: bool,
 ) -> WorkerContext {
     let config = &setup.config;
@@ -250,14 +264,10 @@ fn worker_context(
         images: ImagePuller::new(images, if config.serialize_image_pulls { 1 } else { PARALLEL_PULLS }),
         cgroups: Arc::clone(cgroups) as Arc<dyn PodCgroups>,
         volumes: Arc::clone(volumes),
+        contents,
         root_dir: setup.root_dir.clone(),
         pod_logs_dir: config.pod_logs_dir.clone(),
-        node: EnvFacts {
-            node_name: node.facts.name.clone(),
-            host_ip: node.host_ips.first().cloned().unwrap_or_default(),
-            pod_ips: Vec::new(),
-            allocatable: node.facts.allocatable,
-        },
+        node: env_facts(node),
         memory_capacity_bytes: node.memory_capacity_bytes,
         dns: facts::dns(config),
         max_crash_backoff: config.max_container_restart_period,

@@ -11,7 +11,10 @@ use crate::cgroup::CgroupError;
 use crate::cri::fake::{FakeRuntime, running};
 use crate::cri::{Connection, ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
+use crate::object::NoObjects;
+use crate::token::NoTokens;
 use crate::volume::VolumeManager;
+use crate::volume::contents::Contents;
 use oomlet_core::pod::Pod;
 use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::pod::qos::{CgroupResources, QosClass};
@@ -133,11 +136,21 @@ impl Rig {
 
 fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime>>) -> Arc<WorkerContext> {
     let connection = Connection::open(endpoint, Duration::from_secs(20)).unwrap();
+    let volumes = Arc::new(VolumeManager::new(dir.path()));
+    let (_, services) = tokio::sync::watch::channel(Some(Arc::default()));
+    let contents = Contents::new(
+        Arc::new(NoObjects::default()),
+        Arc::new(NoTokens),
+        services,
+        Arc::clone(&volumes),
+        EnvFacts::default(),
+    );
     Arc::new(WorkerContext {
         runtime: RuntimeClient::new(&connection),
         images: ImagePuller::new(ImageClient::new(&connection), 1),
         cgroups: Arc::new(FakeCgroups(fake.clone())),
-        volumes: Arc::new(VolumeManager::new(dir.path())),
+        volumes,
+        contents: Arc::new(contents),
         root_dir: dir.path().to_owned(),
         pod_logs_dir: dir.path().join("logs"),
         node: EnvFacts::default(),

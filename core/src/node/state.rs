@@ -177,6 +177,8 @@ impl Follows {
             | Event::KernelSilent(_)
             | Event::Cgroups(_)
             | Event::BrakeFailed { .. }
+            | Event::ObjectsChanged(_)
+            | Event::Warning { .. }
             | Event::Runtime(_) => nothing,
         }
     }
@@ -229,6 +231,10 @@ impl State {
             Event::Cgroups(cgroups) => self.apply_cgroups(cgroups),
             Event::Reading(reading) => self.apply_reading(&reading, now),
             Event::Resources(answer) => self.apply_resources(answer, now),
+            Event::ObjectsChanged(pods) => self.apply_objects_changed(&pods),
+            Event::Warning { pod, reason, message } => {
+                self.record_pod(now, Kind::Warning, reason, &pod, message);
+            }
             Event::Tick => {}
         }
         self.hand_over_found();
