@@ -7,6 +7,7 @@
 //! | what talks to the API server, see [`crate::apiserver`] | workers | pods, snapshots | `Event::Pods`, requests |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
+//! | volumes' content | workers | ConfigMaps, Secrets, tokens' times | files, `Event::ObjectsChanged` |
 //! | node resources | workers | orders, disks, CRI | `Event::Resources` |
 //! | QoS classes' shares | workers | orders | cgroups |
 //! | limit of all pods, until it can be set | workers | usage, pods that have gone | cgroup, records |
@@ -19,6 +20,7 @@ mod brakes;
 mod cgroup_driver;
 mod cluster;
 mod cluster_options;
+mod contents;
 mod facts;
 mod loop_thread;
 pub(crate) mod protect;
@@ -54,6 +56,7 @@ use crate::sync_loop::heartbeat::Heartbeat;
 use crate::sync_loop::outlet::Outlet;
 use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
 use crate::trace::wire::{self, WireError};
+use crate::volume::contents::Contents;
 use crate::volume::{VolumeError, VolumeManager};
 pub use cluster_options::ClusterOptions;
 use loop_thread::LoopParts;
@@ -211,7 +214,9 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     if let Some(session) = cluster::session(&setup, &node, &version, parts) {
         tracker.spawn(session.run(cancel.clone()));
     }
-    let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes), oom_kill_group);
+    let contents = contents::make(&setup, env_facts(&node), &volumes, (&tracker, &events, &cancel)).await?;
+    let context =
+        worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes, contents), oom_kill_group);
     let state =
         State::new(state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group));
     let status = tell_start(&journal, &kernel, &node);
@@ -260,12 +265,21 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     Ok(())
 }
 
+fn env_facts(node: &facts::Node) -> EnvFacts {
+    EnvFacts {
+        node_name: node.facts.name.clone(),
+        host_ip: node.host_ips.first().cloned().unwrap_or_default(),
+        pod_ips: Vec::new(),
+        allocatable: node.facts.allocatable,
+    }
+}
+
 fn worker_context(
     setup: &Setup,
     node: &facts::Node,
     runtime: RuntimeClient,
     images: ImageClient,
-    (cgroups, volumes): (&Arc<CgroupDriver>, &Arc<VolumeManager>),
+    (cgroups, volumes, contents): (&Arc<CgroupDriver>, &Arc<VolumeManager>, Arc<Contents>),
     oom_kill_group: bool,
 ) -> WorkerContext {
     let config = &setup.config;
@@ -274,14 +288,10 @@ fn worker_context(
         images: ImagePuller::new(images, facts::parallel_pulls(config)),
         cgroups: Arc::clone(cgroups) as Arc<dyn PodCgroups>,
         volumes: Arc::clone(volumes),
+        contents,
         root_dir: setup.root_dir.clone(),
         pod_logs_dir: config.pod_logs_dir.clone(),
-        node: EnvFacts {
-            node_name: node.facts.name.clone(),
-            host_ip: node.host_ips.first().cloned().unwrap_or_default(),
-            pod_ips: Vec::new(),
-            allocatable: node.facts.allocatable,
-        },
+        node: env_facts(node),
         memory_capacity_bytes: node.memory_capacity_bytes,
         dns: facts::dns(config),
         max_crash_backoff: config.max_container_restart_period,

@@ -40,6 +40,7 @@ use oomlet_core::pod::backoff::{CrashLoopBackOff, Exponential, RUNTIME_ERROR, WO
 use oomlet_core::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
 use oomlet_core::pod::runtime_status::PodRuntimeStatus;
 use oomlet_core::pod::{PodRef, PodUid};
+use oomlet_core::reason::Reason;
 
 pub use context::{PodCgroups, WorkerContext};
 pub use error::WorkerError;
@@ -169,7 +170,12 @@ async fn watched(run: impl Future<Output = ()> + Send + 'static, pod: PodUid, re
     let error =
         "the pod's worker panicked, which is a defect of the agent: report what its log says".to_owned();
     let (at, mut refused) = (clock::now(), WORKER_ERROR);
-    let outcome = WorkerOutcome::Failed { error, retry_in: refused.failed(at), waiting: Vec::new() };
+    let outcome = WorkerOutcome::Failed {
+        reason: Reason::RetryAfterError,
+        error,
+        retry_in: refused.failed(at),
+        waiting: Vec::new(),
+    };
     let report = WorkerReport { pod, at, outcome, runtime: None };
     // Without a SyncLoop there is nobody to tell.
     let _ = reports.send(Event::Worker(report)).await;

@@ -50,6 +50,12 @@ reasons! {
     RetryAfterError,
     /// A container's CrashLoopBackOff has passed.
     CrashLoopBackOffEnded,
+    /// A volume of the pod cannot be made, or its content not be brought up to date.
+    FailedMount,
+    /// Keys of a ConfigMap or Secret cannot be names of variables and are left out of a container's environment.
+    InvalidEnvironmentVariableNames,
+    /// A ConfigMap or Secret that the pod names has appeared, changed or gone.
+    ObjectChanged,
     /// A domain's next sample is due before its headroom could be gone.
     SampleDue,
     /// A kernel event asked for fresh numbers.

@@ -12,6 +12,7 @@ use crate::cri::RuntimeClient;
 use crate::cri::dns::NodeDns;
 use crate::image::ImagePuller;
 use crate::volume::VolumeManager;
+use crate::volume::contents::Contents;
 use oomlet_core::pod::PodUid;
 use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::pod::qos::{CgroupResources, QosClass};
@@ -22,6 +23,8 @@ pub struct WorkerContext {
     pub images: ImagePuller,
     pub cgroups: Arc<dyn PodCgroups>,
     pub volumes: Arc<VolumeManager>,
+    /// What volumes and environments are made from.
+    pub contents: Arc<Contents>,
     /// kubelet's `--root-dir`.
     pub root_dir: PathBuf,
     /// kubelet's `podLogsDir`.

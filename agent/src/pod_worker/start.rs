@@ -15,7 +15,8 @@ use crate::cri::image::Image;
 use crate::cri::sandbox_config::{SandboxInputs, sandbox_config};
 use crate::image::ImageError;
 use crate::volume::{Propagation, VolumeMount};
-use oomlet_core::pod::env::{EnvFacts, command_and_args, container_env};
+use oomlet_core::node::event::Event;
+use oomlet_core::pod::env::{Env, EnvFacts, EnvSources, command_and_args, container_env};
 use oomlet_core::pod::hosts;
 use oomlet_core::pod::lifecycle::{ContainerStart, container_hash};
 use oomlet_core::pod::order::ContainerWaiting;
@@ -23,6 +24,7 @@ use oomlet_core::pod::qos::{QosClass, container_resources, oom_score_adj, pod_cg
 use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus, SandboxStatus};
 use oomlet_core::pod::spec::all_containers;
 use oomlet_core::pod::{ContainerInstance, Pod};
+use oomlet_core::reason::Reason;
 
 const HOSTS_PATH: &str = "/etc/hosts";
 
@@ -78,20 +80,47 @@ impl From<ImageError> for Failure {
 }
 
 impl Worker {
-    /// Cgroup and volumes. Returns the CRI's `cgroup_parent`.
-    pub(super) async fn set_up(&self, pod: &Pod) -> Result<String, WorkerError> {
+    /// The first step of a start: the pod's cgroup. Returns the CRI's `cgroup_parent`.
+    pub(super) async fn make_cgroup(&self, pod: &Pod) -> Result<String, WorkerError> {
         let (context, uid, pod) = (self.context.clone(), self.uid.clone(), pod.clone());
-        let set_up = self.blocking("setting up cgroup and volumes", move || {
+        let made = self.blocking("setting up the cgroup", move || {
             let resources = pod_cgroup_resources(&pod, context.pids_limit);
-            // The cgroup first: a memory-backed volume may be charged to it later.
-            let parent = context.cgroups.ensure_pod(&uid, QosClass::of(&pod), &resources);
-            (parent, context.volumes.set_up(&pod))
+            context.cgroups.ensure_pod(&uid, QosClass::of(&pod), &resources)
         });
-        let (parent, volumes) = set_up.await?;
-        let parent =
-            parent.map_err(|e| WorkerError::Cgroup { pod: self.who.clone(), source: Box::new(e) })?;
-        volumes.map_err(|e| WorkerError::Volume { pod: self.who.clone(), source: Box::new(e) })?;
-        Ok(parent)
+        made.await?.map_err(|e| WorkerError::Cgroup { pod: self.who.clone(), source: Box::new(e) })
+    }
+
+    /// The second: ConfigMaps, Secrets and tokens are got, and the volumes made with them.
+    pub(super) async fn make_volumes(&self, pod: &Pod) -> Result<(), WorkerError> {
+        let contents = &self.context.contents;
+        // From before the content is got until it is written: a change meanwhile is written after it.
+        let writing = contents.writing(&self.uid).await;
+        let content = contents.content(pod).await;
+        let (context, pod) = (self.context.clone(), pod.clone());
+        let made = self.blocking("setting up volumes", move || {
+            let _writing = writing;
+            context.volumes.set_up(&pod, &content)
+        });
+        let made = made.await?;
+        let leftovers =
+            made.map_err(|e| WorkerError::Volume { pod: self.who.clone(), source: Box::new(e) })?;
+        contents.is_set_up(&self.uid, leftovers);
+        Ok(())
+    }
+
+    /// The container's environment, with what ConfigMaps, Secrets and Services are now.
+    async fn env(&self, pod: &Pod, container: &Container, starting: &Starting) -> Result<Env, Failure> {
+        let contents = &self.context.contents;
+        let (objects, services) = (contents.objects(pod).await, contents.service_env(pod));
+        let services = services.map_err(Failure::config)?;
+        let from = EnvSources { node: &starting.env, objects: &objects, services: &services };
+        let made = container_env(pod, container, from).map_err(Failure::config)?;
+        for message in made.skipped {
+            let (pod, reason) = (self.who.clone(), Reason::InvalidEnvironmentVariableNames);
+            // Without a SyncLoop there is nobody to tell.
+            let _ = self.reports.send(Event::Warning { pod, reason, message }).await;
+        }
+        Ok(made.env)
     }
 
     pub(super) async fn create_sandbox(
@@ -212,14 +241,15 @@ impl Worker {
         start: &ContainerStart,
         image: &Image,
     ) -> Result<cri::ContainerConfig, Failure> {
-        let env = container_env(pod, container, &starting.env).map_err(Failure::config)?;
+        let env = self.env(pod, container, starting).await?;
         let (command, args) = command_and_args(container, &env);
+        let its_env = env.clone();
         let (context, who) = (self.context.clone(), self.who.clone());
         let (its_pod, its_container, restart_count) = (pod.clone(), container.clone(), start.restart_count);
         let files = self.blocking("mounting volumes", move || {
             let volumes = context
                 .volumes
-                .mounts(&its_pod, &its_container)
+                .mounts(&its_pod, &its_container, &its_env)
                 .map_err(|e| WorkerError::Volume { pod: who.clone(), source: Box::new(e) })?;
             let pod_dir = context.volumes.pod_dir(&who.uid);
             files::make_log_dir(&who, &context.pod_logs_dir, &its_container.name)?;

@@ -40,12 +40,16 @@ impl Worker {
     pub(super) async fn sync(&mut self, pod: &Pod) -> WorkerOutcome {
         match self.try_sync(pod).await {
             Ok(outcome) => outcome,
-            Err(e) => self.failed(e.to_string(), e.is_transient(), creating(pod, &self.known)),
+            Err(e) => {
+                let waiting = creating(pod, &self.known);
+                self.failed(e.reason(), e.told(), e.is_transient(), waiting)
+            }
         }
     }
 
     async fn try_sync(&mut self, pod: &Pod) -> Result<WorkerOutcome, WorkerError> {
         let status = self.read().await?;
+        self.context.contents.follow(pod, status.any_running());
         let actions = lifecycle::compute(pod, &status, &self.backoff, unix_ns());
         debug!(pod = %self.who, ?actions, "sync");
         if actions.kill_pod {
@@ -78,10 +82,10 @@ impl Worker {
             return WorkerOutcome::Synced { next_sync_in, waiting };
         }
         let error = format!("pod {}: {}", self.who, errors.join("; "));
-        match self.failed(error, transient, waiting) {
-            WorkerOutcome::Failed { error, retry_in, waiting } => {
+        match self.failed(Reason::RetryAfterError, error, transient, waiting) {
+            WorkerOutcome::Failed { reason, error, retry_in, waiting } => {
                 let retry_in = next_sync_in.map_or(retry_in, |(delay, _)| delay.min(retry_in));
-                WorkerOutcome::Failed { error, retry_in, waiting }
+                WorkerOutcome::Failed { reason, error, retry_in, waiting }
             }
             other => other,
         }
@@ -89,13 +93,14 @@ impl Worker {
 
     pub(super) fn failed(
         &mut self,
+        reason: Reason,
         error: String,
         transient: bool,
         waiting: Vec<ContainerWaiting>,
     ) -> WorkerOutcome {
         let retry_in = self.retry_in(transient);
-        warn!(pod = %self.who, error, ?retry_in, "pod worker failed");
-        WorkerOutcome::Failed { error, retry_in, waiting }
+        warn!(pod = %self.who, %reason, error, ?retry_in, "pod worker failed");
+        WorkerOutcome::Failed { reason, error, retry_in, waiting }
     }
 
     /// Stops every container and every sandbox.
@@ -156,7 +161,9 @@ impl Worker {
         status: &PodRuntimeStatus,
         actions: &PodActions,
     ) -> Result<Starting, WorkerError> {
-        let cgroup_parent = self.set_up(pod).await?;
+        // kubelet's SyncPod: what the pod runs in, its volumes with what is in them, its sandbox; then its containers.
+        let cgroup_parent = self.make_cgroup(pod).await?;
+        self.make_volumes(pod).await?;
         if actions.create_sandbox {
             self.create_sandbox(pod, &cgroup_parent, actions.sandbox_attempt).await
         } else {
@@ -178,7 +185,9 @@ impl Worker {
 
     pub(super) async fn remove_volumes_and_cgroup(&self) -> Result<(), WorkerError> {
         let (context, uid) = (self.context.clone(), self.uid.clone());
+        let writing = self.context.contents.forget(&self.uid).await;
         let removed = self.blocking("removing volumes and cgroup", move || {
+            let _writing = writing;
             let volumes = context.volumes.tear_down(&uid);
             // Of every class: an orphan's manifest, and so its class, is not known.
             let cgroups = QosClass::ALL.map(|class| context.cgroups.remove_pod(&uid, class));

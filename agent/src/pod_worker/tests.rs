@@ -11,7 +11,10 @@ use crate::cgroup::CgroupError;
 use crate::cri::fake::{FakeRuntime, running};
 use crate::cri::{Connection, ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
+use crate::object::NoObjects;
+use crate::token::NoTokens;
 use crate::volume::VolumeManager;
+use crate::volume::contents::Contents;
 use oomlet_core::pod::Pod;
 use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::pod::qos::{CgroupResources, QosClass};
@@ -133,11 +136,21 @@ impl Rig {
 
 fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime>>) -> Arc<WorkerContext> {
     let connection = Connection::open(endpoint, Duration::from_secs(20)).unwrap();
+    let volumes = Arc::new(VolumeManager::new(dir.path()));
+    let (_, services) = watch::channel(Some(Arc::default()));
+    let contents = Contents::new(
+        Arc::new(NoObjects::default()),
+        Arc::new(NoTokens),
+        services,
+        Arc::clone(&volumes),
+        EnvFacts::default(),
+    );
     Arc::new(WorkerContext {
         runtime: RuntimeClient::new(&connection),
         images: ImagePuller::new(ImageClient::new(&connection), 1),
         cgroups: Arc::new(FakeCgroups(fake.clone())),
-        volumes: Arc::new(VolumeManager::new(dir.path())),
+        volumes,
+        contents: Arc::new(contents),
         root_dir: dir.path().to_owned(),
         pod_logs_dir: dir.path().join("logs"),
         node: EnvFacts::default(),
@@ -215,7 +228,7 @@ async fn an_image_that_is_not_there_keeps_only_its_own_container_waiting() {
         {"name": "a", "image": "absent:1", "imagePullPolicy": "Never"}, {"name": "b", "image": "img:1"}]}));
     rig.sync(&pod);
     let report = rig.report().await;
-    let WorkerOutcome::Failed { error, retry_in, waiting } = report.outcome else { panic!("{report:?}") };
+    let WorkerOutcome::Failed { error, retry_in, waiting, .. } = report.outcome else { panic!("{report:?}") };
     assert!(error.contains("absent:1") && error.contains("import"), "{error}");
     assert_eq!(retry_in, Duration::from_secs(10));
     assert_eq!(

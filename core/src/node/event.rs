@@ -12,6 +12,7 @@ use crate::eviction::resources::ResourceAnswer;
 use crate::pod::containers::ListedContainer;
 use crate::pod::order::WorkerReport;
 use crate::pod::{Pod, PodRef, PodUid};
+use crate::reason::Reason;
 use crate::signal::attribution::Target;
 use crate::signal::{CgroupId, KernelEvent, MemoryReading};
 
@@ -45,6 +46,10 @@ pub enum Event {
     Worker(WorkerReport),
     /// The runtime stopped answering (`Err`: why) or answers again.
     Runtime(Result<(), String>),
+    /// ConfigMaps or Secrets that these pods name have changed: what failed for want of them may succeed now.
+    ObjectsChanged(Vec<PodUid>),
+    /// Something about a pod for its user to mend, which its work goes on with.
+    Warning { pod: PodRef, reason: Reason, message: String },
     /// The time for which the state asked to be woken has come.
     Tick,
 }

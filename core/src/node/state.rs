@@ -186,6 +186,8 @@ impl Follows {
             | Event::Cgroups(_)
             | Event::BrakeFailed { .. }
             | Event::NodeLabels(_)
+            | Event::ObjectsChanged(_)
+            | Event::Warning { .. }
             | Event::Runtime(_) => nothing,
         }
     }
@@ -243,6 +245,10 @@ impl State {
             Event::Resources(answer) => self.apply_resources(answer, now),
             Event::SourceSilent(source) => self.resume_saved(source, now),
             Event::NodeLabels(labels) => self.config.node.labels = labels,
+            Event::ObjectsChanged(pods) => self.apply_objects_changed(&pods),
+            Event::Warning { pod, reason, message } => {
+                self.record_pod(now, Kind::Warning, reason, &pod, message);
+            }
             Event::Tick => {}
         }
         self.hand_over_found();

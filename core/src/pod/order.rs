@@ -59,7 +59,8 @@ pub enum WorkerOutcome {
     /// All containers ended and the restart policy starts none again.
     Completed { succeeded: bool },
     /// The work failed; kubelet's back-off applies. `error` names the thing and the remedy.
-    Failed { error: String, retry_in: Duration, waiting: Vec<ContainerWaiting> },
+    /// `reason`: what failed, where Kubernetes has a word for it.
+    Failed { reason: Reason, error: String, retry_in: Duration, waiting: Vec<ContainerWaiting> },
     /// Under `Terminate`: the containers that are stopped first have been sent their stop signal by the agent itself.
     Signalled,
     /// Of a [`StopContainer`]: the agent itself has sent the stop signal. Says nothing of the rest of the pod.

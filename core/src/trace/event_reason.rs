@@ -35,6 +35,8 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         }
         Reason::CrashLoopBackOffEnded => (Warning, "BackOff"),
         Reason::RetryAfterError => (Warning, "FailedSync"),
+        Reason::FailedMount => (Warning, "FailedMount"),
+        Reason::InvalidEnvironmentVariableNames => (Warning, "InvalidEnvironmentVariableNames"),
         // Why it does not take it.
         Reason::OutOfmemory => (Warning, "OutOfmemory"),
         Reason::OutOfcpu => (Warning, "OutOfcpu"),
@@ -70,6 +72,7 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         | Reason::PodLifecycleEvent
         | Reason::InitProcessExited
         | Reason::Resync
+        | Reason::ObjectChanged
         | Reason::SampleDue
         | Reason::KernelSignal
         | Reason::GrowthOutrunsGrace

@@ -334,7 +334,11 @@ fn a_failed_sync_is_retried_after_its_back_off_and_told_once() {
     let failed = || {
         let retry_in = Duration::from_secs(10);
         let error = "image nope is not there".to_owned();
-        report("1", WorkerOutcome::Failed { error, retry_in, waiting: vec![] }, PodRuntimeStatus::default())
+        report(
+            "1",
+            WorkerOutcome::Failed { reason: Reason::RetryAfterError, error, retry_in, waiting: vec![] },
+            PodRuntimeStatus::default(),
+        )
     };
     node.records();
     assert_eq!(node.step(failed()), [""; 0]);

@@ -15,6 +15,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() }),
         Just(WorkerOutcome::Completed { succeeded: true }),
         Just(WorkerOutcome::Failed {
+            reason: Reason::FailedMount,
             error: "e".into(),
             retry_in: Duration::from_secs(10),
             waiting: Vec::new()
@@ -32,6 +33,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             Event::Worker(WorkerReport { pod: uid.into(), at: Mono::from_millis(1), outcome, runtime })
         }),
         Just(Event::Tick),
+        Just(Event::ObjectsChanged(vec!["1".into(), "2".into()])),
         Just(Event::BrakeFailed { held: Held::pod(&"1".into()), error: "no freezer".into() }),
         (0u64..200, 0u64..50).prop_map(|(a, b)| resources::disk(a, &[("1", b), ("2", 2 * b)])),
         Just(Event::Resources(ResourceAnswer::Reclaimed(Default::default()))),
