@@ -70,6 +70,9 @@ pub struct SourcePod {
     /// The manifest file, or the URL; of a pod from the API server its path there.
     pub path: PathBuf,
     pub pod: Arc<Pod>,
+    /// The manifest gives the pod its UID (`metadata.uid`), which then says nothing of its content: an edit of it is of the
+    /// same pod. Always so with the API server.
+    pub own_uid: bool,
 }
 
 /// Who names pods. In this order where two sources name one pod and nothing else decides.

@@ -119,10 +119,7 @@ fn order_to_stop(
 
 /// After memory, which does not wait. A pod that goes for its memory does not go twice.
 fn plan_resources(state: &State, now: Mono, actions: &mut Vec<Action>) {
-    if !state.knows_its_pods() {
-        return;
-    }
-    for step in state.resources().plan(state.resource_candidates(), now) {
+    for step in state.resources().plan(state.resource_candidates(), state.images_in_use(), now) {
         let (action, reason) = match step {
             ResourceStep::Read { why, scope } => {
                 (ResourceAction::Order(ResourceOrder::Read(state.resource_query(scope))), why)

@@ -279,10 +279,9 @@ impl State {
     /// When the loop must wake if nothing happens before.
     #[must_use]
     pub fn next_wakeup(&self) -> Mono {
-        let resources = self.knows_its_pods().then(|| self.resources.next_wakeup());
-        let retries = self.retries.next_due();
-        let others = self.pods.next_due().into_iter().chain(self.oom.kills.next_due()).chain(resources);
-        others.chain(retries).fold(self.eviction.next_wakeup(), Mono::min)
+        let resources = self.resources.next_wakeup(self.images_in_use());
+        let others = self.pods.next_due().into_iter().chain(self.oom.kills.next_due());
+        others.chain([resources]).chain(self.retries.next_due()).fold(self.eviction.next_wakeup(), Mono::min)
     }
 
     pub fn pods(&self) -> impl Iterator<Item = &PodState> {

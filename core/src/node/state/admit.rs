@@ -150,7 +150,7 @@ impl State {
 
     /// The pod had ended by itself when it was last saved; whether it succeeded. It stays so, whatever room there is now and
     /// whatever is left of it in the runtime: without its containers' word it would run once more.
-    fn ended_before(&self, id: &PodRef) -> Option<bool> {
+    pub(super) fn ended_before(&self, id: &PodRef) -> Option<bool> {
         let saved = self.saved.get(&id.uid).filter(|s| s.failure.is_none())?;
         ended(&saved.pod)
     }
@@ -181,6 +181,9 @@ impl State {
     }
 
     fn admit_one(&mut self, id: &PodRef, now: Mono) {
+        if self.settle_edit(id, now) {
+            return;
+        }
         let Some(state) = self.pods.get(&id.uid) else { return };
         let running = self.runs(state);
         let own_grace = state.grace_period();

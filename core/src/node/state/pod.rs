@@ -79,6 +79,8 @@ pub struct PodState {
     pub source: Option<PodSource>,
     /// The manifest it came from, see [`SourcePod::path`].
     pub path: Option<PathBuf>,
+    /// As in [`SourcePod::own_uid`].
+    pub(super) own_uid: bool,
     /// Its source names another pod of its name instead, which has not been admitted yet: this one runs until then.
     pub(super) superseded: bool,
     /// Why it was refused, or evicted, before it is tried again.
@@ -140,6 +142,7 @@ impl PodState {
             mode: Mode::Pending,
             source,
             path,
+            own_uid: false,
             superseded: false,
             refused: None,
             waits_for: None,

@@ -114,6 +114,7 @@ impl State {
         let critical = source.is_static() && self.config.static_pods_critical;
         let from = format!("from {}", named.path.display());
         let mut state = PodState::new(named.pod, Some(source), Some(named.path), critical);
+        state.own_uid = named.own_uid;
         // Start time and times of conditions go on: as the last run saved them, else as the API server has them.
         if let Some(saved) = self.saved.get(&state.id.uid) {
             state.status = saved.pod.status.clone().map(Arc::new);
@@ -317,7 +318,7 @@ pub(super) fn is_to_be_deleted(pod: &Pod) -> bool {
 }
 
 /// As the last run of the agent left it.
-fn from_saved(saved: &SavedPod, static_critical: bool) -> PodState {
+pub(super) fn from_saved(saved: &SavedPod, static_critical: bool) -> PodState {
     let source = saved.source();
     let critical = source.is_static() && static_critical;
     let pod = Arc::new(saved.pod.clone());

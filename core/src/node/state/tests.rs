@@ -84,7 +84,11 @@ fn source(pods: &[(&str, &str)]) -> Event {
         source: PodSource::File,
         pods: pods
             .iter()
-            .map(|(name, uid)| SourcePod { path: format!("/m/{name}.yaml").into(), pod: pod(name, uid) })
+            .map(|(name, uid)| SourcePod {
+                path: format!("/m/{name}.yaml").into(),
+                pod: pod(name, uid),
+                own_uid: false,
+            })
             .collect(),
         rejected: Vec::new(),
     })
