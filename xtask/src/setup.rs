@@ -321,7 +321,9 @@ mod tests {
         for name in ["containerd", "gcc", "catatonit", "bpf-linker"] {
             assert!(names.iter().any(|n| n == name), "{name} in {names:?}");
         }
-        for name in ["vagrant", qemu::PACKAGE, "mmdebstrap", "rustfmt, clippy", "containerd 2"] {
+        for name in
+            ["vagrant", qemu::PACKAGE, "mmdebstrap", "rustfmt, clippy", "containerd 2", "Go 1.21 or newer"]
+        {
             assert!(!names.iter().any(|n| n == name), "{name} in {names:?}");
         }
     }
