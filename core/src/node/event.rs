@@ -10,6 +10,7 @@ use crate::clock::Mono;
 use crate::eviction::resources::ResourceAnswer;
 use crate::pod::containers::ListedContainer;
 use crate::pod::order::WorkerReport;
+use crate::pod::probe::ProbeReport;
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::signal::attribution::Target;
 use crate::signal::{CgroupId, KernelEvent, MemoryReading};
@@ -38,6 +39,8 @@ pub enum Event {
     BrakeFailed { held: Held, error: String },
     /// A pod worker finished a piece of work.
     Worker(WorkerReport),
+    /// A probe has something new to tell.
+    Probe(ProbeReport),
     /// The runtime stopped answering (`Err`: why) or answers again.
     Runtime(Result<(), String>),
     /// The time for which the state asked to be woken has come.

@@ -23,6 +23,8 @@ use crate::clock::Mono;
 use crate::node::event::{PodSource, PodUpdate, RejectedManifest, SourcePod};
 use crate::node::published::SavedPod;
 use crate::pod::admission;
+use crate::pod::probe::ProbeResults;
+use crate::pod::status::conditions_of_others;
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
 use crate::trace::record::{Kind, Record};
@@ -116,8 +118,7 @@ impl State {
         let mut state = PodState::new(named.pod, Some(source), Some(named.path), critical);
         // Start time and times of conditions go on.
         if let Some(saved) = self.saved.get(&state.id.uid) {
-            state.status = saved.pod.status.clone().map(Arc::new);
-            state.forestalled.clone_from(&saved.forestalled);
+            take_over(&mut state, saved);
         }
         let id = state.id.clone();
         let ignored = admission::unsupported(&state.pod);
@@ -294,19 +295,24 @@ pub(super) fn is_to_be_deleted(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
-/// What counts of a pod's manifest (kubelet: `podsDifferSemantically`). A resource version or a status is no change.
+/// What counts of a pod (kubelet: `podsDifferSemantically`). A resource version is no change, nor is its status, but for
+/// what others say there: the pod may be Ready by it.
 fn same_content(a: &Arc<Pod>, b: &Arc<Pod>) -> bool {
+    Arc::ptr_eq(a, b) || same_manifest(a, b) && conditions_of_others(a).eq(conditions_of_others(b))
+}
+
+/// The same, whatever others say of the pod.
+pub(super) fn same_manifest(a: &Pod, b: &Pod) -> bool {
     let counts = |pod: &Pod| {
         let meta = &pod.metadata;
         (meta.deletion_timestamp.clone(), meta.deletion_grace_period_seconds)
     };
-    Arc::ptr_eq(a, b)
-        || a.spec == b.spec
-            && a.metadata.name == b.metadata.name
-            && a.metadata.namespace == b.metadata.namespace
-            && a.metadata.labels == b.metadata.labels
-            && a.metadata.annotations == b.metadata.annotations
-            && counts(a) == counts(b)
+    a.spec == b.spec
+        && a.metadata.name == b.metadata.name
+        && a.metadata.namespace == b.metadata.namespace
+        && a.metadata.labels == b.metadata.labels
+        && a.metadata.annotations == b.metadata.annotations
+        && counts(a) == counts(b)
 }
 
 /// As the last run of the agent left it.
@@ -315,9 +321,15 @@ fn from_saved(saved: &SavedPod, static_critical: bool) -> PodState {
     let critical = source.is_static() && static_critical;
     let pod = Arc::new(saved.pod.clone());
     let mut state = PodState::new(pod, Some(source), saved.manifest_path.clone(), critical);
+    take_over(&mut state, saved);
+    state
+}
+
+/// What the agent's last run knew of it.
+fn take_over(state: &mut PodState, saved: &SavedPod) {
     state.status = saved.pod.status.clone().map(Arc::new);
     state.forestalled.clone_from(&saved.forestalled);
-    state
+    state.probes = saved.pod.status.as_ref().map(ProbeResults::of_status).unwrap_or_default();
 }
 
 /// Of a pod that nothing but its name is known of.

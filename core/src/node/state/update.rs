@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use super::admit::Verdict;
 use super::pod::{Outstanding, PodState};
-use super::sources::is_to_be_deleted;
+use super::sources::{is_to_be_deleted, same_manifest};
 use super::{Mode, State};
 use crate::clock::Mono;
 use crate::node::event::{PodSource, SourcePod};
@@ -36,6 +36,11 @@ impl State {
             drop(known);
             let message = format!("it is to be deleted, within {grace} s");
             self.record_pod(now, Kind::Pod, Reason::PodRemoved, &known_id, message);
+            return;
+        }
+        if same_manifest(&known.pod, &named.pod) {
+            // Others have said something of it.
+            known.set_pod(named.pod, critical);
             return;
         }
         let in_place = known.id == id && changes_in_place(&known.pod, &named.pod);
