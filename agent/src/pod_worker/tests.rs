@@ -14,6 +14,7 @@ use crate::image::ImagePuller;
 use crate::volume::VolumeManager;
 use oomlet_core::pod::Pod;
 use oomlet_core::pod::env::EnvFacts;
+use oomlet_core::pod::probe::ProbeResults;
 use oomlet_core::pod::qos::{CgroupResources, QosClass};
 use oomlet_core::pod::runtime_status::ContainerState;
 use oomlet_core::reason::Reason;
@@ -73,7 +74,10 @@ impl Rig {
     }
 
     fn sync(&mut self, pod: &Arc<Pod>) {
-        self.workers.dispatch(uid(), WorkOrder::Sync { pod: pod.clone(), reason: Reason::PodAdded });
+        self.workers.dispatch(
+            uid(),
+            WorkOrder::Sync { pod: pod.clone(), probes: ProbeResults::default(), reason: Reason::PodAdded },
+        );
     }
 
     fn terminate(&mut self, pod: &Arc<Pod>, grace: Duration, reason: Reason, remove: bool) {
