@@ -38,6 +38,8 @@ pub struct TestNode {
     config: Value,
     /// More of the agent's environment.
     environment: BTreeMap<String, String>,
+    /// The agent runs in containerd's network namespace.
+    in_pod_network: bool,
     /// By container id: what never changes is asked for once, for each question starts a `ctr`.
     labels: Mutex<BTreeMap<String, Labels>>,
     scratch: Scratch,
@@ -89,8 +91,17 @@ impl TestNode {
         });
         scratch.create_dir("root")?;
         let (profile, labels) = (Profile::of_this_program(), Mutex::default());
-        let environment = BTreeMap::new();
-        Ok(TestNode { agent: None, containerd, profile, config, environment, labels, scratch })
+        let (environment, in_pod_network) = (BTreeMap::new(), false);
+        Ok(TestNode {
+            agent: None,
+            containerd,
+            profile,
+            config,
+            environment,
+            in_pod_network,
+            labels,
+            scratch,
+        })
     }
 
     /// Which build of the agent runs; that of the running program unless said otherwise.
@@ -106,6 +117,11 @@ impl TestNode {
     /// Set in the agent's environment from the next start on.
     pub fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// From the next start on the agent runs where the pods' bridge is, and reaches their addresses as on a real node.
+    pub fn join_pod_network(&mut self) {
+        self.in_pod_network = true;
     }
 
     /// Caps kubepods at `mib` from the next start on: kubelet enforces capacity − systemReserved there.
@@ -172,7 +188,14 @@ impl TestNode {
         let path = self.config_path();
         fs::write(&path, serde_json::to_string_pretty(&self.config)?)
             .with_context(|| format!("writing {}", path.display()))?;
-        let mut command = self.oomlet(&["run", "--config"])?;
+        let args = ["run", "--config"];
+        let mut command = if self.in_pod_network {
+            let mut command = self.containerd.netns().command(self.program()?);
+            command.args(args);
+            command
+        } else {
+            self.oomlet(&args)?
+        };
         command.arg(&path).args(["--container-runtime-endpoint", &self.containerd.endpoint()]);
         command.arg("--root-dir").arg(self.root_dir()).envs(&self.environment);
         self.start_in_its_place(command)
@@ -206,11 +229,15 @@ impl TestNode {
 
     /// The agent's program with `args`, to be run.
     pub fn oomlet(&self, args: &[&str]) -> Result<Command> {
-        let path = build::agent_path(self.profile)?;
-        anyhow::ensure!(path.is_file(), "{} is missing; build it by `cargo xtask build`", path.display());
-        let mut command = Command::new(path);
+        let mut command = Command::new(self.program()?);
         command.args(args);
         Ok(command)
+    }
+
+    fn program(&self) -> Result<PathBuf> {
+        let path = build::agent_path(self.profile)?;
+        anyhow::ensure!(path.is_file(), "{} is missing; build it by `cargo xtask build`", path.display());
+        Ok(path)
     }
 
     /// What `oomlet pods --output json` says.
