@@ -18,6 +18,8 @@ pub mod pleg;
 pub mod pod_source;
 pub mod pod_store;
 pub mod pod_worker;
+pub mod probe;
+pub mod prober;
 pub mod sync_loop;
 pub mod token;
 pub mod trace;

@@ -8,6 +8,7 @@
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
 //! | volumes' content | workers | ConfigMaps, Secrets, tokens' times | files, `Event::ObjectsChanged` |
+//! | prober | workers | published pods, who is held | `Event::Probe` |
 //! | node resources | workers | orders, disks, CRI | `Event::Resources` |
 //! | QoS classes' shares | workers | orders | cgroups |
 //! | limit of all pods, until it can be set | workers | usage, pods that have gone | cgroup, records |
@@ -51,6 +52,8 @@ use crate::pleg::{self, PlegHandle};
 use crate::pod_source::http::HttpSourceError;
 use crate::pod_store::{self, PodStore, PodStoreError};
 use crate::pod_worker::{PodCgroups, PodWorkers, WorkerContext};
+use crate::probe::{ContainerProcesses, HttpError, NodeChecks};
+use crate::prober::ProberTask;
 use crate::sync_loop::execute::Executor;
 use crate::sync_loop::heartbeat::Heartbeat;
 use crate::sync_loop::outlet::Outlet;
@@ -62,6 +65,7 @@ pub use cluster_options::ClusterOptions;
 use loop_thread::LoopParts;
 use oomlet_core::config::Config;
 use oomlet_core::node::event::Event;
+use oomlet_core::node::prober::Prober;
 use oomlet_core::node::published::{NodeSnapshot, SavedPod};
 use oomlet_core::node::state::State;
 use oomlet_core::pod::env::EnvFacts;
@@ -111,6 +115,8 @@ pub enum NodeAgentError {
     Wire(#[from] WireError),
     #[error(transparent)]
     HttpSource(#[from] HttpSourceError),
+    #[error(transparent)]
+    Probes(#[from] HttpError),
     #[error("cannot read {path}: {source}")]
     Read { path: &'static str, source: std::io::Error },
     #[error("{path} has no usable {what}; is /proc mounted?")]
@@ -202,9 +208,11 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let (events, receiver) = mpsc::channel(EVENT_QUEUE);
     let tracker = TaskTracker::new();
     let pleg = PlegHandle::default();
+    let processes = Arc::clone(&cgroups) as Arc<dyn ContainerProcesses>;
+    let checks = Arc::new(NodeChecks::new(client.clone(), processes)?);
     let resources = resource_context(&setup, client.clone(), images.clone(), (&cgroups, &volumes));
     let parts = cluster::Parts {
-        snapshots,
+        snapshots: snapshots.clone(),
         pleg: pleg.clone(),
         runtime: client.clone(),
         images: images.clone(),
@@ -217,8 +225,9 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let contents = contents::make(&setup, env_facts(&node), &volumes, (&tracker, &events, &cancel)).await?;
     let context =
         worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes, contents), oom_kill_group);
-    let state =
-        State::new(state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group));
+    let of_state = state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group);
+    let prober = Prober::new(clock::now(), of_state.unix_offset_ns);
+    let state = State::new(of_state);
     let status = tell_start(&journal, &kernel, &node);
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
@@ -231,7 +240,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     });
     let workers = PodWorkers::new(Arc::new(context), events.clone(), tracker.clone(), cancel.clone());
     first_events(&events, &cgroups, &volumes).await;
-    let (resources, resource_task) = NodeResources::new(resources, events, cancel.clone());
+    let (resources, resource_task) = NodeResources::new(resources, events.clone(), cancel.clone());
     tracker.spawn(resource_task);
     let (classes, class_updates) = ClassUpdates::new(Arc::clone(&cgroups), cancel.clone());
     tracker.spawn(class_updates);
@@ -239,6 +248,8 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     executor.guard = guard;
     executor.pressure = pressure;
     executor.kubepods_limit = limit_handle;
+    let held = executor.held.subscribe();
+    tracker.spawn(ProberTask { prober, checks, snapshots, held, events }.run(cancel.clone()));
     let watchdog = Watchdog::of_environment();
     let heartbeat = Arc::new(Heartbeat::new(clock::now()));
     let parts = LoopParts {

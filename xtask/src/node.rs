@@ -44,8 +44,10 @@ pub struct TestNode {
     environment: BTreeMap<String, String>,
     /// More of its command line.
     arguments: Vec<String>,
-    /// Set for a node of a cluster, whose agent is where its pods are.
+    /// Set for a node of a cluster.
     relay: Option<Relay>,
+    /// The agent runs in containerd's network namespace.
+    in_pod_network: bool,
     /// By container id: what never changes is asked for once, for each question starts a `ctr`.
     labels: Mutex<BTreeMap<String, Labels>>,
     scratch: Scratch,
@@ -99,6 +101,7 @@ impl TestNode {
         let (profile, labels) = (Profile::of_this_program(), Mutex::default());
         let environment = BTreeMap::new();
         let (arguments, relay) = (Vec::new(), None);
+        let in_pod_network = false;
         Ok(TestNode {
             agent: None,
             containerd,
@@ -107,6 +110,7 @@ impl TestNode {
             environment,
             arguments,
             relay,
+            in_pod_network,
             labels,
             scratch,
         })
@@ -141,6 +145,7 @@ impl TestNode {
              ip route add default dev eth0"
         ))?;
         self.relay = Some(Relay::start(namespace, api_server)?);
+        self.join_pod_network();
         Ok(())
     }
 
@@ -148,6 +153,11 @@ impl TestNode {
     #[must_use]
     pub fn relay(&self) -> Option<&Relay> {
         self.relay.as_ref()
+    }
+
+    /// From the next start on the agent runs where the pods' bridge is, and reaches their addresses as on a real node.
+    pub fn join_pod_network(&mut self) {
+        self.in_pod_network = true;
     }
 
     /// Caps kubepods at `mib` from the next start on: kubelet enforces capacity − systemReserved there.
@@ -214,9 +224,10 @@ impl TestNode {
         let path = self.config_path();
         fs::write(&path, serde_json::to_string_pretty(&self.config)?)
             .with_context(|| format!("writing {}", path.display()))?;
-        let mut command = match &self.relay {
-            None => Command::new(self.program()?),
-            Some(_) => self.containerd.netns().command(self.program()?),
+        let mut command = if self.in_pod_network {
+            self.containerd.netns().command(self.program()?)
+        } else {
+            Command::new(self.program()?)
         };
         command.args(["run", "--config"]).arg(&path);
         command.args(["--container-runtime-endpoint", &self.containerd.endpoint()]);

@@ -11,6 +11,7 @@ use crate::clock::Mono;
 use crate::eviction::resources::ResourceAnswer;
 use crate::pod::containers::ListedContainer;
 use crate::pod::order::WorkerReport;
+use crate::pod::probe::ProbeReport;
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
 use crate::signal::attribution::Target;
@@ -44,6 +45,8 @@ pub enum Event {
     BrakeFailed { held: Held, error: String },
     /// A pod worker finished a piece of work.
     Worker(WorkerReport),
+    /// A probe has something new to tell.
+    Probe(ProbeReport),
     /// The runtime stopped answering (`Err`: why) or answers again.
     Runtime(Result<(), String>),
     /// ConfigMaps or Secrets that these pods name have changed: what failed for want of them may succeed now.

@@ -151,7 +151,8 @@ fn plan_pod(pod: &PodState, now: Mono, actions: &mut Vec<Action>) {
         Mode::Pending | Mode::Rejected(_) => {}
         Mode::Active => {
             if let Some(reason) = pod.sync_due(now) {
-                actions.push(dispatch(WorkOrder::Sync { pod: Arc::clone(&pod.pod), reason }, reason));
+                let (manifest, probes) = (Arc::clone(&pod.pod), pod.probes.clone());
+                actions.push(dispatch(WorkOrder::Sync { pod: manifest, probes, reason }, reason));
             }
         }
         Mode::Completed { .. } | Mode::Evicted { .. } => {

@@ -26,6 +26,18 @@ pub struct PublishedPod {
     pub failure: Option<Failure>,
     /// Containers that were stopped before they reached their memory limit: id, and the message of their status.
     pub forestalled: BTreeMap<String, String>,
+    pub probing: Probing,
+}
+
+/// What of a pod's health is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Probing {
+    /// It does not run, or nobody has taken it over yet.
+    #[default]
+    Nothing,
+    /// It is being ended, and is out of its Services as soon as it does not answer.
+    Readiness,
+    All,
 }
 
 /// Another manifest is a difference without being read: it is replaced as a whole.
@@ -37,6 +49,7 @@ impl PartialEq for PublishedPod {
             && self.manifest_path == other.manifest_path
             && self.failure == other.failure
             && self.forestalled == other.forestalled
+            && self.probing == other.probing
     }
 }
 
@@ -51,6 +64,7 @@ impl From<&SavedPod> for PublishedPod {
             manifest_path: saved.manifest_path.clone(),
             failure: saved.failure.clone(),
             forestalled: saved.forestalled.clone(),
+            probing: Probing::Nothing,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! - [`oom`]: OOM kills, in relation to pods.
 //! - [`pod_table`]: the pods, and what follows from all of them together.
 //! - [`note`]: the plan is on its way.
+//! - [`probes`]: verdicts on containers.
 //! - [`limits`]: containers that are stopped before they reach their own memory limit.
 //! - [`publish`]: a pod as everybody outside sees it.
 
@@ -19,6 +20,7 @@ mod note;
 mod oom;
 mod pod;
 mod pod_table;
+mod probes;
 mod publish;
 mod resources;
 mod retry;
@@ -182,6 +184,7 @@ impl Follows {
                 Follows { kills: true, memory_pressure: true, resource_conditions: true, admission: true }
             }
             Event::Lifecycle(_)
+            | Event::Probe(_)
             | Event::KernelSilent(_)
             | Event::Cgroups(_)
             | Event::BrakeFailed { .. }
@@ -236,6 +239,7 @@ impl State {
             Event::Lifecycle(event) => self.apply_lifecycle(&event, now),
             Event::Leftovers(uids) => self.apply_leftovers(uids, now),
             Event::Worker(report) => self.apply_worker_report(report, now),
+            Event::Probe(report) => self.apply_probe(report, now),
             Event::Runtime(result) => self.apply_runtime(result, now),
             Event::Kernel(event) => self.apply_kernel_event(&event, now),
             Event::KernelSilent(why) => self.apply_kernel_silent(&why, now),

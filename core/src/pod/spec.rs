@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::Pod;
+use super::status::conditions_of_others;
 
 /// kubelet's `minimumGracePeriodInSeconds` (kuberuntime_container.go): a deletion gives a container at least this
 /// long, an eviction need not.
@@ -27,31 +28,26 @@ pub fn grace_period(pod: &Pod) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
-/// What counts of a pod's manifest is the same (kubelet: `podsDifferSemantically`). A resource version is no change, nor is a
-/// status, but for the conditions that the pod's readiness waits for (`readinessGates`), which others write.
+/// What counts of a pod is the same (kubelet: `podsDifferSemantically`). A resource version is no change, nor is its status,
+/// but for what others say there: the pod may be Ready by it.
 #[must_use]
 pub fn same_content(a: &Arc<Pod>, b: &Arc<Pod>) -> bool {
+    Arc::ptr_eq(a, b) || same_manifest(a, b) && conditions_of_others(a).eq(conditions_of_others(b))
+}
+
+/// The same, whatever others say of the pod.
+#[must_use]
+pub fn same_manifest(a: &Pod, b: &Pod) -> bool {
     let counts = |pod: &Pod| {
         let meta = &pod.metadata;
         (meta.deletion_timestamp.clone(), meta.deletion_grace_period_seconds)
     };
-    Arc::ptr_eq(a, b)
-        || a.spec == b.spec
-            && a.metadata.name == b.metadata.name
-            && a.metadata.namespace == b.metadata.namespace
-            && a.metadata.labels == b.metadata.labels
-            && a.metadata.annotations == b.metadata.annotations
-            && counts(a) == counts(b)
-            && gates(a).eq(gates(b))
-}
-
-/// Type and status of the conditions that `readinessGates` name, as far as somebody has written them.
-fn gates(pod: &Pod) -> impl Iterator<Item = (&str, &str)> {
-    let named = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
-    let conditions = || pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    named.filter_map(move |gate| {
-        conditions().find(|c| c.type_ == gate.condition_type).map(|c| (c.type_.as_str(), c.status.as_str()))
-    })
+    a.spec == b.spec
+        && a.metadata.name == b.metadata.name
+        && a.metadata.namespace == b.metadata.namespace
+        && a.metadata.labels == b.metadata.labels
+        && a.metadata.annotations == b.metadata.annotations
+        && counts(a) == counts(b)
 }
 
 /// `spec.hostname`, or the pod's name cut to the 63 bytes that a host name may have.

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use super::{Mode, PodState, State};
 use crate::clock::Mono;
 use crate::eviction::resources::Condition;
-use crate::node::published::{Failure, PublishedNode, PublishedPod};
+use crate::node::published::{Failure, Probing, PublishedNode, PublishedPod};
 use crate::pod::PodUid;
 use crate::pod::runtime_status::PodRuntimeStatus;
 use crate::pod::status::{PodFailure, StatusInput, pod_status};
@@ -66,6 +66,15 @@ impl State {
             manifest_path: pod.path.clone(),
             failure,
             forestalled: pod.forestalled.clone(),
+            probing: match &pod.mode {
+                Mode::Active => Probing::All,
+                Mode::Removing { .. } => Probing::Readiness,
+                Mode::Pending
+                | Mode::Rejected(_)
+                | Mode::Evicted { .. }
+                | Mode::Completed { .. }
+                | Mode::Removed => Probing::Nothing,
+            },
         }
     }
 
@@ -91,6 +100,7 @@ impl State {
             previous: pod.status.as_deref(),
             oom_killed: &pod.oom_killed,
             forestalled: &pod.forestalled,
+            probes: &pod.probes,
             host_ips: &self.config.host_ips,
             runtime_name: &self.config.runtime_name,
             now_unix_ns: i64::try_from(now.0).unwrap_or(i64::MAX).saturating_add(self.config.unix_offset_ns),

@@ -24,6 +24,7 @@ use crate::clock::Mono;
 use crate::node::event::{PodSource, PodUpdate, RejectedManifest, SourcePod};
 use crate::node::published::SavedPod;
 use crate::pod::admission;
+use crate::pod::probe::ProbeResults;
 use crate::pod::spec::same_content;
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
@@ -117,8 +118,7 @@ impl State {
         state.own_uid = named.own_uid;
         // Start time and times of conditions go on: as the last run saved them, else as the API server has them.
         if let Some(saved) = self.saved.get(&state.id.uid) {
-            state.status = saved.pod.status.clone().map(Arc::new);
-            state.forestalled.clone_from(&saved.forestalled);
+            take_over(&mut state, saved);
         } else if source == PodSource::Api {
             state.status = state.pod.status.clone().map(Arc::new);
         }
@@ -323,9 +323,15 @@ pub(super) fn from_saved(saved: &SavedPod, static_critical: bool) -> PodState {
     let critical = source.is_static() && static_critical;
     let pod = Arc::new(saved.pod.clone());
     let mut state = PodState::new(pod, Some(source), saved.manifest_path.clone(), critical);
+    take_over(&mut state, saved);
+    state
+}
+
+/// What the agent's last run knew of it.
+fn take_over(state: &mut PodState, saved: &SavedPod) {
     state.status = saved.pod.status.clone().map(Arc::new);
     state.forestalled.clone_from(&saved.forestalled);
-    state
+    state.probes = saved.pod.status.as_ref().map(ProbeResults::of_status).unwrap_or_default();
 }
 
 /// Of a pod that nothing but its name is known of.

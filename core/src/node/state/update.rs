@@ -17,6 +17,7 @@ use super::{Mode, State};
 use crate::clock::Mono;
 use crate::node::event::{PodSource, SourcePod};
 use crate::pod::qos::QosClass;
+use crate::pod::spec::same_manifest;
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
 use crate::trace::record::Kind;
@@ -36,6 +37,11 @@ impl State {
             drop(known);
             let message = format!("it is to be deleted, within {grace} s");
             self.record_pod(now, Kind::Pod, Reason::PodRemoved, &known_id, message);
+            return;
+        }
+        if same_manifest(&known.pod, &named.pod) {
+            // Others have said something of it.
+            known.set_pod(named.pod, critical);
             return;
         }
         let in_place = known.id == id && changes_in_place(&known.pod, &named.pod);
