@@ -4,4 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod control_plane;
+mod node;
 mod pods;
+mod stability;
