@@ -18,3 +18,4 @@ mod service;
 mod stall;
 mod static_pods;
 mod trace;
+mod volumes;
