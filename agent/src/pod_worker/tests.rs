@@ -137,7 +137,7 @@ impl Rig {
 fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime>>) -> Arc<WorkerContext> {
     let connection = Connection::open(endpoint, Duration::from_secs(20)).unwrap();
     let volumes = Arc::new(VolumeManager::new(dir.path()));
-    let (_, services) = tokio::sync::watch::channel(Some(Arc::default()));
+    let (_, services) = watch::channel(Some(Arc::default()));
     let contents = Contents::new(
         Arc::new(NoObjects::default()),
         Arc::new(NoTokens),
@@ -228,7 +228,7 @@ async fn an_image_that_is_not_there_keeps_only_its_own_container_waiting() {
         {"name": "a", "image": "absent:1", "imagePullPolicy": "Never"}, {"name": "b", "image": "img:1"}]}));
     rig.sync(&pod);
     let report = rig.report().await;
-    let WorkerOutcome::Failed { error, retry_in, waiting } = report.outcome else { panic!("{report:?}") };
+    let WorkerOutcome::Failed { error, retry_in, waiting, .. } = report.outcome else { panic!("{report:?}") };
     assert!(error.contains("absent:1") && error.contains("import"), "{error}");
     assert_eq!(retry_in, Duration::from_secs(10));
     assert_eq!(
