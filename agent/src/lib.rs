@@ -3,6 +3,7 @@
 //! The modules here do I/O and decide nothing. `ARCHITECTURE.md` is the map.
 
 pub mod actuator;
+pub mod apiserver;
 pub mod cgroup;
 pub mod clock;
 pub mod command;
@@ -17,6 +18,8 @@ pub mod pleg;
 pub mod pod_source;
 pub mod pod_store;
 pub mod pod_worker;
+pub mod probe;
+pub mod prober;
 pub mod sync_loop;
 pub mod token;
 pub mod trace;

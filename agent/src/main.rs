@@ -1,5 +1,7 @@
 //! `oomlet`: the command line.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -33,7 +35,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(words(std::env::args_os().collect()));
     match execute(cli.command) {
         Ok(code) => code,
         Err(error) => {
@@ -43,12 +45,27 @@ fn main() -> ExitCode {
     }
 }
 
+/// Called `kubelet`, it is `oomlet run`; that takes flags as kubelet does.
+fn words(mut words: Vec<OsString>) -> Vec<OsString> {
+    let name = words.first().and_then(|word| Path::new(word).file_name());
+    if name.is_some_and(|name| name == "kubelet") {
+        words.splice(0..1, ["oomlet".into(), "run".into()]);
+    }
+    if words.get(1).is_some_and(|command| command == "run") {
+        words = words.into_iter().map(run::with_hyphens).collect();
+    }
+    words
+}
+
 fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => {
+            if run::version(&args)? {
+                return Ok(ExitCode::SUCCESS);
+            }
             // Dropped last: what is still on its way to standard error is written then.
-            let _logs = init_tracing(args.verbosity)?;
-            run::run(*args)?;
+            let _logs = init_tracing(args.verbosity())?;
+            run::run(&args)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check(args) => Ok(if check::check(&args)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
@@ -92,4 +109,18 @@ fn init_tracing(verbosity: u8) -> anyhow::Result<WorkerGuard> {
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_filter(filter_fn(shows_no_secret));
     tracing_subscriber::registry().with(filter).with(lines).init();
     Ok(guard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn called_kubelet_it_runs() {
+        let words = |line: &[&str]| words(line.iter().map(OsString::from).collect());
+        assert_eq!(words(&["/usr/bin/kubelet", "--v=2"]), ["oomlet", "run", "--v=2"]);
+        assert_eq!(words(&["kubelet"]), ["oomlet", "run"]);
+        assert_eq!(words(&["/usr/bin/oomlet", "kubelet"]), ["/usr/bin/oomlet", "kubelet"]);
+        assert!(matches!(Cli::parse_from(words(&["kubelet", "--version"])).command, Command::Run(_)));
+    }
 }

@@ -4,9 +4,11 @@
 //! |---|---|---|---|
 //! | SyncLoop with ring buffer | its own | all events | orders, readings, trace |
 //! | pod sources: files, a server | workers | manifests | `Event::Pods` |
+//! | what talks to the API server, see [`crate::apiserver`] | workers | pods, snapshots | `Event::Pods`, requests |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
 //! | volumes' content | workers | ConfigMaps, Secrets, tokens' times | files, `Event::ObjectsChanged` |
+//! | prober | workers | published pods, who is held | `Event::Probe` |
 //! | node resources | workers | orders, disks, CRI | `Event::Resources` |
 //! | QoS classes' shares | workers | orders | cgroups |
 //! | limit of all pods, until it can be set | workers | usage, pods that have gone | cgroup, records |
@@ -17,6 +19,8 @@
 
 mod brakes;
 mod cgroup_driver;
+mod cluster;
+mod cluster_options;
 mod contents;
 mod facts;
 mod loop_thread;
@@ -40,7 +44,6 @@ use crate::cgroup::driver::{self, CgroupDriver};
 use crate::cgroup::kubepods_limit::{KubepodsLimit, KubepodsLimitHandle};
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock;
-use crate::cri::connection::DEFAULT_REQUEST_TIMEOUT;
 use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
 use crate::kernel::{self, Kernel, ProgramState};
@@ -49,6 +52,8 @@ use crate::pleg::{self, PlegHandle};
 use crate::pod_source::http::HttpSourceError;
 use crate::pod_store::{self, PodStore, PodStoreError};
 use crate::pod_worker::{PodCgroups, PodWorkers, WorkerContext};
+use crate::probe::{ContainerProcesses, HttpError, NodeChecks};
+use crate::prober::ProberTask;
 use crate::sync_loop::execute::Executor;
 use crate::sync_loop::heartbeat::Heartbeat;
 use crate::sync_loop::outlet::Outlet;
@@ -56,9 +61,11 @@ use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
 use crate::trace::wire::{self, WireError};
 use crate::volume::contents::Contents;
 use crate::volume::{VolumeError, VolumeManager};
+pub use cluster_options::ClusterOptions;
 use loop_thread::LoopParts;
 use oomlet_core::config::Config;
 use oomlet_core::node::event::Event;
+use oomlet_core::node::prober::Prober;
 use oomlet_core::node::published::{NodeSnapshot, SavedPod};
 use oomlet_core::node::state::State;
 use oomlet_core::pod::env::EnvFacts;
@@ -70,8 +77,6 @@ use service_manager::Watchdog;
 
 /// Events on their way to the loop. Senders wait when it is full: each of them has its own task.
 const EVENT_QUEUE: usize = 1024;
-/// Without `serializeImagePulls`. kubelet sets no bound; a node with more pulls than this at a time gains nothing.
-const PARALLEL_PULLS: usize = 16;
 /// How long tasks may take to end after SIGTERM.
 const SHUTDOWN_BOUND: Duration = Duration::from_secs(5);
 /// A far deadline of the loop is looked at again after this time.
@@ -80,9 +85,12 @@ const LONGEST_REST: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct Setup {
     pub config: Config,
+    /// The whole KubeletConfiguration in effect, as `/configz` shows it.
+    pub effective_config: serde_json::Value,
     pub root_dir: PathBuf,
     /// `--hostname-override`.
     pub hostname: Option<String>,
+    pub cluster: ClusterOptions,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +115,8 @@ pub enum NodeAgentError {
     Wire(#[from] WireError),
     #[error(transparent)]
     HttpSource(#[from] HttpSourceError),
+    #[error(transparent)]
+    Probes(#[from] HttpError),
     #[error("cannot read {path}: {source}")]
     Read { path: &'static str, source: std::io::Error },
     #[error("{path} has no usable {what}; is /proc mounted?")]
@@ -123,6 +133,14 @@ pub enum NodeAgentError {
         "`oomlet.eviction.psi` is set and the kernel keeps no pressure stall information: {0}. Remedy: a kernel with CONFIG_PSI, booted with psi=1 where that is not the default; or take the key out"
     )]
     NoPsi(CgroupError),
+    #[error(
+        "`failSwapOn: true` keeps the agent from a node with swap, and {0} is in use. Remedy: swapoff -a, or take the key or --fail-swap-on out: oomlet runs with swap"
+    )]
+    Swap(String),
+    #[error(
+        "`failCgroupV1: true` keeps the agent from a node with cgroup v1, and its memory controller is there. Remedy: boot with cgroup v2, or take the key or --fail-cgroupv1 out: oomlet runs on v1"
+    )]
+    CgroupV1,
     #[error("cannot start a thread or the tokio runtime: {0}; check the limits of processes and open files")]
     Start(#[from] std::io::Error),
 }
@@ -158,11 +176,11 @@ pub fn run(setup: Setup) -> Result<(), NodeAgentError> {
 
 async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let config = &setup.config;
-    let connection = Connection::open(&config.container_runtime_endpoint, DEFAULT_REQUEST_TIMEOUT)?;
+    let connection = Connection::open(&config.container_runtime_endpoint, config.runtime_request_timeout)?;
     let version = connection.check().await?;
     tracing::info!(runtime = version.runtime_name, version = version.runtime_version, "container runtime");
     let images = match &config.image_service_endpoint {
-        Some(endpoint) => ImageClient::new(&Connection::open(endpoint, DEFAULT_REQUEST_TIMEOUT)?),
+        Some(endpoint) => ImageClient::new(&Connection::open(endpoint, config.runtime_request_timeout)?),
         None => ImageClient::new(&connection),
     };
     let node = facts::gather(&setup)?;
@@ -170,6 +188,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let driver = cgroup_driver::choose(config.cgroup_driver, &client).await?;
     let options = driver::Options { cgroup_root: config.cgroup_root.clone(), driver };
     let cgroups = Arc::new(CgroupDriver::open(options)?);
+    facts::refuse_node(config, cgroups.memory_hierarchy())?;
     let oom_kill_group = facts::oom_kill_group(config.single_process_oom_kill, cgroups.memory_hierarchy())?;
     let lower_later = KubepodsLimit::set(&cgroups, node.kubepods, node.eviction_hard_bytes)?;
     let guard = brakes::guard(config);
@@ -178,7 +197,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let volumes = Arc::new(VolumeManager::new(&setup.root_dir));
     let saved = load_saved(&setup.root_dir)?;
     let (outlet, snapshots) = Outlet::new(NodeSnapshot::of_saved(&saved));
-    let store = PodStore::open(&setup.root_dir, snapshots)?;
+    let store = PodStore::open(&setup.root_dir, snapshots.clone())?;
     let (journal, file_writer) =
         Journal::open(config.oomlet.trace.journal_records, config.oomlet.trace.file.as_deref())?;
     let cancel = CancellationToken::new();
@@ -189,17 +208,31 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let (events, receiver) = mpsc::channel(EVENT_QUEUE);
     let tracker = TaskTracker::new();
     let pleg = PlegHandle::default();
+    let processes = Arc::clone(&cgroups) as Arc<dyn ContainerProcesses>;
+    let checks = Arc::new(NodeChecks::new(client.clone(), processes)?);
     let resources = resource_context(&setup, client.clone(), images.clone(), (&cgroups, &volumes));
+    let parts = cluster::Parts {
+        snapshots: snapshots.clone(),
+        pleg: pleg.clone(),
+        runtime: client.clone(),
+        images: images.clone(),
+        events: events.clone(),
+        journal: Arc::clone(&journal),
+    };
+    if let Some(session) = cluster::session(&setup, &node, &version, parts) {
+        tracker.spawn(session.run(cancel.clone()));
+    }
     let contents = contents::make(&setup, env_facts(&node), &volumes, (&tracker, &events, &cancel)).await?;
     let context =
         worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes, contents), oom_kill_group);
-    let state =
-        State::new(state_config::of(config, &node, &kernel, saved, &version.runtime_name, oom_kill_group));
+    let of_state = state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group);
+    let prober = Prober::new(clock::now(), of_state.unix_offset_ns);
+    let state = State::new(of_state);
     let status = tell_start(&journal, &kernel, &node);
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
     tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), cancel.clone()));
-    sources::watch(config, &node.facts.name, &tracker, (&events, &cancel))?;
+    sources::watch(&setup, &node.facts.name, &tracker, (&events, &cancel))?;
     let limit_handle = lower_later.map(|limit| {
         let handle = KubepodsLimitHandle::default();
         tracker.spawn(limit.run(handle.clone(), Arc::clone(&journal), cancel.clone()));
@@ -207,7 +240,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     });
     let workers = PodWorkers::new(Arc::new(context), events.clone(), tracker.clone(), cancel.clone());
     first_events(&events, &cgroups, &volumes).await;
-    let (resources, resource_task) = NodeResources::new(resources, events, cancel.clone());
+    let (resources, resource_task) = NodeResources::new(resources, events.clone(), cancel.clone());
     tracker.spawn(resource_task);
     let (classes, class_updates) = ClassUpdates::new(Arc::clone(&cgroups), cancel.clone());
     tracker.spawn(class_updates);
@@ -215,6 +248,8 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     executor.guard = guard;
     executor.pressure = pressure;
     executor.kubepods_limit = limit_handle;
+    let held = executor.held.subscribe();
+    tracker.spawn(ProberTask { prober, checks, snapshots, held, events }.run(cancel.clone()));
     let watchdog = Watchdog::of_environment();
     let heartbeat = Arc::new(Heartbeat::new(clock::now()));
     let parts = LoopParts {
@@ -261,7 +296,7 @@ fn worker_context(
     let config = &setup.config;
     WorkerContext {
         runtime,
-        images: ImagePuller::new(images, if config.serialize_image_pulls { 1 } else { PARALLEL_PULLS }),
+        images: ImagePuller::new(images, facts::parallel_pulls(config)),
         cgroups: Arc::clone(cgroups) as Arc<dyn PodCgroups>,
         volumes: Arc::clone(volumes),
         contents,

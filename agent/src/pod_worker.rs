@@ -250,8 +250,8 @@ impl Worker {
             match standing.as_ref().map(|s| &s.order) {
                 None => {}
                 Some(WorkOrder::Terminate { .. }) => self.terminate().await?,
-                Some(WorkOrder::Sync { pod, .. }) => {
-                    let pod = pod.clone();
+                Some(WorkOrder::Sync { pod, probes, .. }) => {
+                    let (pod, probes) = (pod.clone(), probes.clone());
                     let mut orders = self.orders.clone();
                     // Cancel-safe, see `run`. A new Sync waits for this one to end; a Terminate does not.
                     let terminated = async {
@@ -263,7 +263,7 @@ impl Worker {
                             Ok(()) => continue,
                             Err(_) => return Err(Gone),
                         },
-                        outcome = self.sync(&pod) => self.report(outcome).await?,
+                        outcome = self.sync(&pod, &probes) => self.report(outcome).await?,
                     }
                 }
             }

@@ -9,16 +9,22 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Taint;
+
 use crate::eviction::threshold::Thresholds;
 use crate::image::gc::GcPolicy;
 use crate::pod::qos::Amounts;
 use crate::quantity;
 
 pub mod extension;
+pub mod flags;
 mod keys;
+mod layers;
+pub mod node_flags;
 mod raw;
 
 pub use extension::Extension;
+pub use layers::{Layers, Loaded, Source};
 
 pub const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 pub const KIND: &str = "KubeletConfiguration";
@@ -29,6 +35,15 @@ pub enum CgroupDriver {
     #[default]
     Cgroupfs,
     Systemd,
+}
+
+/// `configMapAndSecretChangeDetectionStrategy`: how a node follows the ConfigMaps and Secrets of its pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+pub enum ChangeDetection {
+    Get,
+    Cache,
+    #[default]
+    Watch,
 }
 
 /// Defaults are kubelet's (pkg/kubelet/apis/config/v1beta1/defaults.go) unless said otherwise.
@@ -79,7 +94,16 @@ pub struct Config {
     pub max_container_restart_period: Duration,
     /// −999.
     pub oom_score_adj: i32,
+    /// True, unless `maxParallelImagePulls` is above 1.
     pub serialize_image_pulls: bool,
+    /// Without `serialize_image_pulls`; `None`: kubelet has no bound.
+    pub max_parallel_image_pulls: Option<u32>,
+    /// 2 min. Of every call to the runtime but those that may last.
+    pub runtime_request_timeout: Duration,
+    /// Only `Some(true)` keeps the agent from a node with swap; kubelet's default is true.
+    pub fail_swap_on: Option<bool>,
+    /// Only `Some(true)` keeps the agent from a node with cgroup v1; kubelet's default is true.
+    pub fail_cgroup_v1: Option<bool>,
     /// A container without a seccomp profile gets the runtime's. False.
     pub seccomp_default: bool,
     /// The OOM killer takes one process of a container instead of all. `None`: all where cgroup v2 can (kubelet's
@@ -89,6 +113,36 @@ pub struct Config {
     pub resolv_conf: String,
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
+    /// 10 s.
+    pub node_status_update_frequency: Duration,
+    /// 5 min; where only `nodeStatusUpdateFrequency` is set, as that.
+    pub node_status_report_frequency: Duration,
+    /// `None`: all. 50.
+    pub node_status_max_images: Option<u32>,
+    /// 40.
+    pub node_lease_duration_seconds: u32,
+    /// True.
+    pub register_node: bool,
+    pub register_with_taints: Vec<Taint>,
+    pub provider_id: Option<String>,
+    /// Of a node without an API server; with one the Node says it.
+    pub pod_cidr: Option<String>,
+    /// Of the node's own API. 10250.
+    pub port: u16,
+    /// 50, in bursts of 100.
+    pub kube_api_qps: u32,
+    pub kube_api_burst: u32,
+    /// 50, in bursts of 100; 0 events a second is no bound.
+    pub event_record_qps: u32,
+    pub event_burst: u32,
+    /// The client certificate. False.
+    pub rotate_certificates: bool,
+    /// The serving certificate comes from the cluster too. False.
+    pub server_tls_bootstrap: bool,
+    /// `Watch`.
+    pub change_detection: ChangeDetection,
+    /// True: the controller manager attaches volumes.
+    pub enable_controller_attach_detach: bool,
     pub oomlet: Extension,
 }
 
@@ -119,11 +173,32 @@ impl Default for Config {
             max_container_restart_period: Duration::from_secs(300),
             oom_score_adj: -999,
             serialize_image_pulls: true,
+            max_parallel_image_pulls: None,
+            runtime_request_timeout: Duration::from_secs(120),
+            fail_swap_on: None,
+            fail_cgroup_v1: None,
             seccomp_default: false,
             single_process_oom_kill: None,
             resolv_conf: "/etc/resolv.conf".to_owned(),
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),
+            node_status_update_frequency: Duration::from_secs(10),
+            node_status_report_frequency: Duration::from_secs(300),
+            node_status_max_images: Some(50),
+            node_lease_duration_seconds: 40,
+            register_node: true,
+            register_with_taints: Vec::new(),
+            provider_id: None,
+            pod_cidr: None,
+            port: 10250,
+            kube_api_qps: 50,
+            kube_api_burst: 100,
+            event_record_qps: 50,
+            event_burst: 100,
+            rotate_certificates: false,
+            server_tls_bootstrap: false,
+            change_detection: ChangeDetection::Watch,
+            enable_controller_attach_detach: true,
             oomlet: Extension::default(),
         }
     }
@@ -135,7 +210,9 @@ impl Config {
     /// # Errors
     /// Not YAML, not a KubeletConfiguration, or a value that is not allowed.
     pub fn parse(text: &str, origin: &Path) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
-        raw::parse(text, origin)
+        let mut layers = Layers::default();
+        layers.file(text, origin)?;
+        layers.load().map(|loaded| (loaded.config, loaded.warnings))
     }
 
     /// `systemReserved` and `kubeReserved` together: what pods may not have.
@@ -159,6 +236,8 @@ impl Config {
 pub enum ConfigWarning {
     /// kubelet acts on the key; this agent does not yet.
     NotHonoured { key: String },
+    /// The same of a flag.
+    FlagNotHonoured { flag: &'static str },
     /// The file names an eviction signal of kubelet's and gives it a threshold; nothing enforces it yet.
     NotEnforced { signal: String },
     /// Neither kubelet nor this agent knows the key; `nearest` is the known key that looks like it.
@@ -170,6 +249,9 @@ impl std::fmt::Display for ConfigWarning {
         match self {
             ConfigWarning::NotHonoured { key } => {
                 write!(f, "{key} is not honoured by this agent yet and has no effect")
+            }
+            ConfigWarning::FlagNotHonoured { flag } => {
+                write!(f, "--{flag} is not honoured by this agent yet and has no effect")
             }
             ConfigWarning::NotEnforced { signal } => {
                 write!(f, "the eviction threshold for {signal} is not enforced by this agent yet")
@@ -192,8 +274,12 @@ pub enum ConfigError {
     Syntax { path: PathBuf, error: String },
     #[error("configuration {path}: {key} is {found}, must be {expected:?}")]
     WrongKind { path: PathBuf, key: &'static str, found: String, expected: &'static str },
-    #[error("configuration {path}: {key}: {error}")]
-    Value { path: PathBuf, key: String, error: String },
+    #[error("cannot read the drop-in directory {path}: {source}; check --config-dir and its permissions")]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error("{source}: {key}: {error}", source = .origin)]
+    Value { origin: Source, key: String, error: String },
+    #[error(transparent)]
+    Flag(#[from] flags::FlagError),
 }
 
 #[cfg(test)]

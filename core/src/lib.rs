@@ -15,8 +15,9 @@
 //! - [`brake`]: who is frozen or throttled, and how far. [`eviction`]: thresholds, ranking, one decision.
 //! - [`config`]: KubeletConfiguration. [`trace`]: the record of what was seen and done.
 //! - [`oom`]: the ledger of OOM kills, and which limit each was about.
-//! - [`node`]: the SyncLoop's core: events, state, plan.
+//! - [`node`]: the SyncLoop's core: events, state, plan. [`apiserver`]: what the API server is to be told.
 
+pub mod apiserver;
 pub mod brake;
 pub mod cgroup;
 pub mod clock;
@@ -25,6 +26,7 @@ pub mod duration;
 pub mod eviction;
 pub mod forecast;
 pub mod image;
+pub mod label;
 pub mod manifest;
 pub mod mountinfo;
 pub mod node;
@@ -36,4 +38,5 @@ pub mod reason;
 pub mod signal;
 pub mod token;
 pub mod trace;
+pub mod version;
 pub mod volume;

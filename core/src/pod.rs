@@ -5,6 +5,7 @@
 //! - [`lifecycle`]: from manifest and runtime status to what is to be done next.
 //! - [`backoff`]: CrashLoopBackOff and error back-off.
 //! - [`runtime_status`]: what the runtime says of a pod; [`containers`]: what is known of it, by whoever looked.
+//! - [`probe`]: health checks: what is asked, when, and what the answers come to.
 //! - [`status`]: the Kubernetes PodStatus.
 //! - [`stop_signal`]: what asks a container to end.
 //! - [`memory_limit`]: what is to happen at a container's own memory limit.
@@ -23,6 +24,7 @@ pub mod lifecycle;
 pub mod mailbox;
 pub mod memory_limit;
 pub mod order;
+pub mod probe;
 pub mod qos;
 pub mod references;
 pub mod runtime_status;

@@ -131,6 +131,16 @@ reasons! {
     ContainerStateUnknown,
     /// A second instance of a container, or one outside the pod's sandbox.
     StrayContainer,
+    /// A container failed a probe, or it could not be asked.
+    Unhealthy,
+    /// A container passed a probe, and something about it should be known.
+    ProbeWarning,
+    /// A container failed its liveness probe so often that it is restarted.
+    LivenessProbeFailed,
+    /// A container failed its startup probe so often that it is restarted.
+    StartupProbeFailed,
+    /// A container passed its startup probe: what waits for it goes on.
+    StartupProbeSucceeded,
     /// Not admitted: the pod's node selector or affinity does not match the node.
     NodeAffinity,
     /// Not admitted: the pod is for another operating system.

@@ -14,6 +14,9 @@ pub struct Args {
     /// The agent's KubeletConfiguration, for its `cgroupRoot`.
     #[arg(long)]
     config: Option<PathBuf>,
+    /// Its drop-ins.
+    #[arg(long)]
+    config_dir: Option<PathBuf>,
     /// The cgroup below which `kubepods` is. `/`.
     #[arg(long)]
     cgroup_root: Option<String>,
@@ -33,14 +36,14 @@ pub enum ReleaseError {
 /// # Errors
 /// When the node's cgroups cannot be read.
 pub fn release_brakes(args: &Args) -> Result<(), ReleaseError> {
-    let configured = args.config.as_ref().and_then(|path| match config_file::load(path) {
-        Ok((config, _)) => Some(config.cgroup_root),
+    let configured = match config_file::load(args.config.as_deref(), args.config_dir.as_deref(), &[]) {
+        Ok(loaded) => Some(loaded.config.cgroup_root),
         Err(error) => {
             // Where the agent could not read it either, it has held nothing anywhere else.
             eprintln!("oomlet: {error}; looking below the default cgroup root");
             None
         }
-    });
+    };
     let root = args.cgroup_root.clone().or(configured).unwrap_or_else(|| Config::default().cgroup_root);
     let files = BrakeFiles::of_node(&root)?;
     if args.guard {

@@ -1,6 +1,5 @@
 //! What the node is: name, capacity, allocatable, addresses.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{NodeAgentError, Setup};
@@ -10,9 +9,15 @@ use crate::clock;
 use crate::cri::dns::{NodeDns, ResolvConf};
 use oomlet_core::config::Config;
 use oomlet_core::eviction::psi::PsiThresholds;
+use oomlet_core::eviction::resources::ResourceSignal;
 use oomlet_core::eviction::threshold::Signal;
 use oomlet_core::pod::admission::NodeFacts;
 use oomlet_core::pod::qos::{Amounts, CgroupResources, cpu_shares};
+use oomlet_core::quantity::parse_bytes;
+
+/// Without `serializeImagePulls` and `maxParallelImagePulls`. kubelet sets no bound; a node with more pulls than this at
+/// a time gains nothing.
+const PARALLEL_PULLS: usize = 16;
 
 #[derive(Debug)]
 pub struct Node {
@@ -58,7 +63,7 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
             max_pods: config.max_pods as usize,
             os: "linux".to_owned(),
             arch: go_arch().to_owned(),
-            labels: BTreeMap::new(),
+            labels: setup.cluster.node_labels.clone(),
             memory_pressure: false,
             disk_pressure: false,
             pid_pressure: false,
@@ -72,7 +77,10 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
         },
         eviction_hard_bytes,
         memory_capacity_bytes: capacity.memory_bytes,
-        host_ips: host_ip().into_iter().collect(),
+        host_ips: match setup.cluster.node_ips.as_slice() {
+            [] => host_ip().into_iter().collect(),
+            given => given.iter().map(ToString::to_string).collect(),
+        },
     })
 }
 
@@ -84,6 +92,18 @@ fn eviction_hard_bytes(config: &Config, capacity: Amounts) -> u64 {
         .iter()
         .find(|t| t.signal == Signal::MemoryAvailable && t.is_hard());
     hard.map_or(0, |t| t.value.of(capacity.memory_bytes))
+}
+
+/// What pods may not have of the file system of the root directory: what is reserved, and the hard threshold of
+/// `nodefs.available`.
+pub fn reserved_storage_bytes(config: &Config, capacity_bytes: u64) -> u64 {
+    let reserved = [&config.system_reserved, &config.kube_reserved].into_iter().map(|list| {
+        // The quantities were checked when the file was read.
+        list.get("ephemeral-storage").and_then(|text| parse_bytes(text).ok()).unwrap_or(0)
+    });
+    let hard = config.eviction_thresholds.resources.iter();
+    let hard = hard.filter(|t| t.signal == ResourceSignal::NodefsAvailable && t.is_hard());
+    reserved.chain(hard.map(|t| t.value.of(capacity_bytes))).sum()
 }
 
 /// Whether a container's processes are OOM-killed together: on cgroup v2, unless `singleProcessOOMKill` is true.
@@ -100,6 +120,38 @@ pub fn oom_kill_group(
         (MemoryV1, Some(false)) => Err(NodeAgentError::OomKillGroupOnV1),
         (MemoryV1, None | Some(true)) => Ok(false),
     }
+}
+
+/// What the configuration asks in so many words not to run on. Unlike kubelet's, the default is to run.
+///
+/// # Errors
+/// [`NodeAgentError::Swap`], [`NodeAgentError::CgroupV1`].
+pub fn refuse_node(config: &Config, memory: oomlet_core::signal::Hierarchy) -> Result<(), NodeAgentError> {
+    if config.fail_cgroup_v1 == Some(true) && memory == oomlet_core::signal::Hierarchy::MemoryV1 {
+        return Err(NodeAgentError::CgroupV1);
+    }
+    if config.fail_swap_on == Some(true) {
+        let path = "/proc/swaps";
+        // A kernel without swap has no such file.
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        if let Some(swap) = first_swap(&text) {
+            return Err(NodeAgentError::Swap(swap.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+pub fn parallel_pulls(config: &Config) -> usize {
+    match (config.serialize_image_pulls, config.max_parallel_image_pulls) {
+        (true, _) => 1,
+        (false, Some(most)) => most as usize,
+        (false, None) => PARALLEL_PULLS,
+    }
+}
+
+/// Of `/proc/swaps`: a head, then a line for each.
+fn first_swap(swaps: &str) -> Option<&str> {
+    swaps.lines().skip(1).find_map(|line| line.split_whitespace().next())
 }
 
 /// CPUs that the agent may use.
@@ -164,6 +216,19 @@ pub fn unix_offset_ns() -> i64 {
 mod tests {
     use super::*;
     use oomlet_core::signal::Hierarchy::{MemoryV1, Unified};
+
+    #[test]
+    fn a_node_is_refused_only_where_that_is_said() {
+        let with = |v1| Config { fail_cgroup_v1: v1, ..Config::default() };
+        assert!(
+            refuse_node(&with(None), MemoryV1).is_ok() && refuse_node(&with(Some(true)), Unified).is_ok()
+        );
+        let error = refuse_node(&with(Some(true)), MemoryV1).unwrap_err().to_string();
+        assert!(error.contains("failCgroupV1") && error.contains("Remedy"), "{error}");
+        let head = "Filename\tType\tSize\tUsed\tPriority\n";
+        assert_eq!(first_swap(head), None);
+        assert_eq!(first_swap(&format!("{head}/swapfile file 2097148 0 -2\n")), Some("/swapfile"));
+    }
 
     #[test]
     fn containers_are_oom_killed_as_a_whole_where_that_can_be() {

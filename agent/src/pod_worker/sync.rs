@@ -1,5 +1,6 @@
 //! Bringing a pod to what its manifest says: read, let `lifecycle` decide, carry it out, read again.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{debug, info, warn};
@@ -8,6 +9,7 @@ use super::start::Starting;
 use super::{Worker, WorkerError};
 use oomlet_core::pod::lifecycle::{self, ContainerKill, PodActions};
 use oomlet_core::pod::order::{ContainerWaiting, WorkerOutcome};
+use oomlet_core::pod::probe::ProbeResults;
 use oomlet_core::pod::qos::QosClass;
 use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus};
 use oomlet_core::pod::spec::{MINIMUM_GRACE, grace_period};
@@ -37,8 +39,8 @@ impl Progress {
 }
 
 impl Worker {
-    pub(super) async fn sync(&mut self, pod: &Pod) -> WorkerOutcome {
-        match self.try_sync(pod).await {
+    pub(super) async fn sync(&mut self, pod: &Pod, probes: &ProbeResults) -> WorkerOutcome {
+        match self.try_sync(pod, probes).await {
             Ok(outcome) => outcome,
             Err(e) => {
                 let waiting = creating(pod, &self.known);
@@ -47,10 +49,10 @@ impl Worker {
         }
     }
 
-    async fn try_sync(&mut self, pod: &Pod) -> Result<WorkerOutcome, WorkerError> {
+    async fn try_sync(&mut self, pod: &Pod, probes: &ProbeResults) -> Result<WorkerOutcome, WorkerError> {
         let status = self.read().await?;
         self.context.contents.follow(pod, status.any_running());
-        let actions = lifecycle::compute(pod, &status, &self.backoff, unix_ns());
+        let actions = lifecycle::compute(pod, &status, &self.backoff, probes, unix_ns());
         debug!(pod = %self.who, ?actions, "sync");
         if actions.kill_pod {
             self.kill_pod(pod, &status).await?;
@@ -117,8 +119,16 @@ impl Worker {
         for kill in kills {
             info!(pod = %self.who, container = kill.name, reason = %kill.reason, "{}", kill.message);
         }
-        let instance = |k: &ContainerKill| ContainerInstance { name: k.name.clone(), id: k.id.clone() };
-        self.stop_all(vec![kills.iter().map(instance).collect()], grace(pod)).await
+        let mut by_grace: BTreeMap<Duration, Vec<ContainerInstance>> = BTreeMap::new();
+        for kill in kills {
+            let grace = kill.grace.map_or_else(|| grace(pod), |grace| grace.max(MINIMUM_GRACE));
+            let instance = ContainerInstance { name: kill.name.clone(), id: kill.id.clone() };
+            by_grace.entry(grace).or_default().push(instance);
+        }
+        for (grace, containers) in by_grace {
+            self.stop_all(vec![containers], grace).await?;
+        }
+        Ok(())
     }
 
     async fn start_all(

@@ -17,6 +17,7 @@ use crate::volume::VolumeManager;
 use crate::volume::contents::Contents;
 use oomlet_core::pod::Pod;
 use oomlet_core::pod::env::EnvFacts;
+use oomlet_core::pod::probe::ProbeResults;
 use oomlet_core::pod::qos::{CgroupResources, QosClass};
 use oomlet_core::pod::runtime_status::ContainerState;
 use oomlet_core::reason::Reason;
@@ -76,7 +77,10 @@ impl Rig {
     }
 
     fn sync(&mut self, pod: &Arc<Pod>) {
-        self.workers.dispatch(uid(), WorkOrder::Sync { pod: pod.clone(), reason: Reason::PodAdded });
+        self.workers.dispatch(
+            uid(),
+            WorkOrder::Sync { pod: pod.clone(), probes: ProbeResults::default(), reason: Reason::PodAdded },
+        );
     }
 
     fn terminate(&mut self, pod: &Arc<Pod>, grace: Duration, reason: Reason, remove: bool) {

@@ -18,7 +18,7 @@ pub struct Extension {
     pub eviction: Eviction,
     pub kernel: Kernel,
     pub trace: Trace,
-    /// Standalone: a directory of ConfigMaps and Secrets that pods may name. None.
+    /// A directory of Secret and ConfigMap manifests, for pods of a node without an API server. None.
     pub objects: Option<PathBuf>,
 }
 
@@ -158,7 +158,12 @@ impl RawExtension {
             return Err(("trace.journalRecords", error));
         }
         let objects = self.objects.filter(|dir| !dir.as_os_str().is_empty());
-        Ok(Extension { eviction, trace, kernel: self.kernel.unwrap_or_default().checked()?, objects })
+        if let Some(dir) = &objects
+            && !dir.is_absolute()
+        {
+            return Err(("objects", format!("{dir:?} must be an absolute path")));
+        }
+        Ok(Extension { eviction, trace, objects, kernel: self.kernel.unwrap_or_default().checked()? })
     }
 }
 

@@ -1,20 +1,25 @@
 //! The file's shape, and from there to a checked [`Config`]. Core.
 
 use core::net::IpAddr;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::extension::RawExtension;
-use super::{API_VERSION, CgroupDriver, Config, ConfigError, ConfigWarning, KIND, keys};
+use super::{API_VERSION, CgroupDriver, ChangeDetection, Config, ConfigError, ConfigWarning, KIND, keys};
 use crate::duration::GoDuration;
-use crate::eviction::threshold::{Thresholds, default_eviction_hard, parse_thresholds};
-use crate::image::gc::GcPolicy;
-use crate::quantity::{parse_bytes, parse_milli_cpu};
+use checks::{
+    cgroup_root, endpoint, enforce_pods, eviction_thresholds, image_gc, in_range, pids_limit, pod_logs_dir,
+    reserved, restart_period, static_pod_url,
+};
+
+mod checks;
+mod cluster;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -69,6 +74,37 @@ struct Raw {
     cluster_dns: Option<Vec<IpAddr>>,
     cluster_domain: Option<String>,
     feature_gates: Option<BTreeMap<String, bool>>,
+    max_parallel_image_pulls: Option<i32>,
+    runtime_request_timeout: Option<GoDuration>,
+    fail_swap_on: Option<bool>,
+    fail_cgroup_v1: Option<bool>,
+    // What the API server is told and asked: `cluster`.
+    node_status_update_frequency: Option<GoDuration>,
+    node_status_report_frequency: Option<GoDuration>,
+    node_status_max_images: Option<i32>,
+    node_lease_duration_seconds: Option<i32>,
+    register_node: Option<bool>,
+    register_with_taints: Option<Vec<Taint>>,
+    #[serde(rename = "providerID")]
+    provider_id: Option<String>,
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<String>,
+    port: Option<i32>,
+    #[serde(rename = "kubeAPIQPS")]
+    kube_api_qps: Option<i32>,
+    #[serde(rename = "kubeAPIBurst")]
+    kube_api_burst: Option<i32>,
+    #[serde(rename = "eventRecordQPS")]
+    event_record_qps: Option<i32>,
+    event_burst: Option<i32>,
+    rotate_certificates: Option<bool>,
+    #[serde(rename = "serverTLSBootstrap")]
+    server_tls_bootstrap: Option<bool>,
+    config_map_and_secret_change_detection_strategy: Option<ChangeDetection>,
+    enable_controller_attach_detach: Option<bool>,
+    // The agent speaks JSON whatever is asked for: the server takes it as well.
+    #[serde(rename = "contentType")]
+    _content_type: Option<String>,
     oomlet: Option<RawExtension>,
 }
 
@@ -78,26 +114,26 @@ struct RawCrashLoopBackOff {
     max_container_restart_period: Option<GoDuration>,
 }
 
-pub(super) fn parse(text: &str, origin: &Path) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
+/// The text of a file as the document that it is.
+pub(super) fn document(text: &str, origin: &Path) -> Result<Map<String, Value>, ConfigError> {
     let document: Value = serde_saphyr::from_str(text)
         .map_err(|e| ConfigError::Syntax { path: origin.to_owned(), error: e.to_string() })?;
     check_kind(&document, origin)?;
+    match document {
+        Value::Object(document) => Ok(document),
+        _ => Ok(Map::new()),
+    }
+}
 
+/// `Err`: the key, and what is wrong with its value.
+pub(super) fn read(document: Value) -> Result<(Config, Vec<ConfigWarning>), Wrong> {
     let mut warnings = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(document, &mut track);
     let raw: Result<Raw, _> =
         serde_ignored::deserialize(tracked, |path| warnings.push(warning(&path.to_string())));
-    let raw = raw.map_err(|e| ConfigError::Value {
-        path: origin.to_owned(),
-        key: track.path().to_string(),
-        error: e.to_string(),
-    })?;
-    let config = checked(raw, &mut warnings).map_err(|(key, error)| ConfigError::Value {
-        path: origin.to_owned(),
-        key,
-        error,
-    })?;
+    let raw = raw.map_err(|e| (track.path().to_string(), e.to_string()))?;
+    let config = checked(raw, &mut warnings)?;
     Ok((config, warnings))
 }
 
@@ -139,6 +175,7 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
     let enforce_pods_allocatable = enforce_pods(raw.enforce_node_allocatable.as_deref(), warnings)?;
     let eviction_thresholds = eviction_thresholds(&raw, enforce_pods_allocatable, warnings)?;
     let image_gc = image_gc(&raw, default.image_gc)?;
+    let rest = cluster::checked(&raw)?;
     let gates = raw.feature_gates.iter().flatten().map(|(gate, _)| format!("featureGates.{gate}"));
     warnings.extend(gates.map(|key| ConfigWarning::NotHonoured { key }));
     Ok(Config {
@@ -179,7 +216,6 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
             let adj = raw.oom_score_adj.unwrap_or(default.oom_score_adj);
             in_range("oomScoreAdj", adj, (-1000..=1000).contains(&adj), "-1000 to 1000")?
         },
-        serialize_image_pulls: raw.serialize_image_pulls.unwrap_or(default.serialize_image_pulls),
         seccomp_default: raw.seccomp_default.unwrap_or(default.seccomp_default),
         single_process_oom_kill: raw.single_process_oom_kill,
         resolv_conf: raw.resolv_conf.unwrap_or(default.resolv_conf),
@@ -190,155 +226,6 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
             .unwrap_or_default()
             .checked()
             .map_err(|(key, error)| (format!("oomlet.{key}"), error))?,
+        ..rest
     })
-}
-
-fn in_range<T: std::fmt::Debug>(key: &str, value: T, fits: bool, allowed: &str) -> Result<T, Wrong> {
-    if fits {
-        Ok(value)
-    } else {
-        Err((key.to_owned(), format!("{value:?} is out of range, must be {allowed}")))
-    }
-}
-
-fn restart_period(given: Option<RawCrashLoopBackOff>, default: Duration) -> Result<Duration, Wrong> {
-    let Some(GoDuration(period)) = given.and_then(|c| c.max_container_restart_period) else {
-        return Ok(default);
-    };
-    let allowed = Duration::from_secs(1)..=Duration::from_secs(300);
-    in_range("crashLoopBackOff.maxContainerRestartPeriod", period, allowed.contains(&period), "1s to 300s")
-}
-
-/// As kubelet's validation has it (pkg/kubelet/apis/config/validation).
-fn image_gc(raw: &Raw, default: GcPolicy) -> Result<GcPolicy, Wrong> {
-    let percent = |key: &str, given: Option<i32>, default: u8| {
-        let Some(percent) = given else { return Ok(default) };
-        let fits = u8::try_from(percent).ok().filter(|p| *p <= 100);
-        in_range(key, percent, fits.is_some(), "0 to 100").map(|_| fits.unwrap_or(default))
-    };
-    let (high, low) = ("imageGCHighThresholdPercent", "imageGCLowThresholdPercent");
-    let high_percent = percent(high, raw.image_gc_high_threshold_percent, default.high_percent)?;
-    let low_percent = percent(low, raw.image_gc_low_threshold_percent, default.low_percent)?;
-    if low_percent >= high_percent {
-        let error = format!("{low_percent} must be less than {high}, which is {high_percent}");
-        return Err((low.to_owned(), error));
-    }
-    // kubelet takes a zero as not set.
-    let min_age = raw.image_minimum_gc_age.map(|d| d.0).filter(|d| !d.is_zero()).unwrap_or(default.min_age);
-    let max_age = raw.image_maximum_gc_age.map_or(default.max_age, |d| d.0);
-    if !max_age.is_zero() && max_age <= min_age {
-        let error = format!("{max_age:?} must be more than imageMinimumGCAge, which is {min_age:?}, or 0s");
-        return Err(("imageMaximumGCAge".to_owned(), error));
-    }
-    Ok(GcPolicy { high_percent, low_percent, min_age, max_age })
-}
-
-fn eviction_thresholds(
-    raw: &Raw,
-    enforce_pods_allocatable: bool,
-    warnings: &mut Vec<ConfigWarning>,
-) -> Result<Thresholds, Wrong> {
-    let none = BTreeMap::new();
-    let [soft, minimum_reclaim] =
-        [&raw.eviction_soft, &raw.eviction_minimum_reclaim].map(|map| map.as_ref().unwrap_or(&none));
-    let grace = raw.eviction_soft_grace_period.iter().flatten().map(|(signal, d)| (signal.clone(), d.0));
-    // As for kubelet, naming one hard threshold drops the default ones unless they are asked for.
-    let mut hard = match (&raw.eviction_hard, raw.merge_default_eviction_settings) {
-        (None, _) | (_, Some(true)) => default_eviction_hard(),
-        _ => BTreeMap::new(),
-    };
-    hard.extend(raw.eviction_hard.clone().unwrap_or_default());
-
-    let thresholds =
-        parse_thresholds(&hard, soft, &grace.collect(), minimum_reclaim, enforce_pods_allocatable)
-            .map_err(|e| at(e.field)((e.signal, e.fault.to_string())))?;
-    // Only what the file itself names: nobody asked for the built-in ones.
-    let named: BTreeSet<_> = [&raw.eviction_hard, &raw.eviction_soft, &raw.eviction_minimum_reclaim]
-        .into_iter()
-        .flatten()
-        .flat_map(BTreeMap::keys)
-        .collect();
-    let not_enforced = thresholds.not_enforced.iter().filter(|signal| named.contains(signal));
-    warnings.extend(not_enforced.map(|signal| ConfigWarning::NotEnforced { signal: signal.clone() }));
-    Ok(thresholds)
-}
-
-fn endpoint(key: &str, given: Option<String>) -> Result<Option<String>, Wrong> {
-    match given.filter(|text| !text.is_empty()) {
-        None => Ok(None),
-        Some(text) if text.starts_with("unix://") || text.starts_with('/') => Ok(Some(text)),
-        Some(text) => Err((
-            key.to_owned(),
-            format!("{text:?} must be a unix socket, as unix:///run/containerd/containerd.sock"),
-        )),
-    }
-}
-
-fn static_pod_url(given: Option<String>) -> Result<Option<String>, Wrong> {
-    let Some(url) = given.filter(|url| !url.is_empty()) else { return Ok(None) };
-    let fits = ["http://", "https://"].into_iter().any(|scheme| url.starts_with(scheme));
-    in_range("staticPodURL", url, fits, "an http:// or https:// URL").map(Some)
-}
-
-fn cgroup_root(given: String) -> Result<String, Wrong> {
-    if given.is_empty() {
-        return Ok("/".to_owned());
-    }
-    let escapes = given.split('/').any(|part| part == "..");
-    in_range("cgroupRoot", given.clone(), given.starts_with('/') && !escapes, "an absolute path without `..`")
-}
-
-fn pod_logs_dir(given: Option<PathBuf>, default: PathBuf) -> Result<PathBuf, Wrong> {
-    let dir = given.filter(|p| !p.as_os_str().is_empty()).unwrap_or(default);
-    in_range("podLogsDir", dir.clone(), dir.is_absolute(), "an absolute path")
-}
-
-fn pids_limit(given: Option<i64>) -> Result<Option<i64>, Wrong> {
-    match given {
-        None | Some(-1) => Ok(None),
-        Some(limit) => {
-            in_range("podPidsLimit", limit, limit > 0, "-1 (the node's limit) or more than 0").map(Some)
-        }
-    }
-}
-
-fn enforce_pods(given: Option<&[String]>, warnings: &mut Vec<ConfigWarning>) -> Result<bool, Wrong> {
-    let Some(given) = given else { return Ok(true) };
-    for word in given {
-        match word.as_str() {
-            "pods" | "none" => {}
-            "system-reserved"
-            | "kube-reserved"
-            | "system-reserved-compressible"
-            | "kube-reserved-compressible" => {
-                warnings.push(ConfigWarning::NotHonoured { key: format!("enforceNodeAllocatable[{word}]") });
-            }
-            _ => {
-                let error = format!("{word:?} must be pods, system-reserved, kube-reserved or none");
-                return Err(("enforceNodeAllocatable".to_owned(), error));
-            }
-        }
-    }
-    if given.len() > 1 && given.iter().any(|word| word == "none") {
-        return Err(("enforceNodeAllocatable".to_owned(), "none must stand alone".to_owned()));
-    }
-    Ok(given.iter().any(|word| word == "pods"))
-}
-
-fn reserved(key: &str, given: Option<BTreeMap<String, Quantity>>) -> Result<BTreeMap<String, String>, Wrong> {
-    let mut checked = BTreeMap::new();
-    for (resource, Quantity(text)) in given.unwrap_or_default() {
-        let result = match resource.as_str() {
-            "cpu" => parse_milli_cpu(&text),
-            "memory" | "ephemeral-storage" | "pid" => parse_bytes(&text),
-            _ => {
-                let error =
-                    "not a reservable resource, must be cpu, memory, ephemeral-storage or pid".to_owned();
-                return Err(at(key)((resource, error)));
-            }
-        };
-        result.map_err(|e| at(key)((resource.clone(), e.to_string())))?;
-        checked.insert(resource, text);
-    }
-    Ok(checked)
 }

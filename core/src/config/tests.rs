@@ -200,7 +200,7 @@ fn what_has_no_effect_is_warned_of() {
         ]
     );
     assert_eq!(
-        text("port: 10250\nregisterNode: true\ncontainerLogMaxSize: 1Mi").len(),
+        text("healthzPort: 10248\nhairpinMode: none\ncontainerLogMaxSize: 1Mi").len(),
         3,
         "kubelet acts on them, this agent does not yet"
     );
@@ -355,4 +355,22 @@ proptest! {
         let _ = parse(&body);
         let _ = Config::parse(&body, Path::new("c"));
     }
+}
+
+#[test]
+fn every_key_of_kubelet_is_honoured_or_known_not_to_be() {
+    let list = include_str!("data/kubelet-1.37-keys.tsv");
+    let mut seen = 0;
+    for key in list.lines().skip(1).filter_map(|line| line.split('\t').next()) {
+        seen += 1;
+        let (honoured, not) = (keys::HONOURED.contains(&key), keys::NOT_HONOURED.contains(&key));
+        assert!(honoured != not, "{key}: honoured {honoured}, not honoured {not}");
+        // And the parser is of the same mind.
+        let warnings = match parse(&format!("{key}: null")) {
+            Ok((_, warnings)) => warnings,
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(!warnings.is_empty(), not, "{key}: {warnings:?}");
+    }
+    assert!(seen > 120, "{seen}");
 }

@@ -30,9 +30,13 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         Reason::Evicted => (Warning, "Evicted"),
         Reason::MemoryLimitForestalled | Reason::GraceCutShort => (Warning, "Killing"),
         Reason::OomKilled => (Warning, "OOMKilling"),
-        Reason::ContainerChanged | Reason::ContainerStateUnknown | Reason::StrayContainer => {
-            (Normal, "Killing")
-        }
+        Reason::ContainerChanged
+        | Reason::ContainerStateUnknown
+        | Reason::StrayContainer
+        | Reason::LivenessProbeFailed
+        | Reason::StartupProbeFailed => (Normal, "Killing"),
+        Reason::Unhealthy => (Warning, "Unhealthy"),
+        Reason::ProbeWarning => (Warning, "ProbeWarning"),
         Reason::CrashLoopBackOffEnded => (Warning, "BackOff"),
         Reason::RetryAfterError => (Warning, "FailedSync"),
         Reason::FailedMount => (Warning, "FailedMount"),
@@ -80,6 +84,7 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         | Reason::StopSignalSent
         | Reason::StopSignalAwaited
         | Reason::BrakeFailed
+        | Reason::StartupProbeSucceeded
         | Reason::GarbageCollection
         | Reason::RuntimeStateChanged
         | Reason::RecordsLost
@@ -107,6 +112,8 @@ mod tests {
             (Kind::Warning, Reason::OutOfcpu, Some((Warning, "OutOfcpu"))),
             (Kind::Pod, Reason::PodRemoved, Some((Normal, "Killing"))),
             (Kind::Signal, Reason::KernelSignal, None),
+            (Kind::Warning, Reason::Unhealthy, Some((Warning, "Unhealthy"))),
+            (Kind::Pod, Reason::LivenessProbeFailed, Some((Normal, "Killing"))),
         ] {
             let record = Record::new(Mono::ZERO, kind, reason, "");
             assert_eq!(event_of(&record), expected, "{kind:?} {reason}");

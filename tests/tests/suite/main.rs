@@ -13,6 +13,7 @@ mod lifecycle;
 mod memory_limit;
 mod node_pressure;
 mod oom;
+mod probes;
 mod runtime_restart;
 mod service;
 mod stall;

@@ -242,6 +242,7 @@ impl PodState {
         self.cgroups_stale |= !changes.is_empty();
         self.oom_killed.retain(|id| runtime.containers.iter().any(|c| c.id == *id));
         self.forestalled.retain(|id, _| runtime.containers.iter().any(|c| c.id == *id));
+        self.probes.retain(|id| runtime.containers.iter().any(|c| c.id == id));
         self.containers.set_read(runtime);
         let running: BTreeSet<u32> = self.running_pids().collect();
         self.watched_pids.retain(|pid| running.contains(pid));

@@ -84,7 +84,11 @@ fn source(pods: &[(&str, &str)]) -> Event {
         source: PodSource::File,
         pods: pods
             .iter()
-            .map(|(name, uid)| SourcePod { path: format!("/m/{name}.yaml").into(), pod: pod(name, uid) })
+            .map(|(name, uid)| SourcePod {
+                path: format!("/m/{name}.yaml").into(),
+                pod: pod(name, uid),
+                own_uid: false,
+            })
             .collect(),
         rejected: Vec::new(),
     })
@@ -190,6 +194,7 @@ fn short(kind: &ActionKind) -> Option<String> {
         ActionKind::Pod(PodAction::WatchInit { pids, .. }) => format!("watch {pids:?}"),
         ActionKind::Pod(PodAction::MapCgroups { pod, .. }) => format!("map {pod}"),
         ActionKind::Node(NodeAction::KickPleg) => "kick".into(),
+        ActionKind::Pod(PodAction::Unlist(uid)) => format!("unlist {uid}"),
         ActionKind::Resources(ResourceAction::Evict { eviction, .. }) => {
             format!("evict {} for disk", eviction.pod.uid)
         }
@@ -205,7 +210,7 @@ fn short(kind: &ActionKind) -> Option<String> {
         ActionKind::Resources(_)
         | ActionKind::Memory(MemoryAction::Read { .. } | MemoryAction::ReadLimits { .. })
         | ActionKind::Pod(PodAction::Publish(_))
-        | ActionKind::Node(NodeAction::UpdateQos { .. }) => return None,
+        | ActionKind::Node(NodeAction::UpdateQos { .. } | NodeAction::Publish(_)) => return None,
     })
 }
 

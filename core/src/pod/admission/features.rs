@@ -97,7 +97,6 @@ pub fn unsupported(pod: &Pod) -> Vec<String> {
         ("spec.ephemeralContainers", listed(spec.ephemeral_containers.as_ref().map(Vec::len))),
         ("spec.hostAliases", listed(spec.host_aliases.as_ref().map(Vec::len))),
         ("spec.imagePullSecrets", listed(spec.image_pull_secrets.as_ref().map(Vec::len))),
-        ("spec.readinessGates", listed(spec.readiness_gates.as_ref().map(Vec::len))),
         ("spec.subdomain", spec.subdomain.is_some()),
         ("spec.securityContext.fsGroup", security.is_some_and(|s| s.fs_group.is_some())),
         ("spec.securityContext.sysctls", security.is_some_and(|s| listed(s.sysctls.as_ref().map(Vec::len)))),
@@ -125,9 +124,6 @@ fn container_fields(container: &Container) -> impl Iterator<Item = &'static str>
     let lifecycle = container.lifecycle.as_ref();
     let security = container.security_context.as_ref();
     [
-        ("startupProbe", container.startup_probe.is_some()),
-        ("livenessProbe", container.liveness_probe.is_some()),
-        ("readinessProbe", container.readiness_probe.is_some()),
         ("lifecycle.postStart", lifecycle.is_some_and(|l| l.post_start.is_some())),
         ("lifecycle.preStop", lifecycle.is_some_and(|l| l.pre_stop.is_some())),
         ("lifecycle.stopSignal", lifecycle.is_some_and(|l| l.stop_signal.is_some())),
