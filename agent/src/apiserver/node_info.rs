@@ -12,7 +12,6 @@ use oomlet_core::apiserver::node::NodeDescription;
 use oomlet_core::quantity::format_bytes;
 use oomlet_core::version::KUBERNETES_VERSION;
 
-
 /// What is known at the start and does not change.
 #[derive(Clone, Debug)]
 pub struct NodeIdentity {

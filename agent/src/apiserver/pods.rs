@@ -95,7 +95,11 @@ impl PodWatch {
         if !std::mem::take(&mut known.changed) {
             return Ok(());
         }
-        let pods = known.told.values().map(|pod| SourcePod { path: path_of(pod), pod: Arc::clone(pod), own_uid: false });
+        let pods = known.told.values().map(|pod| SourcePod {
+            path: path_of(pod),
+            pod: Arc::clone(pod),
+            own_uid: false,
+        });
         let update = PodUpdate { source: PodSource::Api, pods: pods.collect(), rejected: Vec::new() };
         self.events.send(Event::Pods(update)).await
     }

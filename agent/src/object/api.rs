@@ -14,7 +14,7 @@ use std::time::Duration;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::runtime::watcher::watch_object;
-use kube::{Api, Client, Resource};
+use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::{BoxFuture, CHANGES, ObjectSource};
+use crate::apiserver::{Clients, chain, current};
 use crate::clock;
 use oomlet_core::object::{Object, ObjectError, ObjectKind, ObjectRef};
 use oomlet_core::pod::backoff::Exponential;
@@ -37,7 +38,7 @@ const FIRST_SIGHT: Duration = Duration::from_secs(1);
 const WATCH_AGAIN: Exponential = Exponential::new(Duration::from_millis(100), Duration::from_secs(30));
 
 pub struct ApiObjects {
-    clients: watch::Receiver<Client>,
+    clients: Clients,
     changes: broadcast::Sender<ObjectRef>,
     tracker: TaskTracker,
     cancel: CancellationToken,
@@ -91,11 +92,7 @@ impl ApiObjects {
     /// `clients`: the one to use from now on, which may become another when the node's certificate does. Its tasks run on
     /// `tracker` until `cancel`.
     #[must_use]
-    pub fn new(
-        clients: watch::Receiver<Client>,
-        tracker: TaskTracker,
-        cancel: CancellationToken,
-    ) -> Arc<ApiObjects> {
+    pub fn new(clients: Clients, tracker: TaskTracker, cancel: CancellationToken) -> Arc<ApiObjects> {
         let changes = broadcast::Sender::new(CHANGES);
         Arc::new(ApiObjects { clients, changes, tracker, cancel, needed: Mutex::default() })
     }
@@ -207,7 +204,7 @@ impl ObjectSource for ApiObjects {
 /// The task that watches one object.
 struct Watch {
     object: ObjectRef,
-    clients: watch::Receiver<Client>,
+    clients: Clients,
     seen: Arc<Seen>,
     changes: broadcast::Sender<ObjectRef>,
 }
@@ -229,7 +226,7 @@ impl Watch {
         let mut back_off = WATCH_AGAIN;
         loop {
             // Anew each time: a client whose certificate has run out is replaced.
-            let api: Api<K> = Api::namespaced(self.clients.borrow().clone(), &self.object.namespace);
+            let api: Api<K> = Api::namespaced(current(&self.clients).await, &self.object.namespace);
             let mut stream = pin!(watch_object(api, &self.object.name));
             // Its errors are told and waited out here: one watch ends with its first.
             while let Some(found) = stream.next().await {
@@ -297,15 +294,7 @@ pub fn plain(error: &kube::Error) -> String {
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
             "the API server's answer cannot be read".to_owned()
         }
-        other => {
-            let mut text = other.to_string();
-            let mut source = std::error::Error::source(other);
-            while let Some(error) = source {
-                text = format!("{text}: {error}");
-                source = error.source();
-            }
-            text
-        }
+        other => chain(other),
     }
 }
 

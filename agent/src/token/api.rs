@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::Api;
 use kube::api::PostParams;
-use kube::{Api, Client};
-use tokio::sync::watch;
 
 use super::{Answer, TokenSource};
+use crate::apiserver::{Clients, current};
 use crate::object::BoxFuture;
 use crate::object::api::{plain, random};
 use oomlet_core::pod::PodUid;
@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_secs(5);
 const RETRY_SPREAD: Duration = Duration::from_secs(10);
 
 pub struct ApiTokens {
-    clients: watch::Receiver<Client>,
+    clients: Clients,
     cache: Mutex<HashMap<TokenKey, Token>>,
 }
 
@@ -38,7 +38,7 @@ impl std::fmt::Debug for ApiTokens {
 impl ApiTokens {
     /// `clients`: the one to use from now on.
     #[must_use]
-    pub fn new(clients: watch::Receiver<Client>) -> Arc<ApiTokens> {
+    pub fn new(clients: Clients) -> Arc<ApiTokens> {
         Arc::new(ApiTokens { clients, cache: Mutex::default() })
     }
 
@@ -47,10 +47,12 @@ impl ApiTokens {
     }
 
     async fn request(&self, key: &TokenKey) -> Result<Token, String> {
-        let client = self.clients.borrow().clone();
-        let accounts: Api<ServiceAccount> = Api::namespaced(client, &key.namespace);
         let (body, params) = (request_body(key), PostParams::default());
-        let asked = accounts.create_subresource("token", &key.service_account, &params, &body);
+        let asked = async {
+            let client = current(&self.clients).await;
+            let accounts: Api<ServiceAccount> = Api::namespaced(client, &key.namespace);
+            accounts.create_subresource("token", &key.service_account, &params, &body).await
+        };
         let answer: TokenRequest = match tokio::time::timeout(REQUEST_TIMEOUT, asked).await {
             Ok(answer) => answer.map_err(|error| plain(&error))?,
             Err(_) => return Err(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())),
