@@ -9,6 +9,7 @@
 //! | [`lease`] | time | the Lease of the node |
 //! | [`pod_status`] | the SyncLoop's snapshots, the pods as the API server has them | statuses, mirror pods, deletions |
 //! | [`events`] | the trace | Events |
+//! | [`services`] | watch of all Services | the Services, for environments |
 //!
 //! None of them is waited for by the SyncLoop. What the API server does not take now is made good when it does: each task
 //! compares what is with what should be, so nothing is queued while it is away.
@@ -20,6 +21,7 @@ pub mod node;
 pub mod node_info;
 pub mod pod_status;
 pub mod pods;
+pub mod services;
 pub mod session;
 
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use backon::ExponentialBuilder;
 use imbl::OrdMap;
 use kube::Client;
 use kube::runtime::watcher::ExponentialBackoff;
+use tokio::sync::watch;
 
 use oomlet_core::pod::{Pod, PodUid};
 
@@ -40,6 +43,21 @@ impl std::fmt::Debug for ApiServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ApiServer")
     }
+}
+
+/// The client to use from now on, for whoever is not one of the tasks here. `None`: there is none yet.
+pub type Clients = watch::Receiver<Option<ApiServer>>;
+
+/// The client of now, as soon as there is one.
+pub async fn current(clients: &Clients) -> Client {
+    let mut clients = clients.clone();
+    if let Ok(client) = clients.wait_for(Option::is_some).await
+        && let Some(ApiServer(client)) = client.as_ref()
+    {
+        return client.clone();
+    }
+    // Nobody makes one any more: the agent ends.
+    std::future::pending().await
 }
 
 /// This node's pods as the API server has them, mirror pods among them. `None`: not known yet.

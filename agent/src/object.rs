@@ -1,10 +1,12 @@
 //! Where ConfigMaps and Secrets come from. Shell; what is in them is [`oomlet_core::object`]'s.
 //!
 //! - [`directory`]: a directory of manifests, standalone (`oomlet.objects`).
+//! - [`api`]: the API server.
 //!
 //! A source gives what it has of an object and tells when that has become another; it may keep to what the registered pods
 //! name.
 
+pub mod api;
 pub mod directory;
 
 use std::fmt::Debug;

@@ -38,7 +38,7 @@ use tracing::warn;
 
 use crate::clock;
 use oomlet_core::node::event::Event;
-use oomlet_core::pod::backoff::{CrashLoopBackOff, Exponential, RUNTIME_ERROR, WORKER_ERROR};
+use oomlet_core::pod::backoff::{CrashLoopBackOff, Exponential, MOUNT_ERROR, RUNTIME_ERROR, WORKER_ERROR};
 use oomlet_core::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
 use oomlet_core::pod::runtime_status::PodRuntimeStatus;
 use oomlet_core::pod::{PodRef, PodUid};
@@ -147,6 +147,7 @@ impl PodWorkers {
             messages: HashMap::new(),
             refused: WORKER_ERROR,
             runtime_away: RUNTIME_ERROR,
+            mount_failed: MOUNT_ERROR,
             termination_retry: terminate::RETRY,
             reported_stopped: false,
             removed: false,
@@ -203,6 +204,7 @@ struct Worker {
     messages: HashMap<String, String>,
     refused: Exponential,
     runtime_away: Exponential,
+    mount_failed: Exponential,
     termination_retry: Exponential,
     reported_stopped: bool,
     removed: bool,
@@ -290,15 +292,23 @@ impl Worker {
         self.reports.send(Event::Worker(report)).await.map_err(|_| Gone)
     }
 
-    /// How long to wait after this failure: shortly while the runtime is away, kubelet's 10 s otherwise.
-    fn retry_in(&mut self, transient: bool) -> Duration {
-        let back_off = if transient { &mut self.runtime_away } else { &mut self.refused };
+    /// How long to wait after this failure: shortly while the runtime is away or a volume fails for the first time,
+    /// kubelet's 10 s otherwise.
+    fn retry_in(&mut self, reason: Reason, transient: bool) -> Duration {
+        let back_off = if reason == Reason::FailedMount {
+            &mut self.mount_failed
+        } else if transient {
+            &mut self.runtime_away
+        } else {
+            &mut self.refused
+        };
         back_off.failed(clock::now())
     }
 
     fn went_well(&mut self) {
         self.refused.succeeded();
         self.runtime_away.succeeded();
+        self.mount_failed.succeeded();
     }
 
     /// What the runtime says of the pod now, with termination messages.

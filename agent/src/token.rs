@@ -1,4 +1,8 @@
 //! Where tokens of ServiceAccounts come from. Shell; what is asked for, and when again, is [`oomlet_core::token`]'s.
+//!
+//! - [`api`]: the API server.
+
+pub mod api;
 
 use std::fmt::Debug;
 use std::time::Duration;

@@ -117,7 +117,8 @@ impl fmt::Debug for Object {
 pub enum ObjectError {
     #[error("{0} not found")]
     NotFound(ObjectRef),
-    #[error("{object} cannot be read: {why}")]
+    /// In kubelet's words (pkg/kubelet/util/manager/watch_based_manager.go).
+    #[error("failed to sync {} cache: {why}", .object.kind.resource())]
     Unavailable { object: ObjectRef, why: String },
     /// In standalone mode without a directory of objects.
     #[error(

@@ -104,7 +104,7 @@ impl Worker {
         transient: bool,
         waiting: Vec<ContainerWaiting>,
     ) -> WorkerOutcome {
-        let retry_in = self.retry_in(transient);
+        let retry_in = self.retry_in(reason, transient);
         warn!(pod = %self.who, %reason, error, ?retry_in, "pod worker failed");
         WorkerOutcome::Failed { reason, error, retry_in, waiting }
     }

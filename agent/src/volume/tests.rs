@@ -194,8 +194,8 @@ fn bad_input_is_refused() {
     set_up("u", json!({"name": "v", "emptyDir": {"sizeLimit": "lots"}}), "sizeLimit is \"lots\"");
     set_up(
         "u",
-        json!({"name": "v", "secret": {"secretName": "s"}}),
-        "a volume of type `secret` is not supported",
+        json!({"name": "v", "nfs": {"path": "/", "server": "s"}}),
+        "a volume of type `nfs` is not supported",
     );
     set_up(
         "u",
@@ -222,7 +222,7 @@ fn bad_input_is_refused() {
     mount(json!({"name": "v", "mountPath": ""}), "mountPath");
     mount(json!({"name": "v", "mountPath": "/x", "mountPropagation": "Bidirectional"}), "privileged");
     mount(json!({"name": "v", "mountPath": "/x", "mountPropagation": "Both"}), "must be None");
-    mount(json!({"name": "v", "mountPath": "/x", "subPathExpr": "$(A)"}), "subPathExpr");
+    mount(json!({"name": "v", "mountPath": "/x", "subPathExpr": "$(A)"}), "missing value for A");
     mount(json!({"name": "v", "mountPath": "/x", "recursiveReadOnly": "Enabled"}), "recursiveReadOnly");
     for sub_path in ["../x", "a/../../x", "/etc", "."] {
         mount(json!({"name": "v", "mountPath": "/x", "subPath": sub_path}), "subPath");

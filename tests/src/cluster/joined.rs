@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 
 use serde_json::{Value, json};
 use xtask::control_plane::ControlPlane;
+use xtask::node::RunningContainer;
 
 use super::{condition, wait_object};
 use crate::newest;
@@ -80,6 +81,21 @@ impl<'a> Joined<'a> {
                 std::panic::resume_unwind(panic)
             }
         }
+    }
+
+    /// Running containers of the pod with exactly this name.
+    #[must_use]
+    pub fn containers_of_pod(&self, pod: &str) -> Vec<RunningContainer> {
+        self.running().unwrap().into_iter().filter(|c| c.pod == pod).collect()
+    }
+
+    /// The one that it has.
+    #[track_caller]
+    #[must_use]
+    pub fn container_of_pod(&self, pod: &str) -> RunningContainer {
+        let mut running = self.containers_of_pod(pod);
+        assert_eq!(running.len(), 1, "containers of {pod}: {running:?}\n{}", self.diagnosis());
+        running.remove(0)
     }
 
     /// Makes a pod on this node.

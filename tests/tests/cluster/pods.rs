@@ -107,13 +107,13 @@ fn a_static_pod_has_a_mirror_that_follows_it() {
     let mirror = node.wait_api_pod("web-mirrors", "running", is_running);
     assert_eq!(mirror["metadata"]["annotations"]["kubernetes.io/config.source"], "file");
     assert_eq!(mirror["metadata"]["ownerReferences"][0]["kind"], "Node");
-    let container = node.the_container_of("web");
+    let container = node.container_of_pod("web-mirrors");
 
     // Deleting it does nothing to the pod, and it comes back.
     let uid = mirror["metadata"]["uid"].clone();
     plane.kubectl(&["delete", "pod", "web-mirrors", "--namespace", "mirrors", "--wait=false"]).unwrap();
     node.wait_api_pod("web-mirrors", "made anew", |pod| pod["metadata"]["uid"] != uid && is_running(pod));
-    assert_eq!(node.the_container_of("web"), container);
+    assert_eq!(node.container_of_pod("web-mirrors"), container);
 
     node.remove_manifest("web").unwrap();
     node.wait_api_pod_gone("web-mirrors");

@@ -23,10 +23,10 @@ fn pods_run_on_and_their_end_is_told_afterwards() {
         node.wait_api_pod(name, "running", is_running);
     }
     node.relay().unwrap().set(Way::Cut);
-    let stays = node.the_container_of("stays");
-    let end = node.the_container_of("ends");
+    let stays = node.container_of_pod("stays");
+    let end = node.container_of_pod("ends");
     std::fs::write(format!("/proc/{}/root/tmp/end", end.pid), "").unwrap();
-    assert!(process::holds_within(soon(), || node.running_of("ends").is_empty()), "{}", node.diagnosis());
+    assert!(process::holds_within(soon(), || node.containers_of_pod("ends").is_empty()), "{}", node.diagnosis());
     // Another that crashes is started again without an API server.
     node.wait("the end is known", |node| {
         node.pods().unwrap()["items"]
@@ -43,7 +43,7 @@ fn pods_run_on_and_their_end_is_told_afterwards() {
     let told = node.wait_api_pod("ends", "Failed", |pod| pod["status"]["phase"] == "Failed");
     let state = &told["status"]["containerStatuses"][0]["state"]["terminated"];
     assert_eq!(state["exitCode"], 7, "{state}");
-    assert_eq!(node.the_container_of("stays"), stays, "it was left alone");
+    assert_eq!(node.container_of_pod("stays"), stays, "it was left alone");
 }
 
 #[test]
@@ -54,11 +54,11 @@ fn an_agent_that_starts_without_the_api_server_goes_on_with_its_pods() {
     let before = node.wait_api_pod("known", "running", is_running);
     node.kill_agent().unwrap();
     node.relay().unwrap().set(Way::Cut);
-    let first = node.the_container_of("known");
+    let first = node.container_of_pod("known");
     node.start();
     // It is kept as its manifest says, though nobody has named it: a container that ends is started again.
     process::output(std::process::Command::new("kill").args(["-9", &first.pid.to_string()])).unwrap();
-    let again = || node.running_of("known").iter().any(|c| c.id != first.id);
+    let again = || node.containers_of_pod("known").iter().any(|c| c.id != first.id);
     assert!(process::holds_within(soon(), again), "{}", node.diagnosis());
     node.relay().unwrap().set(Way::Open);
     let told = node.wait_api_pod("known", "restarted", |pod| {

@@ -19,3 +19,4 @@ mod service;
 mod stall;
 mod static_pods;
 mod trace;
+mod volumes;
