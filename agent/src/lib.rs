@@ -3,6 +3,8 @@
 //! The modules here do I/O and decide nothing. `ARCHITECTURE.md` is the map.
 
 pub mod actuator;
+pub mod apiserver;
+pub mod certificate;
 pub mod cgroup;
 pub mod clock;
 pub mod command;

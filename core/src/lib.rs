@@ -16,6 +16,7 @@
 //! - [`node`]: the SyncLoop's core: events, state, plan.
 
 pub mod brake;
+pub mod certificate;
 pub mod cgroup;
 pub mod clock;
 pub mod config;
