@@ -226,7 +226,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         events: events.clone(),
         journal: Arc::clone(&journal),
     };
-    let session = cluster::session(&setup, &node, &version, parts);
+    let session = cluster::session(&setup, &node, &version, parts, (&tracker, &cancel));
     let clients = session.as_ref().map(|session| session.client.subscribe());
     if let Some(session) = session {
         tracker.spawn(session.run(cancel.clone()));
