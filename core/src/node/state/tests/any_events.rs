@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::pod::probe::{ProbeKind, ProbeMessage, ProbeReport};
 
 /// Any order of events, sensible or not.
 fn any_event() -> impl Strategy<Value = Event> {
@@ -30,6 +31,15 @@ fn any_event() -> impl Strategy<Value = Event> {
         (uid.clone(), outcome, any::<Option<bool>>()).prop_map(|(uid, outcome, read)| {
             let runtime = read.map(|runs| if runs { running(uid, 42) } else { PodRuntimeStatus::default() });
             Event::Worker(WorkerReport { pod: uid.into(), at: Mono::from_millis(1), outcome, runtime })
+        }),
+        (uid.clone(), 0usize..3, any::<Option<bool>>()).prop_map(|(uid, kind, verdict)| {
+            Event::Probe(ProbeReport {
+                pod: uid.into(),
+                container: ContainerInstance { name: "c".into(), id: format!("{uid}-c") },
+                kind: ProbeKind::ALL[kind],
+                verdict,
+                message: Some(ProbeMessage::Unhealthy("no".into())),
+            })
         }),
         Just(Event::Tick),
         Just(Event::BrakeFailed { held: Held::pod(&"1".into()), error: "no freezer".into() }),
