@@ -121,6 +121,40 @@ async fn http_headers() {
     assert!(matches!(outcome, ProbeOutcome::Error(_)), "{outcome:?}");
 }
 
+/// A server with a certificate that nobody has signed, and for another name. Answers one request.
+fn https_server() -> u16 {
+    use std::io::{BufRead, BufReader, Write};
+    let made = rcgen::generate_simple_self_signed(vec!["elsewhere.test".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let tls = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+        let mut stream = BufReader::new(rustls::StreamOwned::new(tls, stream));
+        let mut line = String::new();
+        while stream.read_line(&mut line).unwrap() > 2 {
+            line.clear();
+        }
+        stream.get_mut().write_all(site("/ok", port).as_bytes()).unwrap();
+        stream.get_mut().conn.send_close_notify();
+        stream.get_mut().flush().unwrap();
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_certificate_is_not_verified() {
+    let port = https_server();
+    let outcome = HttpClient::new().unwrap().ask("https", ("127.0.0.1", port), "/ok", &[], TIMEOUT).await;
+    assert_eq!(outcome, ProbeOutcome::Success);
+}
+
 /// A port on which nobody listens.
 async fn closed_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
