@@ -89,7 +89,7 @@ async fn http_answers() {
     for (path, word) in [("/loop", "stopped after 10 redirects"), ("/silent", "context deadline exceeded")] {
         match ask(path).await {
             ProbeOutcome::Failure(text) => {
-                assert!(text.starts_with("Get \"http://127.0.0.1:") && text.contains(word), "{text}")
+                assert!(text.starts_with("Get \"http://127.0.0.1:") && text.contains(word), "{text}");
             }
             other => panic!("{path}: {other:?}"),
         }
@@ -106,7 +106,7 @@ async fn http_headers() {
         let outcome = client.ask("http", ("127.0.0.1", server.port), "/ok", headers, TIMEOUT).await;
         assert_eq!(outcome, ProbeOutcome::Success);
     }
-    let asked = server.asked.lock().unwrap();
+    let asked = server.asked.lock().unwrap().clone();
     let lines = |request: &str| request.to_lowercase().lines().map(str::to_owned).collect::<Vec<_>>();
     let has = |request: &str, line: &str| lines(request).iter().any(|l| l == line);
     for line in ["user-agent: kube-probe/1.37", "accept: */*", "connection: close"] {
@@ -202,7 +202,7 @@ async fn grpc_answers() {
     }
     match grpc::ask("127.0.0.1", port, "unknown", TIMEOUT).await {
         ProbeOutcome::Failure(text) => {
-            assert!(text.contains("health rpc probe failed") && text.contains("NotFound"))
+            assert!(text.contains("health rpc probe failed") && text.contains("NotFound"));
         }
         other => panic!("{other:?}"),
     }
