@@ -8,14 +8,14 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::ApiServer;
 use super::events::EventWriter;
+use super::following::{self, Connection};
 use super::lease::LeaseTask;
 use super::node::NodeTask;
 use super::node_info::NodeIdentity;
 use super::pod_status::StatusManager;
 use super::pods::PodWatch;
-use super::ApiServer;
-use super::following::{self, Connection};
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::pleg::PlegHandle;
 use crate::trace::journal::Journal;

@@ -26,7 +26,11 @@ fn pods_run_on_and_their_end_is_told_afterwards() {
     let stays = node.container_of_pod("stays");
     let end = node.container_of_pod("ends");
     std::fs::write(format!("/proc/{}/root/tmp/end", end.pid), "").unwrap();
-    assert!(process::holds_within(soon(), || node.containers_of_pod("ends").is_empty()), "{}", node.diagnosis());
+    assert!(
+        process::holds_within(soon(), || node.containers_of_pod("ends").is_empty()),
+        "{}",
+        node.diagnosis()
+    );
     // Another that crashes is started again without an API server.
     node.wait("the end is known", |node| {
         node.pods().unwrap()["items"]

@@ -18,7 +18,7 @@ fn probed_pod() -> Arc<Pod> {
 }
 
 fn named(pod: Arc<Pod>) -> Event {
-    let pods = vec![SourcePod { path: "/m/a.yaml".into(), pod }];
+    let pods = vec![SourcePod { path: "/m/a.yaml".into(), pod, own_uid: false }];
     Event::Pods(PodUpdate { source: PodSource::File, pods, rejected: Vec::new() })
 }
 
