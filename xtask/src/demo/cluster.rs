@@ -70,6 +70,9 @@ pub fn run(options: &Options, version: Version, stop: &Interrupted) -> Result<Ex
     }
     // The demo's own control plane goes with all that is in it.
     let left = if plane.is_none() { leave(&mut node, &cluster) } else { Ok(()) };
+    if result.is_ok() && left.is_err() {
+        eprintln!("\nThe end of the logs:\n{}\n", node.diagnosis());
+    }
     // What was interrupted may have failed for that alone.
     let outcome = result.or_else(|error| stop.check().and(Err(error)))?;
     left?;
