@@ -218,7 +218,8 @@ impl StatusManager {
 
     fn start(&mut self, uid: PodUid, step: Step) {
         let published = self.snapshot.pods.get(&uid).or_else(|| self.snapshot.ended.get(&uid));
-        let status = published.map(|pod| Arc::clone(&pod.status));
+        let status =
+            published.filter(|_| matches!(step, Step::Patch { .. })).map(|pod| Arc::clone(&pod.status));
         if let (Step::Patch { pod, .. }, Some(status)) = (&step, &status) {
             let version = self.pods.get(&pod.uid).and_then(|there| there.metadata.resource_version.clone());
             let same =

@@ -19,7 +19,7 @@ use super::{Clients, current, retry_delays};
 type Name = (String, String);
 
 /// Services change rarely, and a burst of changes is written once.
-const SAVE_AFTER: Duration = Duration::from_secs(2);
+const SAVE_AFTER: Duration = Duration::from_millis(200);
 /// How long a first client is waited for.
 const SAVED_AFTER: Duration = Duration::from_secs(5);
 
