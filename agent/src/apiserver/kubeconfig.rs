@@ -32,9 +32,10 @@ pub enum KubeconfigError {
     #[error("kubeconfig {path}: the client certificate {of} {fault}. Remedy: {remedy}")]
     Certificate { path: PathBuf, of: String, fault: Fault, remedy: &'static str },
     #[error(
-        "kubeconfig {path}: the token expired at {}. Remedy: a new one by kubeadm token create, or by the service account's owner"
+        "kubeconfig {path}: the token expired at {}. Remedy: a new one by kubeadm token create, or by the service account's owner",
+        time(*.at_s)
     )]
-    TokenExpired { path: PathBuf, ago_s: i64 },
+    TokenExpired { path: PathBuf, at_s: i64 },
     #[error(
         "kubeconfig {path} cannot be written: {source}. Remedy: check its directory; the agent runs as root"
     )]
