@@ -9,6 +9,9 @@ use clap::{Parser, Subcommand};
 use oomlet::command::{check, pods, release_brakes, run, trace};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 #[derive(Debug, Parser)]
 #[command(name = "oomlet", version, about, propagate_version = true)]
@@ -81,13 +84,20 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// kube's client writes whole answers of the API server that it cannot read, and a Secret or token may be in one. Whatever
+/// `RUST_LOG` says, those lines are dropped; the error itself is told by whoever asked.
+fn shows_no_secret(meta: &tracing::Metadata<'_>) -> bool {
+    meta.target() != "kube_client::client"
+}
+
 /// `RUST_LOG` wins over `--v`. Logs go to standard error, as kubelet's do, by a thread of their own: a reader that stalls
 /// costs log lines, never a decision.
 fn init_tracing(verbosity: u8) -> anyhow::Result<WorkerGuard> {
     let default = match verbosity {
-        0..=2 => "info",
-        3..=5 => "info,oomlet=debug",
-        _ => "info,oomlet=trace",
+        // The watcher warns of each refusal; a node meets many of those while namespaces go, and they are normal.
+        0..=2 => "info,kube_runtime::watcher=off",
+        3..=5 => "info,oomlet=debug,kube_runtime::watcher=off",
+        _ => "info,oomlet=trace,kube_runtime::watcher=off",
     };
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) => {
@@ -96,7 +106,8 @@ fn init_tracing(verbosity: u8) -> anyhow::Result<WorkerGuard> {
         Err(_) => EnvFilter::new(default),
     };
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_filter(filter_fn(shows_no_secret));
+    tracing_subscriber::registry().with(filter).with(lines).init();
     Ok(guard)
 }
 

@@ -4,8 +4,11 @@
 //! |---|---|---|---|
 //! | SyncLoop with ring buffer | its own | all events | orders, readings, trace |
 //! | pod sources: files, a server | workers | manifests | `Event::Pods` |
+//! | what talks to the API server, see [`crate::apiserver`] | workers | pods, snapshots | `Event::Pods`, requests |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
+//! | volumes' content | workers | ConfigMaps, Secrets, tokens' times | files, `Event::ObjectsChanged` |
+//! | prober | workers | published pods, who is held | `Event::Probe` |
 //! | node resources | workers | orders, disks, CRI | `Event::Resources` |
 //! | QoS classes' shares | workers | orders | cgroups |
 //! | limit of all pods, until it can be set | workers | usage, pods that have gone | cgroup, records |
@@ -16,7 +19,10 @@
 
 mod brakes;
 mod cgroup_driver;
+mod cluster;
 mod cluster_options;
+mod contents;
+mod contexts;
 mod facts;
 mod loop_thread;
 pub(crate) mod protect;
@@ -40,13 +46,14 @@ use crate::cgroup::kubepods_limit::{KubepodsLimit, KubepodsLimitHandle};
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock;
 use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
-use crate::image::ImagePuller;
 use crate::kernel::{self, Kernel, ProgramState};
-use crate::node_resources::{NodeResources, PidsCgroups, ResourceContext};
+use crate::node_resources::NodeResources;
 use crate::pleg::{self, PlegHandle};
 use crate::pod_source::http::HttpSourceError;
 use crate::pod_store::{self, PodStore, PodStoreError};
-use crate::pod_worker::{PodCgroups, PodWorkers, WorkerContext};
+use crate::pod_worker::PodWorkers;
+use crate::probe::{ContainerProcesses, HttpError, NodeChecks};
+use crate::prober::ProberTask;
 use crate::sync_loop::execute::Executor;
 use crate::sync_loop::heartbeat::Heartbeat;
 use crate::sync_loop::outlet::Outlet;
@@ -54,12 +61,13 @@ use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
 use crate::trace::wire::{self, WireError};
 use crate::volume::{VolumeError, VolumeManager};
 pub use cluster_options::ClusterOptions;
+use contexts::{Shared, env_facts, resource_context, worker_context};
 use loop_thread::LoopParts;
 use oomlet_core::config::Config;
 use oomlet_core::node::event::Event;
+use oomlet_core::node::prober::Prober;
 use oomlet_core::node::published::{NodeSnapshot, SavedPod};
 use oomlet_core::node::state::State;
-use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::reason::Reason;
 use oomlet_core::signal::attribution::Target;
 use oomlet_core::trace::record::{Kind, Record};
@@ -106,6 +114,8 @@ pub enum NodeAgentError {
     Wire(#[from] WireError),
     #[error(transparent)]
     HttpSource(#[from] HttpSourceError),
+    #[error(transparent)]
+    Probes(#[from] HttpError),
     #[error("cannot read {path}: {source}")]
     Read { path: &'static str, source: std::io::Error },
     #[error("{path} has no usable {what}; is /proc mounted?")]
@@ -186,7 +196,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let volumes = Arc::new(VolumeManager::new(&setup.root_dir));
     let saved = load_saved(&setup.root_dir)?;
     let (outlet, snapshots) = Outlet::new(NodeSnapshot::of_saved(&saved));
-    let store = PodStore::open(&setup.root_dir, snapshots)?;
+    let store = PodStore::open(&setup.root_dir, snapshots.clone())?;
     let (journal, file_writer) =
         Journal::open(config.oomlet.trace.journal_records, config.oomlet.trace.file.as_deref())?;
     let cancel = CancellationToken::new();
@@ -197,15 +207,41 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let (events, receiver) = mpsc::channel(EVENT_QUEUE);
     let tracker = TaskTracker::new();
     let pleg = PlegHandle::default();
-    let resources = resource_context(&setup, client.clone(), images.clone(), (&cgroups, &volumes));
-    let context = worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes), oom_kill_group);
-    let state =
-        State::new(state_config::of(config, &node, &kernel, saved, &version.runtime_name, oom_kill_group));
+    let processes = Arc::clone(&cgroups) as Arc<dyn ContainerProcesses>;
+    let checks = Arc::new(NodeChecks::new(client.clone(), processes)?);
+    let shared = Shared {
+        setup: &setup,
+        node: &node,
+        runtime: &client,
+        images: &images,
+        cgroups: &cgroups,
+        volumes: &volumes,
+    };
+    let resources = resource_context(&shared);
+    let parts = cluster::Parts {
+        snapshots: snapshots.clone(),
+        pleg: pleg.clone(),
+        runtime: client.clone(),
+        images: images.clone(),
+        events: events.clone(),
+        journal: Arc::clone(&journal),
+    };
+    let session = cluster::session(&setup, &node, &version, parts, (&tracker, &cancel));
+    let clients = session.as_ref().map(|session| session.client.subscribe());
+    if let Some(session) = session {
+        tracker.spawn(session.run(cancel.clone()));
+    }
+    let tasks = (&tracker, &events, &cancel);
+    let contents = contents::make(config, clients, env_facts(&node), &volumes, tasks).await?;
+    let context = worker_context(&shared, contents, Arc::clone(&journal), oom_kill_group);
+    let of_state = state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group);
+    let prober = Prober::new(clock::now(), of_state.unix_offset_ns);
+    let state = State::new(of_state);
     let status = tell_start(&journal, &kernel, &node);
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
     tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), cancel.clone()));
-    sources::watch(config, &node.facts.name, &tracker, (&events, &cancel))?;
+    sources::watch(&setup, &node.facts.name, &tracker, (&events, &cancel))?;
     let limit_handle = lower_later.map(|limit| {
         let handle = KubepodsLimitHandle::default();
         tracker.spawn(limit.run(handle.clone(), Arc::clone(&journal), cancel.clone()));
@@ -213,7 +249,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     });
     let workers = PodWorkers::new(Arc::new(context), events.clone(), tracker.clone(), cancel.clone());
     first_events(&events, &cgroups, &volumes).await;
-    let (resources, resource_task) = NodeResources::new(resources, events, cancel.clone());
+    let (resources, resource_task) = NodeResources::new(resources, events.clone(), cancel.clone());
     tracker.spawn(resource_task);
     let (classes, class_updates) = ClassUpdates::new(Arc::clone(&cgroups), cancel.clone());
     tracker.spawn(class_updates);
@@ -221,6 +257,8 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     executor.guard = guard;
     executor.pressure = pressure;
     executor.kubepods_limit = limit_handle;
+    let held = executor.held.subscribe();
+    tracker.spawn(ProberTask { prober, checks, snapshots, held, events }.run(cancel.clone()));
     let watchdog = Watchdog::of_environment();
     let heartbeat = Arc::new(Heartbeat::new(clock::now()));
     let parts = LoopParts {
@@ -245,54 +283,6 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         tracing::warn!("some tasks did not end within {} s", SHUTDOWN_BOUND.as_secs());
     }
     Ok(())
-}
-
-fn worker_context(
-    setup: &Setup,
-    node: &facts::Node,
-    runtime: RuntimeClient,
-    images: ImageClient,
-    (cgroups, volumes): (&Arc<CgroupDriver>, &Arc<VolumeManager>),
-    oom_kill_group: bool,
-) -> WorkerContext {
-    let config = &setup.config;
-    WorkerContext {
-        runtime,
-        images: ImagePuller::new(images, facts::parallel_pulls(config)),
-        cgroups: Arc::clone(cgroups) as Arc<dyn PodCgroups>,
-        volumes: Arc::clone(volumes),
-        root_dir: setup.root_dir.clone(),
-        pod_logs_dir: config.pod_logs_dir.clone(),
-        node: EnvFacts {
-            node_name: node.facts.name.clone(),
-            host_ip: node.host_ips.first().cloned().unwrap_or_default(),
-            pod_ips: Vec::new(),
-            allocatable: node.facts.allocatable,
-        },
-        memory_capacity_bytes: node.memory_capacity_bytes,
-        dns: facts::dns(config),
-        max_crash_backoff: config.max_container_restart_period,
-        pids_limit: config.pod_pids_limit,
-        seccomp_default: config.seccomp_default,
-        oom_kill_group,
-    }
-}
-
-fn resource_context(
-    setup: &Setup,
-    runtime: RuntimeClient,
-    images: ImageClient,
-    (cgroups, volumes): (&Arc<CgroupDriver>, &Arc<VolumeManager>),
-) -> ResourceContext {
-    ResourceContext {
-        runtime,
-        images,
-        cgroups: Arc::clone(cgroups) as Arc<dyn PidsCgroups>,
-        volumes: Arc::clone(volumes),
-        root_dir: setup.root_dir.clone(),
-        pod_logs_dir: setup.config.pod_logs_dir.clone(),
-        gc_policy: setup.config.image_gc,
-    }
 }
 
 struct Tasks<'a, S> {

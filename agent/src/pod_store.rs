@@ -4,6 +4,9 @@
 //! It follows the SyncLoop's snapshots: what differs from the last one that it has written is written, what is no longer
 //! there goes. The loop never waits for it, and what a pod was in between is passed over.
 
+use std::fs::{OpenOptions, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -77,7 +80,7 @@ impl PodStore {
         mut snapshots: watch::Receiver<Arc<NodeSnapshot>>,
     ) -> Result<PodStore, PodStoreError> {
         let dir = dir(root_dir);
-        std::fs::create_dir_all(&dir).map_err(|source| PodStoreError::Io {
+        make_private_dir(&dir).map_err(|source| PodStoreError::Io {
             what: "make",
             path: dir.clone(),
             source,
@@ -104,6 +107,12 @@ impl PodStore {
             }
         }
     }
+}
+
+/// A manifest may hold what is not everybody's to read.
+fn make_private_dir(dir: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
+    std::fs::set_permissions(dir, Permissions::from_mode(0o750))
 }
 
 /// Blocking.
@@ -135,7 +144,13 @@ fn write(dir: &Path, uid: &PodUid, pod: Option<&SavedPod>) -> Result<(), PodStor
     // A reader, or the next start after a crash, sees the old file or the new one, never half of it.
     let temporary = dir.join(format!(".{uid}.tmp"));
     let json = serde_json::to_vec(pod).map_err(std::io::Error::from).map_err(io("write"))?;
-    std::fs::write(&temporary, json).map_err(io("write"))?;
+    let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+    let written = options.and_then(|mut file| {
+        // One that an earlier agent left may have another mode.
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(&json)
+    });
+    written.map_err(io("write"))?;
     std::fs::rename(&temporary, &path).map_err(io("write"))
 }
 

@@ -8,6 +8,7 @@
 //! - `sync`, `start`: bringing a pod to what its manifest says.
 //! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure).
 //! - `stop`: ending a container, whoever wants its end.
+//! - `tell`: a trace record of each step.
 //! - `files`: the files a pod has on the node; [`hosts`] and [`messages`] what is in them (pure).
 //!
 //! An order stands until another replaces it. A worker does what it was ordered once and reports; when it is tried again,
@@ -21,6 +22,7 @@ pub(crate) mod files;
 mod start;
 mod stop;
 mod sync;
+mod tell;
 mod terminate;
 
 use std::collections::{BTreeSet, HashMap};
@@ -36,10 +38,11 @@ use tracing::warn;
 
 use crate::clock;
 use oomlet_core::node::event::Event;
-use oomlet_core::pod::backoff::{CrashLoopBackOff, Exponential, RUNTIME_ERROR, WORKER_ERROR};
+use oomlet_core::pod::backoff::{CrashLoopBackOff, Exponential, MOUNT_ERROR, RUNTIME_ERROR, WORKER_ERROR};
 use oomlet_core::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
 use oomlet_core::pod::runtime_status::PodRuntimeStatus;
 use oomlet_core::pod::{PodRef, PodUid};
+use oomlet_core::reason::Reason;
 
 pub use context::{PodCgroups, WorkerContext};
 pub use error::WorkerError;
@@ -144,6 +147,7 @@ impl PodWorkers {
             messages: HashMap::new(),
             refused: WORKER_ERROR,
             runtime_away: RUNTIME_ERROR,
+            mount_failed: MOUNT_ERROR,
             termination_retry: terminate::RETRY,
             reported_stopped: false,
             removed: false,
@@ -169,7 +173,12 @@ async fn watched(run: impl Future<Output = ()> + Send + 'static, pod: PodUid, re
     let error =
         "the pod's worker panicked, which is a defect of the agent: report what its log says".to_owned();
     let (at, mut refused) = (clock::now(), WORKER_ERROR);
-    let outcome = WorkerOutcome::Failed { error, retry_in: refused.failed(at), waiting: Vec::new() };
+    let outcome = WorkerOutcome::Failed {
+        reason: Reason::RetryAfterError,
+        error,
+        retry_in: refused.failed(at),
+        waiting: Vec::new(),
+    };
     let report = WorkerReport { pod, at, outcome, runtime: None };
     // Without a SyncLoop there is nobody to tell.
     let _ = reports.send(Event::Worker(report)).await;
@@ -195,6 +204,7 @@ struct Worker {
     messages: HashMap<String, String>,
     refused: Exponential,
     runtime_away: Exponential,
+    mount_failed: Exponential,
     termination_retry: Exponential,
     reported_stopped: bool,
     removed: bool,
@@ -242,8 +252,8 @@ impl Worker {
             match standing.as_ref().map(|s| &s.order) {
                 None => {}
                 Some(WorkOrder::Terminate { .. }) => self.terminate().await?,
-                Some(WorkOrder::Sync { pod, .. }) => {
-                    let pod = pod.clone();
+                Some(WorkOrder::Sync { pod, probes, .. }) => {
+                    let (pod, probes) = (pod.clone(), probes.clone());
                     let mut orders = self.orders.clone();
                     // Cancel-safe, see `run`. A new Sync waits for this one to end; a Terminate does not.
                     let terminated = async {
@@ -255,7 +265,7 @@ impl Worker {
                             Ok(()) => continue,
                             Err(_) => return Err(Gone),
                         },
-                        outcome = self.sync(&pod) => self.report(outcome).await?,
+                        outcome = self.sync(&pod, &probes) => self.report(outcome).await?,
                     }
                 }
             }
@@ -282,15 +292,23 @@ impl Worker {
         self.reports.send(Event::Worker(report)).await.map_err(|_| Gone)
     }
 
-    /// How long to wait after this failure: shortly while the runtime is away, kubelet's 10 s otherwise.
-    fn retry_in(&mut self, transient: bool) -> Duration {
-        let back_off = if transient { &mut self.runtime_away } else { &mut self.refused };
+    /// How long to wait after this failure: shortly while the runtime is away or a volume fails for the first time,
+    /// kubelet's 10 s otherwise.
+    fn retry_in(&mut self, reason: Reason, transient: bool) -> Duration {
+        let back_off = if reason == Reason::FailedMount {
+            &mut self.mount_failed
+        } else if transient {
+            &mut self.runtime_away
+        } else {
+            &mut self.refused
+        };
         back_off.failed(clock::now())
     }
 
     fn went_well(&mut self) {
         self.refused.succeeded();
         self.runtime_away.succeeded();
+        self.mount_failed.succeeded();
     }
 
     /// What the runtime says of the pod now, with termination messages.

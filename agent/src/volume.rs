@@ -3,6 +3,9 @@
 //!
 //! - [`empty_dir`]: emptyDir on disk and in memory.
 //! - [`host_path`]: hostPath and its type checks.
+//! - `config_map`, `secret`, `projected`, `downward_api`: volumes whose files the agent writes, by [`atomic_writer`];
+//!   `source` has the trait they share.
+//! - [`contents`]: gets what they are made from and keeps it up to date while a pod runs.
 //! - [`sub_path`]: `subPath` below a volume, without ever leaving it.
 //! - [`mounts`]: what is mounted below a directory, and unmounting it.
 //! - [`removal`]: deleting a tree that a pod could write to.
@@ -11,10 +14,18 @@
 //! Layout, kubelet's: `volumes/kubernetes.io~empty-dir/<name>` and `volume-subpaths/<volume>/<container>/<index>`
 //! below the pod's directory. All calls block; a caller in async code uses `spawn_blocking`.
 
+pub mod atomic_writer;
+mod config_map;
+pub mod contents;
+mod downward_api;
 pub mod empty_dir;
+mod error;
 pub mod host_path;
 pub mod mounts;
+mod projected;
 pub mod removal;
+mod secret;
+mod source;
 pub mod sub_path;
 
 use std::fs;
@@ -24,73 +35,12 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Volume};
 
+use oomlet_core::pod::env::{Env, expand_sub_path};
 use oomlet_core::pod::{Pod, PodRef, PodUid};
+use oomlet_core::volume::Content;
 
-/// What is wrong with one volume or mount; [`VolumeError`] says whose.
-#[derive(Debug, thiserror::Error)]
-pub enum VolumeProblem {
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
-
-    #[error("{what} is not supported. Remedy: {remedy}")]
-    Unsupported { what: String, remedy: &'static str },
-
-    #[error("{field} is {value:?}: {why}")]
-    Invalid { field: &'static str, value: String, why: &'static str },
-
-    #[error("no volume of that name is in the pod's `spec.volumes`")]
-    Undeclared,
-
-    #[error("hostPath {path:?} has `type: {expected}`, but {found}. Remedy: {remedy}")]
-    HostPathType { path: String, expected: String, found: String, remedy: &'static str },
-
-    #[error(
-        "subPath {sub_path:?} leads out of the volume {} through a symbolic link. Remedy: a path without links that \
-         are absolute or point above the volume",
-        volume.display()
-    )]
-    SubPathEscapes { sub_path: String, volume: PathBuf },
-
-    #[error(
-        "cannot unmount {}: {source}; nothing was deleted. Remedy: end the processes that use it (`fuser -vm` on that path \
-         names them); the next attempt then succeeds",
-        path.display()
-    )]
-    Unmount { path: PathBuf, source: io::Error },
-
-    #[error("a file system is mounted on {}: it is not deleted through the mount. Remedy: unmount it", path.display())]
-    MountPoint { path: PathBuf },
-
-    #[error("{} is not a directory of the agent's making but {found}: left alone. Remedy: remove it by hand", path.display())]
-    NotOurs { path: PathBuf, found: &'static str },
-}
-
-impl VolumeProblem {
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
-        VolumeProblem::Io { action, path: path.into(), source: source.into() }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
-    #[error("pod UID {uid:?} cannot name a directory: {why}. Remedy: correct `metadata.uid` in the manifest")]
-    BadUid { uid: String, why: &'static str },
-
-    #[error("pod {pod}, volume {volume}: {source}")]
-    Volume { pod: PodRef, volume: String, source: Box<VolumeProblem> },
-
-    #[error("pod {pod}, container {container}, volumeMount {volume}: {source}")]
-    Mount { pod: PodRef, container: String, volume: String, source: Box<VolumeProblem> },
-
-    #[error("pod {pod}: {source}")]
-    PodDir { pod: PodRef, source: Box<VolumeProblem> },
-
-    #[error("volumes of the pod with UID {uid} are not removed: {source}")]
-    TearDown { uid: PodUid, source: Box<VolumeProblem> },
-
-    #[error("cannot list the pods' directories: {source}")]
-    List { source: Box<VolumeProblem> },
-}
+pub use error::{VolumeError, VolumeProblem};
+use source::Source;
 
 /// Mount propagation of a `volumeMount`, in Kubernetes' words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,39 +90,87 @@ impl VolumeManager {
         self.pods_dir().join(uid.as_str().replace(['/', '\0'], "_"))
     }
 
-    /// Makes the pod's directory and volumes, and checks its hostPaths. What is there already stays as it is.
+    /// Makes the pod's directory and volumes, and checks its hostPaths. What is there already stays as it is, but for files
+    /// that the agent writes: those become what `content` says. Whether old ones are left for [`VolumeManager::sweep`].
     ///
     /// # Errors
     /// [`VolumeError::BadUid`], [`VolumeError::PodDir`], or [`VolumeError::Volume`] for the first volume that fails.
-    pub fn set_up(&self, pod: &Pod) -> Result<(), VolumeError> {
+    pub fn set_up(&self, pod: &Pod, content: &Content) -> Result<bool, VolumeError> {
         let who = PodRef::of(pod);
         check_uid(&who.uid)?;
         let pod_dir = self
             .make_pod_dir(&who.uid)
             .map_err(|e| VolumeError::PodDir { pod: who.clone(), source: e.into() })?;
+        let mut leftovers = false;
         for volume in volumes(pod) {
-            let made = check_label("name", &volume.name).and_then(|()| match Source::of(volume)? {
-                Source::EmptyDir(spec) => {
-                    let dir = empty_dir::path(&pod_dir, &volume.name);
-                    empty_dir::set_up(&dir, &spec, pod, self.node_allocatable_bytes)
-                }
-                Source::HostPath(spec) => host_path::check(spec),
-            });
-            made.map_err(|e| VolumeError::Volume {
-                pod: who.clone(),
-                volume: volume.name.clone(),
-                source: e.into(),
-            })?;
+            let made = check_label("name", &volume.name)
+                .and_then(|()| self.set_up_one(&pod_dir, volume, pod, content));
+            leftovers |= made.map_err(|e| failed(&who, volume, e))?;
         }
-        Ok(())
+        Ok(leftovers)
+    }
+
+    fn set_up_one(
+        &self,
+        pod_dir: &Path,
+        volume: &Volume,
+        pod: &Pod,
+        content: &Content,
+    ) -> Result<bool, VolumeProblem> {
+        let source = Source::of(volume)?;
+        match (&source, source.path(pod_dir, &volume.name)) {
+            (Source::HostPath(spec), _) => host_path::check(spec).map(|()| false),
+            (Source::EmptyDir(spec), Some(dir)) => {
+                empty_dir::set_up(&dir, spec, pod, self.node_allocatable_bytes).map(|()| false)
+            }
+            (Source::Content(kind), Some(dir)) => {
+                source::write(*kind, &dir, pod, content, self.node_allocatable_bytes)
+            }
+            (Source::EmptyDir(_) | Source::Content(_), None) => Ok(false),
+        }
+    }
+
+    /// Brings the files that the agent writes up to date in a pod whose volumes are there. Whether old ones are left to
+    /// be swept, and what failed; the other volumes are done all the same.
+    #[must_use]
+    pub fn refresh(&self, pod: &Pod, content: &Content) -> (bool, Vec<VolumeError>) {
+        let (who, mut leftovers, mut errors) = (PodRef::of(pod), false, Vec::new());
+        for (volume, dir) in self.content_dirs(pod) {
+            let Ok(Source::Content(kind)) = Source::of(volume) else { continue };
+            match source::write(kind, &dir, pod, content, self.node_allocatable_bytes) {
+                Ok(left) => leftovers |= left,
+                Err(e) => errors.push(failed(&who, volume, e)),
+            }
+        }
+        (leftovers, errors)
+    }
+
+    /// Deletes the files that were replaced, once nobody can be on the way to one.
+    ///
+    /// # Errors
+    /// For the first volume that keeps some.
+    pub fn sweep(&self, pod: &Pod) -> Result<(), VolumeError> {
+        let who = PodRef::of(pod);
+        self.content_dirs(pod)
+            .try_for_each(|(volume, dir)| source::sweep(&dir).map_err(|e| failed(&who, volume, e)))
+    }
+
+    /// Volumes whose files the agent writes, and where they are.
+    fn content_dirs<'a>(&self, pod: &'a Pod) -> impl Iterator<Item = (&'a Volume, PathBuf)> {
+        let pod_dir = fs::canonicalize(self.pod_dir(&PodRef::of(pod).uid)).ok();
+        volumes(pod).filter(|v| check_label("name", &v.name).is_ok()).filter_map(move |volume| {
+            let source = Source::of(volume).ok().filter(|s| matches!(s, Source::Content(_)))?;
+            Some((volume, source.path(pod_dir.as_deref()?, &volume.name)?))
+        })
     }
 
     /// The container's mounts, in the order of its `volumeMounts`; [`VolumeManager::set_up`] comes first. Makes
-    /// missing `subPath` directories and binds them to a place that the pod cannot change.
+    /// missing `subPath` directories and binds them to a place that the pod cannot change. `env` is the container's, for
+    /// `subPathExpr`.
     ///
     /// # Errors
     /// [`VolumeError::BadUid`], or [`VolumeError::Mount`] for the first mount that fails.
-    pub fn mounts(&self, pod: &Pod, c: &Container) -> Result<Vec<VolumeMount>, VolumeError> {
+    pub fn mounts(&self, pod: &Pod, c: &Container, env: &Env) -> Result<Vec<VolumeMount>, VolumeError> {
         let who = PodRef::of(pod);
         check_uid(&who.uid)?;
         let pod_dir = self
@@ -181,7 +179,7 @@ impl VolumeManager {
         let mounts = c.volume_mounts.iter().flatten().enumerate();
         mounts
             .map(|(index, mount)| {
-                self.mount(&pod_dir, pod, c, index).map_err(|e| VolumeError::Mount {
+                self.mount(&pod_dir, pod, (c, env), index).map_err(|e| VolumeError::Mount {
                     pod: who.clone(),
                     container: c.name.clone(),
                     volume: mount.name.clone(),
@@ -255,30 +253,36 @@ impl VolumeManager {
         &self,
         pod_dir: &Path,
         pod: &Pod,
-        c: &Container,
+        (c, env): (&Container, &Env),
         index: usize,
     ) -> Result<VolumeMount, VolumeProblem> {
         let mounts = c.volume_mounts.as_deref().unwrap_or_default();
         let mount = mounts.get(index).ok_or(VolumeProblem::Undeclared)?;
         let volume = volumes(pod).find(|v| v.name == mount.name).ok_or(VolumeProblem::Undeclared)?;
         check_label("volume name", &volume.name)?;
-        let source = match Source::of(volume)? {
-            Source::EmptyDir(_) => empty_dir::path(pod_dir, &volume.name),
-            Source::HostPath(spec) => {
+        let kind = Source::of(volume)?;
+        let source = match (&kind, kind.path(pod_dir, &volume.name)) {
+            (_, Some(dir)) => dir,
+            (Source::HostPath(spec), None) => {
                 host_path::check(spec)?;
                 PathBuf::from(&spec.path)
             }
+            (Source::EmptyDir(_) | Source::Content(_), None) => return Err(VolumeProblem::Undeclared),
         };
-        if mount.sub_path_expr.as_deref().is_some_and(|s| !s.is_empty()) {
-            return Err(unsupported("`subPathExpr`", "use `subPath` with the value written out"));
-        }
+        let sub_path = match mount.sub_path_expr.as_deref().filter(|s| !s.is_empty()) {
+            None => mount.sub_path.clone(),
+            Some(expr) => Some(
+                expand_sub_path(expr, env)
+                    .map_err(|why| VolumeProblem::SubPathExpr { expr: expr.to_owned(), why })?,
+            ),
+        };
         if mount.recursive_read_only.as_deref() == Some("Enabled") {
             return Err(unsupported(
                 "`recursiveReadOnly: Enabled`",
                 "`IfPossible`, or `readOnly: true` alone",
             ));
         }
-        let host_path = match mount.sub_path.as_deref().filter(|s| !s.is_empty()) {
+        let host_path = match sub_path.as_deref().filter(|s| !s.is_empty()) {
             None => source,
             Some(sub_path) => {
                 check_label("container name", &c.name)?;
@@ -295,35 +299,15 @@ impl VolumeManager {
         Ok(VolumeMount {
             host_path,
             container_path,
-            read_only: mount.read_only.unwrap_or(false),
+            // What the agent writes is nobody else's to write (`ReadOnly` among a volume's attributes).
+            read_only: mount.read_only.unwrap_or(false) || matches!(kind, Source::Content(_)),
             propagation: propagation(mount.mount_propagation.as_deref(), c)?,
         })
     }
 }
 
-/// The volume types that this agent has.
-enum Source<'a> {
-    EmptyDir(k8s_openapi::api::core::v1::EmptyDirVolumeSource),
-    HostPath(&'a k8s_openapi::api::core::v1::HostPathVolumeSource),
-}
-
-impl<'a> Source<'a> {
-    fn of(volume: &'a Volume) -> Result<Self, VolumeProblem> {
-        let rest = Volume { name: String::new(), empty_dir: None, host_path: None, ..volume.clone() };
-        if rest != Volume::default() {
-            // The manifest's own name of the type: the one key beside `name`.
-            let json = serde_json::to_value(&rest).unwrap_or_default();
-            let kind = json.as_object().and_then(|o| o.keys().find(|k| *k != "name").cloned());
-            let what = format!("a volume of type `{}`", kind.unwrap_or_default());
-            return Err(VolumeProblem::Unsupported { what, remedy: "emptyDir or hostPath, or another node" });
-        }
-        match (&volume.host_path, &volume.empty_dir) {
-            (Some(host_path), None) => Ok(Source::HostPath(host_path)),
-            // No source at all means emptyDir, as the API server defaults it.
-            (None, spec) => Ok(Source::EmptyDir(spec.clone().unwrap_or_default())),
-            (Some(_), Some(_)) => Err(invalid("volume", &volume.name, "it has two types; leave one")),
-        }
-    }
+fn failed(pod: &PodRef, volume: &Volume, problem: VolumeProblem) -> VolumeError {
+    VolumeError::Volume { pod: pod.clone(), volume: volume.name.clone(), source: problem.into() }
 }
 
 fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {

@@ -92,7 +92,8 @@ impl Node {
     /// All pods run and nothing is to be done.
     fn new(pods: usize) -> Node {
         let mut node = Node { state: State::new(config(pods)), pods, now: Mono::from_millis(1_000_000) };
-        let named = (0..pods).map(|i| SourcePod { path: format!("/m/{i}.yaml").into(), pod: pod(i) });
+        let named =
+            (0..pods).map(|i| SourcePod { path: format!("/m/{i}.yaml").into(), pod: pod(i), own_uid: false });
         node.turn(Event::Pods(PodUpdate {
             source: PodSource::File,
             pods: named.collect(),

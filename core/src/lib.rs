@@ -7,14 +7,17 @@
 //! Folders, each of which uses only those above it:
 //!
 //! - [`clock`], [`duration`], [`quantity`], [`mountinfo`], [`reason`]: values and their text forms.
+//! - [`object`]: ConfigMaps and Secrets.
 //! - [`pod`]: one pod: identity, QoS, admission, lifecycle, environment, status. [`image`]: pull policy and garbage
 //!   collection. [`cgroup`]: what a pod's cgroup is called. [`manifest`]: from a file's bytes to a pod.
+//! - [`token`]: tokens of ServiceAccounts, and when they are due. [`volume`]: the files of volumes that are made of those.
 //! - [`signal`]: memory domains, readings and kernel events. [`forecast`]: headroom and time to OOM.
 //! - [`brake`]: who is frozen or throttled, and how far. [`eviction`]: thresholds, ranking, one decision.
 //! - [`config`]: KubeletConfiguration. [`trace`]: the record of what was seen and done.
 //! - [`oom`]: the ledger of OOM kills, and which limit each was about.
-//! - [`node`]: the SyncLoop's core: events, state, plan.
+//! - [`node`]: the SyncLoop's core: events, state, plan. [`apiserver`]: what the API server is to be told.
 
+pub mod apiserver;
 pub mod brake;
 pub mod certificate;
 pub mod cgroup;
@@ -28,10 +31,13 @@ pub mod label;
 pub mod manifest;
 pub mod mountinfo;
 pub mod node;
+pub mod object;
 pub mod oom;
 pub mod pod;
 pub mod quantity;
 pub mod reason;
 pub mod signal;
+pub mod token;
 pub mod trace;
 pub mod version;
+pub mod volume;

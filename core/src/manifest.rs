@@ -66,8 +66,16 @@ impl Origin<'_> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
     pub pod: Arc<Pod>,
+    /// As in [`SourcePod::own_uid`].
+    pub own_uid: bool,
     /// Keys that a Pod does not have, by path.
     pub ignored: Vec<String>,
+}
+
+impl Manifest {
+    fn named(&self, path: PathBuf) -> SourcePod {
+        SourcePod { path, pod: Arc::clone(&self.pod), own_uid: self.own_uid }
+    }
 }
 
 /// [`read`], without the ignored keys.
@@ -154,8 +162,9 @@ fn read_pod(document: Value, origin: Origin<'_>, hostname: &str) -> Result<Manif
     let name = pod.metadata.name.clone().unwrap_or_default();
     validation::check(&pod, hostname)
         .map_err(|problems| ManifestError::Invalid { name, problems: problems.join("; ") })?;
+    let own_uid = pod.metadata.uid.as_deref().is_some_and(|uid| !uid.is_empty());
     defaults::apply(&mut pod, uid, origin.source(), hostname);
-    Ok(Manifest { pod: Arc::new(pod), ignored })
+    Ok(Manifest { pod: Arc::new(pod), own_uid, ignored })
 }
 
 /// YAML as kubelet reads it: through JSON, so `value: 1` stays a number and is no string, `0644` is octal.
@@ -214,11 +223,11 @@ fn hash_value(value: &Value, hash: &mut Sha256) {
     }
 }
 
-/// One file, for [`collect`]. A pod and an error together: the file is broken, the pod is its last good one.
+/// One file, for [`collect`]. A manifest and an error together: the file is broken, the manifest is its last good one.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
     pub path: &'a Path,
-    pub pod: Option<&'a Arc<Pod>>,
+    pub manifest: Option<&'a Manifest>,
     pub error: Option<&'a str>,
 }
 
@@ -234,12 +243,12 @@ pub fn collect<'a>(sources: impl IntoIterator<Item = Source<'a>>) -> PodUpdate {
             let (path, error) = (source.path.to_owned(), error.to_owned());
             update.rejected.push(RejectedManifest { path, error, duplicate: false });
         }
-        let Some(pod) = source.pod else { continue };
-        if let Err(error) = name_once(&mut names, pod, source.path) {
+        let Some(manifest) = source.manifest else { continue };
+        if let Err(error) = name_once(&mut names, &manifest.pod, source.path) {
             update.rejected.push(RejectedManifest { path: source.path.to_owned(), error, duplicate: true });
             continue;
         }
-        update.pods.push(SourcePod { path: source.path.to_owned(), pod: pod.clone() });
+        update.pods.push(manifest.named(source.path.to_owned()));
     }
     update.pods.sort_by(|a, b| a.path.cmp(&b.path));
     update.rejected.sort_by(|a, b| a.path.cmp(&b.path));
@@ -248,12 +257,12 @@ pub fn collect<'a>(sources: impl IntoIterator<Item = Source<'a>>) -> PodUpdate {
 
 /// The list of a server. Of two pods of one name the first counts (kubelet: `filterInvalidPods`).
 #[must_use]
-pub fn collect_answer(pods: &[Arc<Pod>], url: &str) -> PodUpdate {
+pub fn collect_answer(manifests: &[Manifest], url: &str) -> PodUpdate {
     let mut update = PodUpdate { source: PodSource::Http, pods: Vec::new(), rejected: Vec::new() };
     let mut names = BTreeMap::new();
-    for (index, pod) in pods.iter().enumerate() {
-        match name_once(&mut names, pod, Path::new(&format!("items[{index}]"))) {
-            Ok(()) => update.pods.push(SourcePod { path: url.into(), pod: pod.clone() }),
+    for (index, manifest) in manifests.iter().enumerate() {
+        match name_once(&mut names, &manifest.pod, Path::new(&format!("items[{index}]"))) {
+            Ok(()) => update.pods.push(manifest.named(url.into())),
             Err(error) => {
                 let path = format!("{url} items[{index}]").into();
                 update.rejected.push(RejectedManifest { path, error, duplicate: true });

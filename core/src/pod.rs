@@ -5,10 +5,12 @@
 //! - [`lifecycle`]: from manifest and runtime status to what is to be done next.
 //! - [`backoff`]: CrashLoopBackOff and error back-off.
 //! - [`runtime_status`]: what the runtime says of a pod; [`containers`]: what is known of it, by whoever looked.
+//! - [`probe`]: health checks: what is asked, when, and what the answers come to.
 //! - [`status`]: the Kubernetes PodStatus.
 //! - [`stop_signal`]: what asks a container to end.
 //! - [`memory_limit`]: what is to happen at a container's own memory limit.
-//! - [`env`]: environment and `$(VAR)` expansion.
+//! - [`env`]: environment and `$(VAR)` expansion; [`services`]: its variables of Services.
+//! - [`references`]: the ConfigMaps and Secrets that a pod names.
 //! - [`admission`]: whether the node takes the pod.
 //! - [`mailbox`]: the one standing order of a pod's worker; [`stop_order`]: who of its containers ends first.
 //! - [`spec`]: what is asked of a manifest in more than one place; [`hosts`], [`termination_message`]: texts.
@@ -22,8 +24,11 @@ pub mod lifecycle;
 pub mod mailbox;
 pub mod memory_limit;
 pub mod order;
+pub mod probe;
 pub mod qos;
+pub mod references;
 pub mod runtime_status;
+pub mod services;
 pub mod spec;
 pub mod status;
 pub mod stop_order;

@@ -50,6 +50,12 @@ reasons! {
     RetryAfterError,
     /// A container's CrashLoopBackOff has passed.
     CrashLoopBackOffEnded,
+    /// A volume of the pod cannot be made, or its content not be brought up to date.
+    FailedMount,
+    /// Keys of a ConfigMap or Secret cannot be names of variables and are left out of a container's environment.
+    InvalidEnvironmentVariableNames,
+    /// A ConfigMap or Secret that the pod names has appeared, changed or gone.
+    ObjectChanged,
     /// A domain's next sample is due before its headroom could be gone.
     SampleDue,
     /// A kernel event asked for fresh numbers.
@@ -93,6 +99,36 @@ reasons! {
     LocalStorageLimitExceeded,
     /// Disk use or process ids could not be read, or nothing could be removed.
     ResourcesUnreadable,
+    /// A container's image is being pulled.
+    Pulling,
+    /// A container's image is on the node.
+    Pulled,
+    /// A container's image is not on the node, and may not be pulled.
+    ErrImageNeverPull,
+    /// A pod's volumes are there, with what they are to hold.
+    VolumesReady,
+    /// A pod has a sandbox.
+    SandboxReady,
+    /// A pod's sandbox has gone, or changed: it gets another.
+    SandboxChanged,
+    /// A pod gets no sandbox; the message says why.
+    FailedCreatePodSandBox,
+    /// A container was made.
+    Created,
+    /// A container was started.
+    Started,
+    /// A container was not started; the message says why.
+    Failed,
+    /// Some of a pod's containers were not; of each it was told apart.
+    ContainersNotStarted,
+    /// A container, or its image, is tried again only after a while.
+    BackOff,
+    /// A container is being stopped.
+    Killing,
+    /// The node can run pods.
+    NodeReady,
+    /// The node cannot; the Node's condition says why.
+    NodeNotReady,
     /// The pod was evicted.
     Evicted,
     /// The kernel's OOM killer acted.
@@ -125,6 +161,16 @@ reasons! {
     ContainerStateUnknown,
     /// A second instance of a container, or one outside the pod's sandbox.
     StrayContainer,
+    /// A container failed a probe, or it could not be asked.
+    Unhealthy,
+    /// A container passed a probe, and something about it should be known.
+    ProbeWarning,
+    /// A container failed its liveness probe so often that it is restarted.
+    LivenessProbeFailed,
+    /// A container failed its startup probe so often that it is restarted.
+    StartupProbeFailed,
+    /// A container passed its startup probe: what waits for it goes on.
+    StartupProbeSucceeded,
     /// Not admitted: the pod's node selector or affinity does not match the node.
     NodeAffinity,
     /// Not admitted: the pod is for another operating system.

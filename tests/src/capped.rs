@@ -68,12 +68,11 @@ impl CappedNode {
         self.node.put(&with_host_path(hog, &self.marks, "/marks"));
     }
 
-    /// The hog is evicted, in order and alone.
+    /// The hog is evicted, in order and alone; its manifest is gone then.
     #[track_caller]
     pub fn expect_eviction(&self) {
         let node = &self.node;
-        let hog = node.wait_pod("hog", "evicted", |pod| pod::phase(pod) == "Failed");
-        assert_eq!(pod::reason(&hog), "Evicted", "{}", hog["status"]);
+        let hog = node.wait_evicted("hog");
         let message = hog["status"]["message"].as_str().unwrap();
         assert!(message.starts_with("The node was low on resource: memory. "), "{message}");
         assert_eq!(pod::condition(&hog, "DisruptionTarget"), "True");
@@ -95,9 +94,6 @@ impl CappedNode {
         assert!(stopped.number("took_ms") >= Some(500), "its handler takes 500 ms: {}", self.story());
         let mark = self.mark();
         assert!(mark.contains("sigterm received") && mark.contains("sigterm handled"), "{mark}");
-        let hog = node.wait_pod("hog", "shown with its exit", |pod| {
-            pod::container(pod, "main")["state"]["terminated"].is_object()
-        });
         assert_eq!(pod::container(&hog, "main")["state"]["terminated"]["exitCode"], 0, "{}", hog["status"]);
         self.expect_no_kill();
         assert_eq!(node.running_of("hog"), []);

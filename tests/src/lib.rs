@@ -1,8 +1,9 @@
-//! What the integration tests (`tests/suite`) share. Each test has a node of its own: a private containerd, and the
-//! agent as users get it, as a process that is given a configuration, manifests and signals.
+//! What the integration tests (`tests/suite`, `tests/cluster`) share. Each test has a node of its own: a private
+//! containerd, and the agent as users get it, as a process that is given a configuration, manifests and signals.
 //!
 //! - [`node`]: that node, and the questions that tests ask of it.
 //! - [`capped`]: a node under a cap, with a hog and neighbours.
+//! - [`cluster`]: a real control plane.
 //! - [`slot`]: how many nodes there are at a time.
 //! - [`speed`]: how fast things go here.
 //! - [`command`]: the agent's commands, run to their end.
@@ -14,6 +15,7 @@
 
 pub mod capped;
 pub mod cgroup;
+pub mod cluster;
 pub mod command;
 pub mod node;
 pub mod pod;

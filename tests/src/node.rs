@@ -139,6 +139,24 @@ impl Node {
         }
     }
 
+    /// Waits until the pod is evicted and its container `main` has ended, and takes its manifest away at once: as long as
+    /// that is there the agent brings the pod back after ten seconds, unless a threshold was met and pressure holds, which
+    /// an eviction on a forecast spares the node. On an emulated CPU a few looks take longer than that. The pod as it was
+    /// shown last.
+    #[track_caller]
+    pub fn wait_evicted(&self, name: &str) -> Value {
+        let full_name = pod_name(name);
+        self.wait_record("the end of its eviction", |r| {
+            r.kind == "Eviction" && r.pod_name() == full_name && r.number("took_ms").is_some()
+        });
+        let ended = |pod: &Value| pod::container(pod, "main")["state"]["terminated"].is_object();
+        let evicted =
+            self.wait_pod(name, "evicted and ended", |pod| pod::phase(pod) == "Failed" && ended(pod));
+        self.remove_manifest(name).unwrap();
+        assert_eq!(pod::reason(&evicted), "Evicted", "{}", evicted["status"]);
+        evicted
+    }
+
     /// Waits until nothing of the pod is shown any more.
     #[track_caller]
     pub fn wait_gone(&self, name: &str) {

@@ -23,6 +23,12 @@ pub fn is_emulated() -> bool {
     slowdown() > 1
 }
 
+/// How many times longer things may take than on a real CPU.
+#[must_use]
+pub fn scale() -> f64 {
+    f64::from(slowdown())
+}
+
 fn slowdown() -> u32 {
     std::env::var(SLOWDOWN).ok().map_or(1, |text| {
         text.parse().unwrap_or_else(|error| panic!("{SLOWDOWN}={text:?} is no whole number: {error}"))

@@ -88,7 +88,7 @@ fn parse_mib(text: &str) -> Result<u64, String> {
 
 /// What a virtual machine alone can show: what `cargo xtask test` takes along.
 pub fn run_what_takes_a_machine() -> Result<()> {
-    suite::run_with_the_tests()
+    suite::run_selection(&[])
 }
 
 /// Why there can be no lab here, if there cannot.

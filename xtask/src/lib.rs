@@ -8,12 +8,14 @@
 //! - [`test_run`]: every check and test of the workspace.
 //! - [`lab`]: virtual machines with the kernels that the agent supports.
 //! - [`demo`], [`bench`]: the agent at work, and its figures.
+//! - [`control_plane`]: a real Kubernetes control plane, for tests and to join by hand.
 //! - [`private_containerd`], [`images`], [`netns`], [`scratch`], [`node`]: a containerd and a node of their own for
 //!   a test, which are gone afterwards.
 
 pub mod bench;
 pub mod build;
 pub mod cgroup_driver;
+pub mod control_plane;
 pub mod demo;
 pub mod elf;
 pub mod images;
@@ -24,6 +26,7 @@ pub mod paths;
 pub mod private_containerd;
 pub mod process;
 pub mod progress;
+pub mod relay;
 pub mod root;
 pub mod scratch;
 pub mod setup;

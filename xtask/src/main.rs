@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::build::{self, Profile, Selection};
+use xtask::control_plane::command as control_plane;
 use xtask::setup::role;
 use xtask::{bench, demo, lab, root, scratch, setup, test_run};
 
@@ -53,6 +54,11 @@ enum Command {
     },
     /// Boots a virtual machine with a kernel that the agent supports, on cgroup v2, and runs a command inside.
     Lab(lab::Options),
+    /// A real Kubernetes control plane on loopback, without nodes.
+    ControlPlane {
+        #[command(subcommand)]
+        action: control_plane::Action,
+    },
     /// Removes what a test or demo that was killed has left: its processes, mounts, cgroups and folder.
     CleanLeftovers,
 }
@@ -112,6 +118,12 @@ fn run(command: Command) -> Result<ExitCode> {
             root::require("its machines' root file system is made with the owners of its files")?;
             setup::run(role::LAB)?;
             return lab::run(&options);
+        }
+        Command::ControlPlane { action } => {
+            if action.may_build() {
+                setup::run(role::CONTROL_PLANE)?;
+            }
+            return control_plane::run(action);
         }
         Command::CleanLeftovers => {
             root::require("what is left belongs to root")?;

@@ -4,11 +4,14 @@
 //! `ip netns exec` would not do: it mounts a new /sys, which hides the cgroups.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::AsRawFd;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process;
 
@@ -48,6 +51,27 @@ impl NetNs {
         command.arg(format!("--net=/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd()));
         command.arg("--").arg(program);
         command
+    }
+
+    /// A socket that listens inside; it can be used from here.
+    pub fn listen(&self, address: SocketAddr) -> Result<TcpListener> {
+        self.inside(move || TcpListener::bind(address)).with_context(|| format!("listening on {address}"))
+    }
+
+    /// A connection made from inside.
+    pub fn connect(&self, address: SocketAddr) -> Result<TcpStream> {
+        self.inside(move || TcpStream::connect(address)).with_context(|| format!("connecting to {address}"))
+    }
+
+    /// A socket belongs to the namespace of the thread that makes it, and stays there.
+    fn inside<T: Send + 'static>(&self, make: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T> {
+        let namespace = self.namespace.try_clone().context("duplicating a file descriptor")?;
+        let made = thread::spawn(move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            make()
+        });
+        let made = made.join().map_err(|_| anyhow::anyhow!("a thread in the network namespace panicked"))?;
+        Ok(made?)
     }
 
     /// Runs a shell command inside and returns its stdout.

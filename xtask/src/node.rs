@@ -10,6 +10,7 @@ pub mod trace;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -21,11 +22,14 @@ use serde_json::{Value, json};
 use crate::build::{self, Profile};
 use crate::private_containerd::{PrivateContainerd, Version};
 use crate::process;
+use crate::relay::Relay;
 use crate::scratch::Scratch;
 use agent::Agent;
 use trace::TraceRecord;
 
 const MIB: u64 = 1 << 20;
+/// Of a node of a cluster, in its own network namespace. From a block for tests (RFC 5737).
+pub const NODE_IP: &str = "198.51.100.1";
 
 /// Fields are dropped in this order: the agent first, so that it does not see its node fall apart; the scratch last.
 #[derive(Debug)]
@@ -38,6 +42,12 @@ pub struct TestNode {
     config: Value,
     /// More of the agent's environment.
     environment: BTreeMap<String, String>,
+    /// More of its command line.
+    arguments: Vec<String>,
+    /// Set for a node of a cluster.
+    relay: Option<Relay>,
+    /// The agent runs in containerd's network namespace.
+    in_pod_network: bool,
     /// By container id: what never changes is asked for once, for each question starts a `ctr`.
     labels: Mutex<BTreeMap<String, Labels>>,
     scratch: Scratch,
@@ -90,7 +100,20 @@ impl TestNode {
         scratch.create_dir("root")?;
         let (profile, labels) = (Profile::of_this_program(), Mutex::default());
         let environment = BTreeMap::new();
-        Ok(TestNode { agent: None, containerd, profile, config, environment, labels, scratch })
+        let (arguments, relay) = (Vec::new(), None);
+        let in_pod_network = false;
+        Ok(TestNode {
+            agent: None,
+            containerd,
+            profile,
+            config,
+            environment,
+            arguments,
+            relay,
+            in_pod_network,
+            labels,
+            scratch,
+        })
     }
 
     /// Which build of the agent runs; that of the running program unless said otherwise.
@@ -106,6 +129,35 @@ impl TestNode {
     /// Set in the agent's environment from the next start on.
     pub fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Added to the agent's command line from the next start on.
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    }
+
+    /// From its next start on the agent runs in the namespace of its pods, which it can reach there, and the API server at
+    /// this address on loopback is relayed to it. The namespace gets an address of the node's own.
+    pub fn join(&mut self, api_server: SocketAddr) -> Result<()> {
+        let namespace = self.containerd.netns();
+        namespace.sh(&format!(
+            "ip link add eth0 type bridge && ip address add {NODE_IP}/24 dev eth0 && ip link set eth0 up && \
+             ip route add default dev eth0"
+        ))?;
+        self.relay = Some(Relay::start(namespace, api_server)?);
+        self.join_pod_network();
+        Ok(())
+    }
+
+    /// Between the agent and the API server.
+    #[must_use]
+    pub fn relay(&self) -> Option<&Relay> {
+        self.relay.as_ref()
+    }
+
+    /// From the next start on the agent runs where the pods' bridge is, and reaches their addresses as on a real node.
+    pub fn join_pod_network(&mut self) {
+        self.in_pod_network = true;
     }
 
     /// Caps kubepods at `mib` from the next start on: kubelet enforces capacity − systemReserved there.
@@ -172,9 +224,14 @@ impl TestNode {
         let path = self.config_path();
         fs::write(&path, serde_json::to_string_pretty(&self.config)?)
             .with_context(|| format!("writing {}", path.display()))?;
-        let mut command = self.oomlet(&["run", "--config"])?;
-        command.arg(&path).args(["--container-runtime-endpoint", &self.containerd.endpoint()]);
-        command.arg("--root-dir").arg(self.root_dir()).envs(&self.environment);
+        let mut command = if self.in_pod_network {
+            self.containerd.netns().command(self.program()?)
+        } else {
+            Command::new(self.program()?)
+        };
+        command.args(["run", "--config"]).arg(&path);
+        command.args(["--container-runtime-endpoint", &self.containerd.endpoint()]);
+        command.arg("--root-dir").arg(self.root_dir()).args(&self.arguments).envs(&self.environment);
         self.start_in_its_place(command)
     }
 
@@ -206,11 +263,15 @@ impl TestNode {
 
     /// The agent's program with `args`, to be run.
     pub fn oomlet(&self, args: &[&str]) -> Result<Command> {
-        let path = build::agent_path(self.profile)?;
-        anyhow::ensure!(path.is_file(), "{} is missing; build it by `cargo xtask build`", path.display());
-        let mut command = Command::new(path);
+        let mut command = Command::new(self.program()?);
         command.args(args);
         Ok(command)
+    }
+
+    fn program(&self) -> Result<PathBuf> {
+        let path = build::agent_path(self.profile)?;
+        anyhow::ensure!(path.is_file(), "{} is missing; build it by `cargo xtask build`", path.display());
+        Ok(path)
     }
 
     /// What `oomlet pods --output json` says.

@@ -1,6 +1,7 @@
 //! Running other programs: every failure names the command line and what the program said.
 
-use std::process::{Command, Stdio};
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +20,23 @@ pub fn run(command: &mut Command) -> Result<()> {
 pub fn output(command: &mut Command) -> Result<String> {
     let shown = line(command);
     let out = command.stdin(Stdio::null()).output().with_context(|| format!("starting `{shown}`"))?;
+    stdout_of(out, &shown)
+}
+
+/// The same with an input, for programs that read all of it before they say anything.
+pub fn output_of(command: &mut Command, input: &[u8]) -> Result<String> {
+    let shown = line(command);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("starting `{shown}`"))?;
+    // One that has ended without reading says why by itself.
+    let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input));
+    let out = child.wait_with_output().with_context(|| format!("waiting for `{shown}`"))?;
+    let said = stdout_of(out, &shown)?;
+    written.with_context(|| format!("writing to `{shown}`"))?;
+    Ok(said)
+}
+
+fn stdout_of(out: Output, shown: &str) -> Result<String> {
     if !out.status.success() {
         let said = [out.stderr, out.stdout].concat();
         bail!("`{shown}` ended with {}:\n{}", out.status, tail(&String::from_utf8_lossy(&said), 30));
@@ -101,6 +119,15 @@ mod tests {
         assert!(error.contains("sh -c") && error.contains("no luck") && error.contains('3'), "{error}");
         let error = format!("{:#}", run(&mut Command::new("/nonexistent/program")).unwrap_err());
         assert!(error.contains("/nonexistent/program"), "{error}");
+    }
+
+    #[test]
+    fn input_is_given_and_a_failure_says_more_than_that_nobody_read_it() {
+        assert_eq!(output_of(&mut Command::new("cat"), b"text").unwrap(), "text");
+        let mut deaf = Command::new("sh");
+        deaf.args(["-c", "exec <&-; echo no luck; exit 3"]);
+        let error = output_of(&mut deaf, &vec![b'x'; 1 << 20]).unwrap_err().to_string();
+        assert!(error.contains("no luck"), "{error}");
     }
 
     #[test]

@@ -130,6 +130,18 @@ impl Drop for Scratch {
     }
 }
 
+/// Name and pid of each program of ours that runs with `dir` on its command line.
+pub(crate) fn programs_below(dir: &Path) -> Result<Vec<(String, u32)>> {
+    sweep::programs_below(dir)
+}
+
+/// Ends them with their descendants; returns how many of them there were.
+pub(crate) fn end_programs_below(dir: &Path) -> Result<usize> {
+    let programs = sweep::programs_below(dir)?;
+    sweep::end_processes(dir, &[])?;
+    Ok(programs.len())
+}
+
 /// Removes the scratches whose owner is gone; returns how many there were.
 pub fn sweep_leftovers() -> Result<usize> {
     let mut swept = 0;

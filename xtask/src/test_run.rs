@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::build::{TEST_TARGETS, WORKSPACE};
+use crate::control_plane::programs::{Program, Programs, Source};
 use crate::{build, lab, paths, process, scratch};
 
 /// `filter` and what else follows `--` goes to the test binaries.
@@ -33,6 +34,18 @@ pub fn run(filter: &[String]) -> Result<()> {
         steps.take("tests", || {
             let mut command = build::cargo();
             command.arg("test").args(WORKSPACE).args(TEST_TARGETS).arg("--no-fail-fast");
+            process::run(in_target(&mut command)?.arg("--").args(filter))
+        });
+    }
+    if !steps.failed().contains(&"build") {
+        steps.take("control plane", || {
+            Programs::ensure(&Source::default(), &Program::CONTROL_PLANE).map(drop)
+        });
+    }
+    if !["build", "control plane"].iter().any(|step| steps.failed().contains(step)) {
+        steps.take("cluster", || {
+            let mut command = build::cargo();
+            command.arg("test").args(WORKSPACE).args(["--test", "cluster"]);
             process::run(in_target(&mut command)?.arg("--").args(filter))
         });
     }

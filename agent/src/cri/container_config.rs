@@ -11,6 +11,7 @@ use super::image::Image;
 use super::names;
 use super::sandbox_config::pod_labels;
 use super::security_context::{SecurityError, container_security_context};
+use oomlet_core::pod::env::Env;
 use oomlet_core::pod::qos::CgroupResources;
 use oomlet_core::pod::{Pod, PodRef};
 
@@ -24,7 +25,7 @@ pub struct ContainerInputs<'a> {
     /// See `lifecycle::container_hash`.
     pub hash: u64,
     pub image: &'a Image,
-    pub env: Vec<(String, String)>,
+    pub env: Env,
     /// `command` and `args` with `$(VAR)` expanded.
     pub command: Vec<String>,
     pub args: Vec<String>,
@@ -64,7 +65,7 @@ pub fn container_config(
         command: inputs.command,
         args: inputs.args,
         working_dir: container.working_dir.clone().unwrap_or_default(),
-        envs: inputs.env.into_iter().map(|(key, value)| cri::KeyValue { key, value }).collect(),
+        envs: inputs.env.0.into_iter().map(|(key, value)| cri::KeyValue { key, value }).collect(),
         mounts: inputs.mounts,
         labels,
         annotations,
@@ -153,7 +154,7 @@ mod tests {
             restart_count: 3,
             hash: 0xab,
             image: &image,
-            env: vec![("A".into(), "1".into())],
+            env: Env(vec![("A".into(), "1".into())]),
             command: vec!["/bin/sh".into()],
             args: vec!["-c".into()],
             resources: CgroupResources {

@@ -1,6 +1,5 @@
 //! What the node is: name, capacity, allocatable, addresses.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{NodeAgentError, Setup};
@@ -10,9 +9,11 @@ use crate::clock;
 use crate::cri::dns::{NodeDns, ResolvConf};
 use oomlet_core::config::Config;
 use oomlet_core::eviction::psi::PsiThresholds;
+use oomlet_core::eviction::resources::ResourceSignal;
 use oomlet_core::eviction::threshold::Signal;
 use oomlet_core::pod::admission::NodeFacts;
 use oomlet_core::pod::qos::{Amounts, CgroupResources, cpu_shares};
+use oomlet_core::quantity::parse_bytes;
 
 /// Without `serializeImagePulls` and `maxParallelImagePulls`. kubelet sets no bound; a node with more pulls than this at
 /// a time gains nothing.
@@ -62,7 +63,7 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
             max_pods: config.max_pods as usize,
             os: "linux".to_owned(),
             arch: go_arch().to_owned(),
-            labels: BTreeMap::new(),
+            labels: setup.cluster.node_labels.clone(),
             memory_pressure: false,
             disk_pressure: false,
             pid_pressure: false,
@@ -76,7 +77,10 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
         },
         eviction_hard_bytes,
         memory_capacity_bytes: capacity.memory_bytes,
-        host_ips: host_ip().into_iter().collect(),
+        host_ips: match setup.cluster.node_ips.as_slice() {
+            [] => host_ip().into_iter().collect(),
+            given => given.iter().map(ToString::to_string).collect(),
+        },
     })
 }
 
@@ -88,6 +92,18 @@ fn eviction_hard_bytes(config: &Config, capacity: Amounts) -> u64 {
         .iter()
         .find(|t| t.signal == Signal::MemoryAvailable && t.is_hard());
     hard.map_or(0, |t| t.value.of(capacity.memory_bytes))
+}
+
+/// What pods may not have of the file system of the root directory: what is reserved, and the hard threshold of
+/// `nodefs.available`.
+pub fn reserved_storage_bytes(config: &Config, capacity_bytes: u64) -> u64 {
+    let reserved = [&config.system_reserved, &config.kube_reserved].into_iter().map(|list| {
+        // The quantities were checked when the file was read.
+        list.get("ephemeral-storage").and_then(|text| parse_bytes(text).ok()).unwrap_or(0)
+    });
+    let hard = config.eviction_thresholds.resources.iter();
+    let hard = hard.filter(|t| t.signal == ResourceSignal::NodefsAvailable && t.is_hard());
+    reserved.chain(hard.map(|t| t.value.of(capacity_bytes))).sum()
 }
 
 /// Whether a container's processes are OOM-killed together: on cgroup v2, unless `singleProcessOOMKill` is true.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -26,11 +27,12 @@ pub struct RootLock {
 /// [`RootLockError::Taken`] names the other agent's pid where it can be read.
 pub fn take(root_dir: &Path) -> Result<RootLock, RootLockError> {
     let dir = root_dir.join("oomlet");
-    std::fs::create_dir_all(&dir).map_err(|source| RootLockError::Io {
-        what: "make",
-        path: dir.clone(),
-        source,
-    })?;
+    // kubelet's mode of its root directory. One that is there keeps what its administrator gave it.
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(&dir)
+        .map_err(|source| RootLockError::Io { what: "make", path: dir.clone(), source })?;
     let path = dir.join("lock");
     let io = |what| {
         let path = path.clone();

@@ -6,9 +6,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Setup;
 use crate::pod_source;
 use crate::pod_source::http::{HttpSource, HttpSourceError};
-use oomlet_core::config::Config;
 use oomlet_core::node::event::{Event, PodSource};
 
 /// One task a source.
@@ -16,11 +16,12 @@ use oomlet_core::node::event::{Event, PodSource};
 /// # Errors
 /// When the request for static pods cannot be made as the configuration says.
 pub fn watch(
-    config: &Config,
+    setup: &Setup,
     node_name: &str,
     tracker: &TaskTracker,
     (events, cancel): (&mpsc::Sender<Event>, &CancellationToken),
 ) -> Result<(), HttpSourceError> {
+    let config = &setup.config;
     if let Some(path) = config.static_pod_path.clone() {
         let (name, rescan) = (node_name.to_owned(), config.file_check_frequency);
         tracker.spawn(pod_source::watch(path, name, rescan, events.clone(), cancel.clone()));
@@ -29,10 +30,10 @@ pub fn watch(
         let source = HttpSource::new(url, &config.static_pod_url_header, node_name.to_owned())?;
         tracker.spawn(source.watch(config.http_check_frequency, events.clone(), cancel.clone()));
     }
-    if configured(config).is_empty() {
+    if configured(setup).is_empty() {
         tracing::warn!(
-            "neither staticPodPath nor staticPodURL is set: there is no source of pods, none is started and what runs is \
-             left alone"
+            "there is neither --kubeconfig nor staticPodPath nor staticPodURL: there is no source of pods, none is started \
+             and what runs is left alone"
         );
     }
     Ok(())
@@ -40,7 +41,9 @@ pub fn watch(
 
 /// Those that must have spoken before anything counts as unwanted.
 #[must_use]
-pub fn configured(config: &Config) -> BTreeSet<PodSource> {
-    let file = config.static_pod_path.as_ref().map(|_| PodSource::File);
-    file.into_iter().chain(config.static_pod_url.as_ref().map(|_| PodSource::Http)).collect()
+pub fn configured(setup: &Setup) -> BTreeSet<PodSource> {
+    let file = setup.config.static_pod_path.as_ref().map(|_| PodSource::File);
+    let http = setup.config.static_pod_url.as_ref().map(|_| PodSource::Http);
+    let api = setup.cluster.kubeconfig.as_ref().map(|_| PodSource::Api);
+    [file, http, api].into_iter().flatten().collect()
 }

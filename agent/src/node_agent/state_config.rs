@@ -1,7 +1,6 @@
 //! From the configuration and the facts of the node to what the SyncLoop's core must know of both.
 
 use crate::kernel::Kernel;
-use oomlet_core::config::Config;
 use oomlet_core::eviction::EvictionConfig;
 use oomlet_core::eviction::resources::ResourceConfig;
 use oomlet_core::forecast::{MAX_RATE_BYTES_PER_S, max_rate_with_growth_events_bytes_per_s};
@@ -9,16 +8,17 @@ use oomlet_core::node::published::SavedPod;
 use oomlet_core::node::state::StateConfig;
 use oomlet_core::pod::memory_limit::MemoryLimit;
 
-use super::{facts, sources};
+use super::{Setup, facts, sources};
 
 pub(super) fn of(
-    config: &Config,
+    setup: &Setup,
     node: &facts::Node,
     kernel: &Kernel,
     saved: Vec<SavedPod>,
     runtime_name: &str,
     oom_kill_group: bool,
 ) -> StateConfig {
+    let config = &setup.config;
     StateConfig {
         node: node.facts.clone(),
         eviction: EvictionConfig {
@@ -50,9 +50,9 @@ pub(super) fn of(
             interval: config.oomlet.eviction.resource_interval,
         },
         sync_frequency: config.sync_frequency,
-        sources: sources::configured(config),
-        // Standalone every pod is static, and none could be evicted.
-        static_pods_critical: false,
+        sources: sources::configured(setup),
+        // As kubelet has it. Standalone every pod is static, and none could be evicted.
+        static_pods_critical: setup.cluster.kubeconfig.is_some(),
         saved,
         host_ips: node.host_ips.clone(),
         oom_kill_group,

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use oomlet_core::node::event::PodUpdate;
-use oomlet_core::pod::{Pod, PodRef};
+use oomlet_core::pod::PodRef;
 
-use oomlet_core::manifest::{self, MAX_BYTES, Source};
+use oomlet_core::manifest::{self, MAX_BYTES, Manifest, Source};
 
 pub(super) struct Directory {
     path: PathBuf,
@@ -27,7 +26,7 @@ struct Remembered {
     digest: Option<[u8; 32]>,
     error: Option<String>,
     /// From this content, or from the last good one before it: a broken edit does not end a running pod.
-    pod: Option<Arc<Pod>>,
+    manifest: Option<Manifest>,
 }
 
 impl Directory {
@@ -67,7 +66,7 @@ impl Directory {
         }
         Some(manifest::collect(self.files.iter().map(|(path, file)| Source {
             path,
-            pod: file.pod.as_ref(),
+            manifest: file.manifest.as_ref(),
             error: file.error.as_deref(),
         })))
     }
@@ -78,28 +77,28 @@ impl Directory {
             Ok(content) => content?,
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
             Err(error) => {
-                let pod = known.and_then(|k| k.pod);
+                let manifest = known.and_then(|k| k.manifest);
                 let error = format!("cannot read the manifest: {error}; check its permissions");
-                return Some(Remembered { digest: None, error: Some(error), pod });
+                return Some(Remembered { digest: None, error: Some(error), manifest });
             }
         };
         let digest = Some(Sha256::digest(&content).into());
-        let pod = match known {
+        let last_good = match known {
             Some(known) if known.digest == digest => return Some(known),
-            Some(known) => known.pod,
+            Some(known) => known.manifest,
             None => None,
         };
         Some(match manifest::read(&content, path, &self.hostname) {
             Ok(manifest) => {
-                for key in manifest.ignored {
+                for key in &manifest.ignored {
                     tracing::warn!(
                         path = %path.display(), pod = %PodRef::of(&manifest.pod), key,
                         "the manifest has a key that no Pod has; it has no effect"
                     );
                 }
-                Remembered { digest, error: None, pod: Some(manifest.pod) }
+                Remembered { digest, error: None, manifest: Some(manifest) }
             }
-            Err(error) => Remembered { digest, error: Some(error.to_string()), pod },
+            Err(error) => Remembered { digest, error: Some(error.to_string()), manifest: last_good },
         })
     }
 }

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -14,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use oomlet_core::manifest::{self, MAX_BYTES};
+use oomlet_core::manifest::{self, MAX_BYTES, Manifest};
 use oomlet_core::node::event::{Event, PodUpdate, RejectedManifest};
-use oomlet_core::pod::{Pod, PodRef};
+use oomlet_core::pod::PodRef;
 
 /// kubelet's, for the whole request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,7 +52,7 @@ pub struct HttpSource {
     hostname: String,
     /// The last answer, be it usable or not, and what it came to.
     answer: Option<(Vec<u8>, Result<(), String>)>,
-    pods: Vec<Arc<Pod>>,
+    manifests: Vec<Manifest>,
 }
 
 impl HttpSource {
@@ -80,7 +79,7 @@ impl HttpSource {
             client = client.tls_certs_only([]);
         }
         let client = client.build().map_err(|source| HttpSourceError::Client { url: url.clone(), source })?;
-        Ok(HttpSource { url, client, headers: all, hostname, answer: None, pods: Vec::new() })
+        Ok(HttpSource { url, client, headers: all, hostname, answer: None, manifests: Vec::new() })
     }
 
     /// Ends when `cancel` is cancelled or nobody receives any more. `period`: `httpCheckFrequency`.
@@ -154,11 +153,11 @@ impl HttpSource {
                         "the manifest has a key that no Pod has; it has no effect"
                     );
                 }
-                self.pods = manifests.into_iter().map(|m| m.pod).collect();
+                self.manifests = manifests;
             });
             self.answer = Some((body, result));
         }
-        let mut update = manifest::collect_answer(&self.pods, &self.url);
+        let mut update = manifest::collect_answer(&self.manifests, &self.url);
         if let Some((_, Err(error))) = &self.answer {
             let (path, error) = (PathBuf::from(&self.url), error.clone());
             update.rejected.push(RejectedManifest { path, error, duplicate: false });

@@ -11,7 +11,9 @@ use crate::cgroup::driver::CgroupDriver;
 use crate::cri::RuntimeClient;
 use crate::cri::dns::NodeDns;
 use crate::image::ImagePuller;
+use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
+use crate::volume::contents::Contents;
 use oomlet_core::pod::PodUid;
 use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::pod::qos::{CgroupResources, QosClass};
@@ -19,9 +21,13 @@ use oomlet_core::pod::qos::{CgroupResources, QosClass};
 #[derive(Debug)]
 pub struct WorkerContext {
     pub runtime: RuntimeClient,
+    /// What workers tell of their steps.
+    pub journal: Arc<Journal>,
     pub images: ImagePuller,
     pub cgroups: Arc<dyn PodCgroups>,
     pub volumes: Arc<VolumeManager>,
+    /// What volumes and environments are made from.
+    pub contents: Arc<Contents>,
     /// kubelet's `--root-dir`.
     pub root_dir: PathBuf,
     /// kubelet's `podLogsDir`.

@@ -6,6 +6,7 @@ use crate::cgroup::CgroupError;
 use crate::cri::CriError;
 use crate::volume::VolumeError;
 use oomlet_core::pod::PodRef;
+use oomlet_core::reason::Reason;
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -24,6 +25,26 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
+    /// The word that Kubernetes has for it.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            WorkerError::Volume { source, .. } if matches!(**source, VolumeError::Volume { .. }) => {
+                Reason::FailedMount
+            }
+            _ => Reason::RetryAfterError,
+        }
+    }
+
+    /// As it is told of the pod: what Kubernetes has words for, in them.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self {
+            WorkerError::Volume { source, .. } if self.reason() == Reason::FailedMount => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+
     /// The runtime is away; see [`CriError::is_transient`].
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Bringing a pod to what its manifest says: read, let `lifecycle` decide, carry it out, read again.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{debug, info, warn};
@@ -8,12 +9,14 @@ use super::start::Starting;
 use super::{Worker, WorkerError};
 use oomlet_core::pod::lifecycle::{self, ContainerKill, PodActions};
 use oomlet_core::pod::order::{ContainerWaiting, WorkerOutcome};
+use oomlet_core::pod::probe::ProbeResults;
 use oomlet_core::pod::qos::QosClass;
 use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus};
 use oomlet_core::pod::spec::{MINIMUM_GRACE, grace_period};
 use oomlet_core::pod::stop_order::stop_order;
 use oomlet_core::pod::{ContainerInstance, Pod};
 use oomlet_core::reason::Reason;
+use oomlet_core::trace::record::Kind;
 
 /// Dead instances kept of each container: kubelet's `maximum-dead-containers-per-container`.
 const KEEP_DEAD: usize = 1;
@@ -37,16 +40,20 @@ impl Progress {
 }
 
 impl Worker {
-    pub(super) async fn sync(&mut self, pod: &Pod) -> WorkerOutcome {
-        match self.try_sync(pod).await {
+    pub(super) async fn sync(&mut self, pod: &Pod, probes: &ProbeResults) -> WorkerOutcome {
+        match self.try_sync(pod, probes).await {
             Ok(outcome) => outcome,
-            Err(e) => self.failed(e.to_string(), e.is_transient(), creating(pod, &self.known)),
+            Err(e) => {
+                let waiting = creating(pod, &self.known);
+                self.failed(e.reason(), e.told(), e.is_transient(), waiting)
+            }
         }
     }
 
-    async fn try_sync(&mut self, pod: &Pod) -> Result<WorkerOutcome, WorkerError> {
+    async fn try_sync(&mut self, pod: &Pod, probes: &ProbeResults) -> Result<WorkerOutcome, WorkerError> {
         let status = self.read().await?;
-        let actions = lifecycle::compute(pod, &status, &self.backoff, unix_ns());
+        self.context.contents.follow(pod, status.any_running());
+        let actions = lifecycle::compute(pod, &status, &self.backoff, probes, unix_ns());
         debug!(pod = %self.who, ?actions, "sync");
         if actions.kill_pod {
             self.kill_pod(pod, &status).await?;
@@ -62,6 +69,9 @@ impl Worker {
         let mut progress =
             Progress { next_sync_in: actions.next_sync_in, transient: true, ..Progress::default() };
         progress.waiting.clone_from(&actions.waiting);
+        for waiting in &actions.waiting {
+            self.tell_back_off(pod, &waiting.container);
+        }
         if actions.create_sandbox || !actions.containers_to_start.is_empty() {
             self.completed_cleanly = false;
             self.start_all(pod, &status, &actions, &mut progress).await?;
@@ -78,10 +88,10 @@ impl Worker {
             return WorkerOutcome::Synced { next_sync_in, waiting };
         }
         let error = format!("pod {}: {}", self.who, errors.join("; "));
-        match self.failed(error, transient, waiting) {
-            WorkerOutcome::Failed { error, retry_in, waiting } => {
+        match self.failed(Reason::ContainersNotStarted, error, transient, waiting) {
+            WorkerOutcome::Failed { reason, error, retry_in, waiting } => {
                 let retry_in = next_sync_in.map_or(retry_in, |(delay, _)| delay.min(retry_in));
-                WorkerOutcome::Failed { error, retry_in, waiting }
+                WorkerOutcome::Failed { reason, error, retry_in, waiting }
             }
             other => other,
         }
@@ -89,13 +99,14 @@ impl Worker {
 
     pub(super) fn failed(
         &mut self,
+        reason: Reason,
         error: String,
         transient: bool,
         waiting: Vec<ContainerWaiting>,
     ) -> WorkerOutcome {
-        let retry_in = self.retry_in(transient);
-        warn!(pod = %self.who, error, ?retry_in, "pod worker failed");
-        WorkerOutcome::Failed { error, retry_in, waiting }
+        let retry_in = self.retry_in(reason, transient);
+        warn!(pod = %self.who, %reason, error, ?retry_in, "pod worker failed");
+        WorkerOutcome::Failed { reason, error, retry_in, waiting }
     }
 
     /// Stops every container and every sandbox.
@@ -111,9 +122,18 @@ impl Worker {
     async fn kill_containers(&mut self, pod: &Pod, kills: &[ContainerKill]) -> Result<(), WorkerError> {
         for kill in kills {
             info!(pod = %self.who, container = kill.name, reason = %kill.reason, "{}", kill.message);
+            self.tell_container(Kind::Pod, Reason::Killing, &kill.name, kill.message.clone());
         }
-        let instance = |k: &ContainerKill| ContainerInstance { name: k.name.clone(), id: k.id.clone() };
-        self.stop_all(vec![kills.iter().map(instance).collect()], grace(pod)).await
+        let mut by_grace: BTreeMap<Duration, Vec<ContainerInstance>> = BTreeMap::new();
+        for kill in kills {
+            let grace = kill.grace.map_or_else(|| grace(pod), |grace| grace.max(MINIMUM_GRACE));
+            let instance = ContainerInstance { name: kill.name.clone(), id: kill.id.clone() };
+            by_grace.entry(grace).or_default().push(instance);
+        }
+        for (grace, containers) in by_grace {
+            self.stop_all(vec![containers], grace).await?;
+        }
+        Ok(())
     }
 
     async fn start_all(
@@ -129,6 +149,7 @@ impl Worker {
             match self.start_container(pod, status, &starting, start).await {
                 Ok(()) => {}
                 Err(failure) => {
+                    self.tell_failure(&start.name, &failure);
                     progress.transient &= failure.transient;
                     let waiting = failure.waiting(&start.name);
                     match failure.backing_off {
@@ -156,7 +177,9 @@ impl Worker {
         status: &PodRuntimeStatus,
         actions: &PodActions,
     ) -> Result<Starting, WorkerError> {
-        let cgroup_parent = self.set_up(pod).await?;
+        // kubelet's SyncPod: what the pod runs in, its volumes with what is in them, its sandbox; then its containers.
+        let cgroup_parent = self.make_cgroup(pod).await?;
+        self.make_volumes(pod).await?;
         if actions.create_sandbox {
             self.create_sandbox(pod, &cgroup_parent, actions.sandbox_attempt).await
         } else {
@@ -178,7 +201,9 @@ impl Worker {
 
     pub(super) async fn remove_volumes_and_cgroup(&self) -> Result<(), WorkerError> {
         let (context, uid) = (self.context.clone(), self.uid.clone());
+        let writing = self.context.contents.forget(&self.uid).await;
         let removed = self.blocking("removing volumes and cgroup", move || {
+            let _writing = writing;
             let volumes = context.volumes.tear_down(&uid);
             // Of every class: an orphan's manifest, and so its class, is not known.
             let cgroups = QosClass::ALL.map(|class| context.cgroups.remove_pod(&uid, class));

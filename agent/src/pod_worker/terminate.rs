@@ -20,6 +20,7 @@ use oomlet_core::pod::order::{WorkOrder, WorkerOutcome};
 use oomlet_core::pod::runtime_status::PodRuntimeStatus;
 use oomlet_core::pod::stop_order::stop_order;
 use oomlet_core::pod::{ContainerInstance, Pod};
+use oomlet_core::reason::Reason;
 
 /// How often a round of stopping is repeated for what still runs afterwards.
 const MAX_ROUNDS: usize = 5;
@@ -84,7 +85,13 @@ impl Worker {
         let retry_in = self.termination_retry.failed(clock::now());
         warn!(pod = %self.who, %error, ?retry_in, "ending the pod failed");
         let error = error.to_string();
-        self.report(WorkerOutcome::Failed { error, retry_in, waiting: Vec::new() }).await
+        self.report(WorkerOutcome::Failed {
+            reason: Reason::RetryAfterError,
+            error,
+            retry_in,
+            waiting: Vec::new(),
+        })
+        .await
     }
 
     /// Rounds of stopping until the runtime says that nothing runs. When the last container had ended.

@@ -1,3 +1,4 @@
+mod probes;
 mod stop_container;
 mod terminate;
 
@@ -11,9 +12,14 @@ use crate::cgroup::CgroupError;
 use crate::cri::fake::{FakeRuntime, running};
 use crate::cri::{Connection, ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
+use crate::object::NoObjects;
+use crate::token::NoTokens;
+use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
+use crate::volume::contents::Contents;
 use oomlet_core::pod::Pod;
 use oomlet_core::pod::env::EnvFacts;
+use oomlet_core::pod::probe::ProbeResults;
 use oomlet_core::pod::qos::{CgroupResources, QosClass};
 use oomlet_core::pod::runtime_status::ContainerState;
 use oomlet_core::reason::Reason;
@@ -73,7 +79,10 @@ impl Rig {
     }
 
     fn sync(&mut self, pod: &Arc<Pod>) {
-        self.workers.dispatch(uid(), WorkOrder::Sync { pod: pod.clone(), reason: Reason::PodAdded });
+        self.workers.dispatch(
+            uid(),
+            WorkOrder::Sync { pod: pod.clone(), probes: ProbeResults::default(), reason: Reason::PodAdded },
+        );
     }
 
     fn terminate(&mut self, pod: &Arc<Pod>, grace: Duration, reason: Reason, remove: bool) {
@@ -133,11 +142,22 @@ impl Rig {
 
 fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime>>) -> Arc<WorkerContext> {
     let connection = Connection::open(endpoint, Duration::from_secs(20)).unwrap();
+    let volumes = Arc::new(VolumeManager::new(dir.path()));
+    let (_, services) = watch::channel(Some(Arc::default()));
+    let contents = Contents::new(
+        Arc::new(NoObjects::default()),
+        Arc::new(NoTokens),
+        services,
+        Arc::clone(&volumes),
+        EnvFacts::default(),
+    );
     Arc::new(WorkerContext {
+        journal: Journal::open(64, None).unwrap().0,
         runtime: RuntimeClient::new(&connection),
         images: ImagePuller::new(ImageClient::new(&connection), 1),
         cgroups: Arc::new(FakeCgroups(fake.clone())),
-        volumes: Arc::new(VolumeManager::new(dir.path())),
+        volumes,
+        contents: Arc::new(contents),
         root_dir: dir.path().to_owned(),
         pod_logs_dir: dir.path().join("logs"),
         node: EnvFacts::default(),
@@ -215,7 +235,7 @@ async fn an_image_that_is_not_there_keeps_only_its_own_container_waiting() {
         {"name": "a", "image": "absent:1", "imagePullPolicy": "Never"}, {"name": "b", "image": "img:1"}]}));
     rig.sync(&pod);
     let report = rig.report().await;
-    let WorkerOutcome::Failed { error, retry_in, waiting } = report.outcome else { panic!("{report:?}") };
+    let WorkerOutcome::Failed { error, retry_in, waiting, .. } = report.outcome else { panic!("{report:?}") };
     assert!(error.contains("absent:1") && error.contains("import"), "{error}");
     assert_eq!(retry_in, Duration::from_secs(10));
     assert_eq!(

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::outlet::Outlet;
 use crate::actuator::guard::{self, Beat};
 use crate::actuator::{BrakeFiles, Guard, SchedIdle};
@@ -23,6 +25,7 @@ use oomlet_core::brake::{Gear, Held};
 use oomlet_core::clock::Mono;
 use oomlet_core::node::action::{Action, ActionKind, MemoryAction, NodeAction, PodAction, ResourceAction};
 use oomlet_core::node::event::Event;
+use oomlet_core::node::prober::HeldPods;
 use oomlet_core::pod::order::WorkOrder;
 use oomlet_core::pod::qos::QosClass;
 use oomlet_core::pod::{ContainerInstance, PodUid};
@@ -52,6 +55,8 @@ pub struct Executor {
     pub guard: Option<Guard>,
     /// Where the limit of all pods is not yet what the configuration says.
     pub kubepods_limit: Option<KubepodsLimitHandle>,
+    /// Who is held: what such a pod answers to a probe is not its own doing.
+    pub held: watch::Sender<HeldPods>,
 }
 
 impl Executor {
@@ -85,6 +90,7 @@ impl Executor {
             outlet,
             guard: None,
             kubepods_limit: None,
+            held: watch::Sender::default(),
         };
         for (id, class) in executor.cgroups.top_cgroup_ids() {
             // The classes have no limits of their own.
@@ -113,6 +119,10 @@ impl Executor {
             }
             ActionKind::Node(NodeAction::KickPleg) => {
                 self.pleg.kick();
+                None
+            }
+            ActionKind::Node(NodeAction::Publish(node)) => {
+                self.outlet.publish_node(node);
                 None
             }
         }
@@ -177,6 +187,7 @@ impl Executor {
                 self.watch_charges(&uid, &[]);
                 self.charged.remove(&uid);
                 self.outlet.forget(&uid);
+                self.held.send_if_modified(|held| held.forget(&uid));
                 if let Some(limit) = &self.kubepods_limit {
                     limit.a_pod_has_gone();
                 }
@@ -192,6 +203,7 @@ impl Executor {
                 }
             }
             PodAction::Publish(published) => self.outlet.publish(published),
+            PodAction::Unlist(uid) => self.outlet.unlist(&uid),
         }
         None
     }
@@ -202,6 +214,8 @@ impl Executor {
             let _ = self.beat(true, clock::now());
         }
         let result = self.brakes.set(held, qos, gear);
+        let gear = if result.is_ok() { gear } else { Gear::Free };
+        self.held.send_if_modified(|pods| pods.geared(held, gear, clock::now()));
         result.err().map(|error| Event::BrakeFailed { held: held.clone(), error: error.to_string() })
     }
 
@@ -217,14 +231,18 @@ impl Executor {
     /// Tells the guard whether anybody is held. One that has gone is replaced.
     pub fn beat(&mut self, holds: bool, now: Mono) -> Beat {
         let Some(guard) = &mut self.guard else { return Beat::Heard };
-        guard.beat(holds, now).unwrap_or_else(|error| {
+        let heard = guard.beat(holds, now).unwrap_or_else(|error| {
             tracing::warn!(%error, "the guard of the brakes has gone; starting another");
             let again = Guard::start(self.cgroups.cgroup_root());
             self.guard = again
                 .inspect_err(|error| tracing::warn!(%error, "there is no guard of the brakes any more"))
                 .ok();
             Beat::Heard
-        })
+        });
+        if heard == Beat::LetGo {
+            self.held.send_if_modified(|held| held.all_were_let_go(now));
+        }
+        heard
     }
 
     /// Lets go of all: the loop ends.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use oomlet_core::node::published::{NodeSnapshot, PublishedPod};
+use oomlet_core::node::published::{NodeSnapshot, PublishedNode, PublishedPod};
 use oomlet_core::pod::{PodRef, PodUid};
 
 #[derive(Debug)]
@@ -30,8 +30,23 @@ impl Outlet {
         self.changed = true;
     }
 
+    /// Nothing of the pod is left on the node. One that was deleted stays listed as ended, see [`Outlet::unlist`].
     pub fn forget(&mut self, uid: &PodUid) {
-        self.changed |= self.snapshot.pods.remove(uid).is_some();
+        let Some(pod) = self.snapshot.pods.remove(uid) else { return };
+        if pod.pod.metadata.deletion_timestamp.is_some() {
+            self.snapshot.ended.insert(uid.clone(), pod);
+        }
+        self.changed = true;
+    }
+
+    /// The source of a pod that was deleted does not name it any more.
+    pub fn unlist(&mut self, uid: &PodUid) {
+        self.changed |= self.snapshot.ended.remove(uid).is_some();
+    }
+
+    pub fn publish_node(&mut self, node: PublishedNode) {
+        self.snapshot.node = node;
+        self.changed = true;
     }
 
     /// At the end of a turn: what has changed in it goes out as one.

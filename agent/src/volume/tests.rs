@@ -60,7 +60,7 @@ fn mode(path: &Path) -> u32 {
 fn empty_dir_on_disk() {
     let t = TestRoot::new();
     let mut p = pod("u1", json!([{"name": "data", "emptyDir": {}}, {"name": "bare"}]), json!([]));
-    t.volumes.set_up(&p).unwrap();
+    t.volumes.set_up(&p, &Content::default()).unwrap();
     let dir = t.volumes.pod_dir(&"u1".into()).join("volumes/kubernetes.io~empty-dir/data");
     assert_eq!(mode(&dir), 0o777);
     assert!(dir.with_file_name("bare").is_dir(), "no source at all is an emptyDir");
@@ -69,13 +69,13 @@ fn empty_dir_on_disk() {
     // Again, as after a restart of the agent: what the pod did to it stays.
     fs::write(dir.join("kept"), "x").unwrap();
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
-    t.volumes.set_up(&p).unwrap();
+    t.volumes.set_up(&p, &Content::default()).unwrap();
     assert_eq!((mode(&dir), dir.join("kept").exists()), (0o700, true));
 
     p.metadata.uid = Some("u2".into());
     let spec = p.spec.as_mut().unwrap();
     spec.security_context = Some(serde_json::from_value(json!({"fsGroup": 2345})).unwrap());
-    t.volumes.set_up(&p).unwrap();
+    t.volumes.set_up(&p, &Content::default()).unwrap();
     let dir = t.volumes.pod_dir(&"u2".into()).join("volumes/kubernetes.io~empty-dir/data");
     assert_eq!((mode(&dir), fs::metadata(&dir).unwrap().gid()), (0o2777, 2345));
 
@@ -95,14 +95,14 @@ fn empty_dir_in_memory() {
     spec.security_context = Some(serde_json::from_value(json!({"fsGroup": 77})).unwrap());
     spec.containers[0].resources =
         Some(serde_json::from_value(json!({"limits": {"memory": "2Mi"}})).unwrap());
-    t.volumes.set_up(&p).unwrap();
-    t.volumes.set_up(&p).unwrap();
+    t.volumes.set_up(&p, &Content::default()).unwrap();
+    t.volumes.set_up(&p, &Content::default()).unwrap();
     let mounted = t.mounted();
     let at = |name: &str| mounted.iter().find(|m| m.mount_point.ends_with(name)).unwrap();
     assert_eq!(mounted.len(), 2, "{mounted:?}");
     assert!(at("mem").super_options.contains(&"size=1024k".to_owned()), "{mounted:?}");
     assert!(at("free").super_options.contains(&"size=2048k".to_owned()), "the pod's limit: {mounted:?}");
-    let dir = t.volumes.mounts(&p, container(&p)).unwrap()[0].host_path.clone();
+    let dir = t.volumes.mounts(&p, container(&p), &Env::default()).unwrap()[0].host_path.clone();
     assert_eq!((mode(&dir), fs::metadata(&dir).unwrap().gid()), (0o2777, 77));
     assert!(fs::write(dir.join("big"), vec![0u8; 2 << 20]).is_err(), "sizeLimit holds");
 
@@ -125,7 +125,12 @@ fn empty_dir_in_memory() {
 fn node_allocatable_bounds_memory_volumes() {
     let mut t = TestRoot::new();
     t.volumes = t.volumes.clone().with_node_allocatable_bytes(3 << 20);
-    t.volumes.set_up(&pod("u", json!([{"name": "m", "emptyDir": {"medium": "Memory"}}]), json!([]))).unwrap();
+    t.volumes
+        .set_up(
+            &pod("u", json!([{"name": "m", "emptyDir": {"medium": "Memory"}}]), json!([])),
+            &Content::default(),
+        )
+        .unwrap();
     assert!(t.mounted()[0].super_options.contains(&"size=3072k".to_owned()));
     t.volumes.tear_down(&"u".into()).unwrap();
 }
@@ -139,8 +144,8 @@ fn mounts_of_a_container() {
     let mounts = json!([{"name": "host", "mountPath": "/h", "readOnly": true, "mountPropagation": "HostToContainer"},
                         {"name": "data", "mountPath": "d"}]);
     let p = pod("u", volumes, mounts);
-    t.volumes.set_up(&p).unwrap();
-    let got = t.volumes.mounts(&p, container(&p)).unwrap();
+    t.volumes.set_up(&p, &Content::default()).unwrap();
+    let got = t.volumes.mounts(&p, container(&p), &Env::default()).unwrap();
     let empty_dir = fs::canonicalize(t.volumes.pod_dir(&"u".into())).unwrap();
     let want = [
         VolumeMount {
@@ -167,7 +172,11 @@ fn bad_input_is_refused() {
     let t = TestRoot::new();
     let outside = t.path("outside");
     let set_up = |uid: &str, volume: Value, want: &str| {
-        let error = t.volumes.set_up(&pod(uid, json!([volume]), json!([]))).unwrap_err().to_string();
+        let error = t
+            .volumes
+            .set_up(&pod(uid, json!([volume]), json!([])), &Content::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(want), "want {want:?}: {error}");
     };
     set_up("../../etc", json!({"name": "v"}), "cannot name a directory");
@@ -185,8 +194,8 @@ fn bad_input_is_refused() {
     set_up("u", json!({"name": "v", "emptyDir": {"sizeLimit": "lots"}}), "sizeLimit is \"lots\"");
     set_up(
         "u",
-        json!({"name": "v", "secret": {"secretName": "s"}}),
-        "a volume of type `secret` is not supported",
+        json!({"name": "v", "nfs": {"path": "/", "server": "s"}}),
+        "a volume of type `nfs` is not supported",
     );
     set_up(
         "u",
@@ -202,8 +211,8 @@ fn bad_input_is_refused() {
 
     let mount = |mount: Value, want: &str| {
         let p = pod("u", json!([{"name": "v"}]), json!([mount]));
-        t.volumes.set_up(&p).unwrap();
-        let error = t.volumes.mounts(&p, container(&p)).unwrap_err().to_string();
+        t.volumes.set_up(&p, &Content::default()).unwrap();
+        let error = t.volumes.mounts(&p, container(&p), &Env::default()).unwrap_err().to_string();
         assert!(
             error.contains(want) && error.contains("ns/p") && error.contains("app"),
             "want {want:?}: {error}"
@@ -213,7 +222,7 @@ fn bad_input_is_refused() {
     mount(json!({"name": "v", "mountPath": ""}), "mountPath");
     mount(json!({"name": "v", "mountPath": "/x", "mountPropagation": "Bidirectional"}), "privileged");
     mount(json!({"name": "v", "mountPath": "/x", "mountPropagation": "Both"}), "must be None");
-    mount(json!({"name": "v", "mountPath": "/x", "subPathExpr": "$(A)"}), "subPathExpr");
+    mount(json!({"name": "v", "mountPath": "/x", "subPathExpr": "$(A)"}), "missing value for A");
     mount(json!({"name": "v", "mountPath": "/x", "recursiveReadOnly": "Enabled"}), "recursiveReadOnly");
     for sub_path in ["../x", "a/../../x", "/etc", "."] {
         mount(json!({"name": "v", "mountPath": "/x", "subPath": sub_path}), "subPath");
@@ -230,8 +239,8 @@ fn sub_path_stays_in_the_volume() {
         pod("u", json!([{"name": "v"}]), json!([{"name": "v", "mountPath": "/x", "subPath": sub_path}]))
     };
     let p = with_sub_path("a/b");
-    t.volumes.set_up(&p).unwrap();
-    let bound = t.volumes.mounts(&p, container(&p)).unwrap().remove(0).host_path;
+    t.volumes.set_up(&p, &Content::default()).unwrap();
+    let bound = t.volumes.mounts(&p, container(&p), &Env::default()).unwrap().remove(0).host_path;
     let volume = t.volumes.pod_dir(&"u".into()).join("volumes/kubernetes.io~empty-dir/v");
     assert_eq!((mode(&volume.join("a")), mode(&volume.join("a/b"))), (0o777, 0o777));
     fs::write(volume.join("a/b/seen"), "").unwrap();
@@ -245,7 +254,7 @@ fn sub_path_stays_in_the_volume() {
     // At the next start the link is refused, absolute or relative; nothing is made through it.
     let refuse = |sub_path: &str| {
         let p = with_sub_path(sub_path);
-        let error = t.volumes.mounts(&p, container(&p)).unwrap_err();
+        let error = t.volumes.mounts(&p, container(&p), &Env::default()).unwrap_err();
         let error = error.to_string();
         assert!(error.contains("leads out of the volume"), "{sub_path}: {error}");
     };
@@ -258,19 +267,19 @@ fn sub_path_stays_in_the_volume() {
     refuse("loop/x");
     symlink("nowhere", volume.join("dangling")).unwrap();
     let dangling = with_sub_path("dangling/x");
-    assert!(t.volumes.mounts(&dangling, container(&dangling)).is_err());
+    assert!(t.volumes.mounts(&dangling, container(&dangling), &Env::default()).is_err());
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 1, "nothing was made outside");
 
     // A link within the volume is fine; so is a file. The same mount again is the same bind.
     symlink("a/old", volume.join("inside")).unwrap();
     let p = with_sub_path("inside");
-    let bound = t.volumes.mounts(&p, container(&p)).unwrap().remove(0).host_path;
+    let bound = t.volumes.mounts(&p, container(&p), &Env::default()).unwrap().remove(0).host_path;
     assert!(bound.join("seen").exists());
     let before = t.mounted();
-    t.volumes.mounts(&p, container(&p)).unwrap();
+    t.volumes.mounts(&p, container(&p), &Env::default()).unwrap();
     assert_eq!(t.mounted(), before);
     let p = with_sub_path("inside/seen");
-    assert!(t.volumes.mounts(&p, container(&p)).unwrap().remove(0).host_path.is_file());
+    assert!(t.volumes.mounts(&p, container(&p), &Env::default()).unwrap().remove(0).host_path.is_file());
 
     t.volumes.tear_down(&"u".into()).unwrap();
     assert!(t.mounted().is_empty() && outside.join("secret").exists());
@@ -284,7 +293,7 @@ fn tear_down_touches_nothing_outside() {
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("keep"), "").unwrap();
     let p = pod("u", json!([{"name": "v"}]), json!([]));
-    t.volumes.set_up(&p).unwrap();
+    t.volumes.set_up(&p, &Content::default()).unwrap();
     let volume = t.volumes.pod_dir(&"u".into()).join("volumes/kubernetes.io~empty-dir/v");
     symlink(&outside, volume.join("link")).unwrap();
     symlink(outside.join("keep"), volume.join("file-link")).unwrap();
@@ -303,7 +312,7 @@ fn tear_down_touches_nothing_outside() {
     assert!(!t.volumes.pod_dir(&"u".into()).exists());
 
     // A mount on the pod's directory itself.
-    t.volumes.set_up(&p).unwrap();
+    t.volumes.set_up(&p, &Content::default()).unwrap();
     rustix::mount::mount_bind(&outside, pods_dir.join("u")).unwrap();
     let error = removal::remove_tree(&pods_dir, "u").unwrap_err().to_string();
     assert!(error.contains("a file system is mounted on"), "{error}");
@@ -314,7 +323,7 @@ fn tear_down_touches_nothing_outside() {
     symlink(&outside, t.volumes.pod_dir(&"u".into())).unwrap();
     let error = t.volumes.tear_down(&"u".into()).unwrap_err().to_string();
     assert!(error.contains("left alone"), "{error}");
-    assert!(t.volumes.set_up(&p).is_err());
+    assert!(t.volumes.set_up(&p, &Content::default()).is_err());
     assert!(outside.join("keep").exists());
 }
 
@@ -322,7 +331,7 @@ fn tear_down_touches_nothing_outside() {
 fn any_depth_and_any_width_is_removed() {
     let t = TestRoot::new();
     let p = pod("u", json!([{"name": "v"}]), json!([]));
-    t.volumes.set_up(&p).unwrap();
+    t.volumes.set_up(&p, &Content::default()).unwrap();
     let volume = t.volumes.pod_dir(&"u".into()).join("volumes/kubernetes.io~empty-dir/v");
     // Deeper than PATH_MAX and than any stack of descriptors: made relative to an open directory.
     let mut dir =

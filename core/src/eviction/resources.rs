@@ -29,7 +29,7 @@ use crate::pod::PodRef;
 use crate::reason::Reason;
 
 pub use candidate::ResourceCandidate;
-pub use manager::ResourceManager;
+pub use manager::{Images, ResourceManager};
 pub use reading::{ResourceAnswer, ResourceOrder, ResourceQuery, ResourceReading};
 
 /// kubelet's `evictionMonitoringPeriod` (pkg/kubelet/kubelet.go).

@@ -179,10 +179,10 @@ fn not_a_manifest_at_all() {
 fn the_last_of_two_files_of_a_name_counts() {
     let pod = |name: &str, path: &str| {
         let text = GOOD.replacen("name: web", &format!("name: {name}"), 1);
-        parse(text.as_bytes(), Path::new(path), "n").unwrap()
+        read(text.as_bytes(), Path::new(path), "n").unwrap()
     };
     let (a, b, c) = (pod("x", "/m/a"), pod("x", "/m/b"), pod("z", "/m/c"));
-    let source = |path: &'static str, pod, error| Source { path: Path::new(path), pod, error };
+    let source = |path: &'static str, manifest, error| Source { path: Path::new(path), manifest, error };
     let update = collect([
         source("/m/d", None, Some("broken")),
         source("/m/c", Some(&c), Some("broken now")),
@@ -190,7 +190,7 @@ fn the_last_of_two_files_of_a_name_counts() {
         source("/m/a", Some(&a), None),
     ]);
     let pods: Vec<_> = update.pods.iter().map(|named| named.pod.clone()).collect();
-    assert_eq!(pods, [b.clone(), c.clone()]);
+    assert_eq!(pods, [b.pod.clone(), c.pod.clone()]);
     let rejected: Vec<_> =
         update.rejected.iter().map(|r| (format!("{}: {}", r.path.display(), r.error), r.duplicate)).collect();
     let text =
@@ -240,19 +240,20 @@ fn what_a_server_answers() {
     let annotations = read(&single).unwrap()[0].pod.metadata.annotations.clone().unwrap();
     assert_eq!(annotations["kubernetes.io/config.source"], "http");
     // Of two of one name, or of one UID, the first counts.
-    let pods: Vec<_> = read(&list(&[
+    let manifests = read(&list(&[
         pod("a", ", labels: {which: first}, uid: u1"),
         pod("a", ""),
         pod("b", ", uid: u1"),
         pod("c", ""),
     ]))
-    .unwrap()
-    .into_iter()
-    .map(|m| m.pod)
-    .collect();
-    let update = collect_answer(&pods, url);
+    .unwrap();
+    let update = collect_answer(&manifests, url);
     assert_eq!(update.source, PodSource::Http);
-    assert_eq!(update.pods.iter().map(|p| uid(&p.pod)).collect::<Vec<_>>(), ["u1".to_owned(), uid(&pods[3])]);
+    assert_eq!(
+        update.pods.iter().map(|p| uid(&p.pod)).collect::<Vec<_>>(),
+        ["u1".to_owned(), uid(&manifests[3].pod)]
+    );
+    assert_eq!(update.pods.iter().map(|p| p.own_uid).collect::<Vec<_>>(), [true, false]);
     let rejected: Vec<_> =
         update.rejected.iter().map(|r| (r.path.display().to_string(), r.duplicate)).collect();
     assert_eq!(rejected, [(format!("{url} items[1]"), true), (format!("{url} items[2]"), true)]);
@@ -276,4 +277,47 @@ proptest! {
             prop_assert!(!error.to_string().is_empty());
         }
     }
+}
+
+/// A probe of the container `app` → what is wrong with it; empty: nothing.
+#[test]
+fn probes_are_looked_at() {
+    for (probe, want) in [
+        ("readinessProbe: {httpGet: {port: 80}}", ""),
+        ("readinessProbe: {httpGet: {port: nameless}}", ""),
+        ("livenessProbe: {exec: {command: [x]}, successThreshold: 0, terminationGracePeriodSeconds: 5}", ""),
+        ("readinessProbe: {periodSeconds: 1}", "readinessProbe: must have one check"),
+        ("startupProbe: {exec: {command: [x]}, grpc: {port: 1}}", "startupProbe: must have one check"),
+        ("startupProbe: {exec: {}}", "startupProbe.exec.command: must be given"),
+        ("livenessProbe: {tcpSocket: {port: 0}}", "livenessProbe.tcpSocket.port: 0 must be 1 to 65535"),
+        ("livenessProbe: {grpc: {port: 65536}}", "livenessProbe.grpc.port: 65536 must be 1 to 65535"),
+        ("livenessProbe: {grpc: {port: 1}, periodSeconds: -1}", "livenessProbe.periodSeconds: -1"),
+        (
+            "livenessProbe: {grpc: {port: 1}, successThreshold: 2}",
+            "livenessProbe.successThreshold: must be 1",
+        ),
+        ("readinessProbe: {grpc: {port: 1}, successThreshold: 2}", ""),
+        (
+            "readinessProbe: {grpc: {port: 1}, terminationGracePeriodSeconds: 1}",
+            "readinessProbe.terminationGracePeriodSeconds: a readiness probe ends nothing",
+        ),
+        (
+            "livenessProbe: {grpc: {port: 1}, terminationGracePeriodSeconds: 0}",
+            "livenessProbe.terminationGracePeriodSeconds: 0 must be more than 0",
+        ),
+        ("livenessProbe: {httpGet: {port: 1, scheme: ftp}}", "httpGet.scheme: \"ftp\""),
+    ] {
+        let read = with("image: web:1.2", &format!("image: web:1.2\n    {probe}"));
+        let error = read.err().map_or_else(String::new, |e| e.to_string());
+        assert!(if want.is_empty() { error.is_empty() } else { error.contains(want) }, "{probe}: {error:?}");
+    }
+    let sidecar = "image: \"registry:5000/side\", livenessProbe: {grpc: {port: 1}}, restartPolicy: Always}";
+    let side = "image: \"registry:5000/side\", restartPolicy: Always}";
+    assert!(with(side, sidecar).is_ok());
+    let init = sidecar.replace(", restartPolicy: Always", "");
+    let error = with(side, &init).unwrap_err().to_string();
+    assert!(
+        error.contains("spec.initContainers[side].livenessProbe: an init container has one only with"),
+        "{error}"
+    );
 }

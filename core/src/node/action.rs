@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::published::PublishedPod;
+use super::published::{PublishedNode, PublishedPod};
 use crate::brake::BrakeStep;
 use crate::clock::Mono;
 use crate::eviction::resources::{ResourceEviction, ResourceOrder};
@@ -67,6 +67,8 @@ pub enum PodAction {
     WatchInit { pod: PodUid, pids: Vec<u32> },
     /// Tell everybody outside of the loop of the pod as it is now.
     Publish(Arc<PublishedPod>),
+    /// Of a pod that was deleted, and has been forgotten: its source does not name it any more.
+    Unlist(PodUid),
 }
 
 #[derive(Clone, Debug)]
@@ -75,6 +77,8 @@ pub enum NodeAction {
     UpdateQos { class: QosClass, resources: CgroupResources },
     /// Relist the runtime now.
     KickPleg,
+    /// Tell everybody outside of the loop how the node is now.
+    Publish(PublishedNode),
 }
 
 impl Action {

@@ -1,5 +1,6 @@
 //! Everything that can happen to the node, as one closed enum.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,7 +11,9 @@ use crate::clock::Mono;
 use crate::eviction::resources::ResourceAnswer;
 use crate::pod::containers::ListedContainer;
 use crate::pod::order::WorkerReport;
+use crate::pod::probe::ProbeReport;
 use crate::pod::{Pod, PodRef, PodUid};
+use crate::reason::Reason;
 use crate::signal::attribution::Target;
 use crate::signal::{CgroupId, KernelEvent, MemoryReading};
 
@@ -18,6 +21,10 @@ use crate::signal::{CgroupId, KernelEvent, MemoryReading};
 pub enum Event {
     /// A pod source's complete, current list.
     Pods(PodUpdate),
+    /// A source cannot be reached. What the last run of the agent knew of its pods holds until it can.
+    SourceSilent(PodSource),
+    /// The labels that the Node object has, whoever gave them to it.
+    NodeLabels(BTreeMap<String, String>),
     /// PLEG saw something change in the runtime.
     Lifecycle(PodLifecycleEvent),
     /// PLEG finished a relist: everything the runtime has, by pod.
@@ -38,8 +45,14 @@ pub enum Event {
     BrakeFailed { held: Held, error: String },
     /// A pod worker finished a piece of work.
     Worker(WorkerReport),
+    /// A probe has something new to tell.
+    Probe(ProbeReport),
     /// The runtime stopped answering (`Err`: why) or answers again.
     Runtime(Result<(), String>),
+    /// ConfigMaps or Secrets that these pods name have changed: what failed for want of them may succeed now.
+    ObjectsChanged(Vec<PodUid>),
+    /// Something about a pod for its user to mend, which its work goes on with.
+    Warning { pod: PodRef, reason: Reason, message: String },
     /// The time for which the state asked to be woken has come.
     Tick,
 }
@@ -60,6 +73,9 @@ pub struct SourcePod {
     /// The manifest file, or the URL; of a pod from the API server its path there.
     pub path: PathBuf,
     pub pod: Arc<Pod>,
+    /// The manifest gives the pod its UID (`metadata.uid`), which then says nothing of its content: an edit of it is of the
+    /// same pod. Always so with the API server.
+    pub own_uid: bool,
 }
 
 /// Who names pods. In this order where two sources name one pod and nothing else decides.

@@ -41,6 +41,12 @@ pub fn plan(state: &State, now: Mono) -> Vec<Action> {
     for published in state.unpublished().filter(|pod| !victims.contains(&PodRef::of(&pod.pod).uid)) {
         actions.push(Action::pod(PodAction::Publish(Arc::clone(published)), Reason::PodLifecycleEvent));
     }
+    for uid in state.unlisted() {
+        actions.push(Action::pod(PodAction::Unlist(uid.clone()), Reason::PodRemoved));
+    }
+    if let Some(node) = state.unpublished_node() {
+        actions.push(Action::node(NodeAction::Publish(node), Reason::Resync));
+    }
     if let Some(resources) = state.burstable_due() {
         let update = NodeAction::UpdateQos { class: QosClass::Burstable, resources };
         actions.push(Action::node(update, Reason::PodAdded));
@@ -113,10 +119,7 @@ fn order_to_stop(
 
 /// After memory, which does not wait. A pod that goes for its memory does not go twice.
 fn plan_resources(state: &State, now: Mono, actions: &mut Vec<Action>) {
-    if !state.knows_its_pods() {
-        return;
-    }
-    for step in state.resources().plan(state.resource_candidates(), now) {
+    for step in state.resources().plan(state.resource_candidates(), state.images_in_use(), now) {
         let (action, reason) = match step {
             ResourceStep::Read { why, scope } => {
                 (ResourceAction::Order(ResourceOrder::Read(state.resource_query(scope))), why)
@@ -148,7 +151,8 @@ fn plan_pod(pod: &PodState, now: Mono, actions: &mut Vec<Action>) {
         Mode::Pending | Mode::Rejected(_) => {}
         Mode::Active => {
             if let Some(reason) = pod.sync_due(now) {
-                actions.push(dispatch(WorkOrder::Sync { pod: Arc::clone(&pod.pod), reason }, reason));
+                let (manifest, probes) = (Arc::clone(&pod.pod), pod.probes.clone());
+                actions.push(dispatch(WorkOrder::Sync { pod: manifest, probes, reason }, reason));
             }
         }
         Mode::Completed { .. } | Mode::Evicted { .. } => {

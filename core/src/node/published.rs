@@ -26,6 +26,18 @@ pub struct PublishedPod {
     pub failure: Option<Failure>,
     /// Containers that were stopped before they reached their memory limit: id, and the message of their status.
     pub forestalled: BTreeMap<String, String>,
+    pub probing: Probing,
+}
+
+/// What of a pod's health is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Probing {
+    /// It does not run, or nobody has taken it over yet.
+    #[default]
+    Nothing,
+    /// It is being ended, and is out of its Services as soon as it does not answer.
+    Readiness,
+    All,
 }
 
 /// Another manifest is a difference without being read: it is replaced as a whole.
@@ -37,6 +49,7 @@ impl PartialEq for PublishedPod {
             && self.manifest_path == other.manifest_path
             && self.failure == other.failure
             && self.forestalled == other.forestalled
+            && self.probing == other.probing
     }
 }
 
@@ -51,6 +64,7 @@ impl From<&SavedPod> for PublishedPod {
             manifest_path: saved.manifest_path.clone(),
             failure: saved.failure.clone(),
             forestalled: saved.forestalled.clone(),
+            probing: Probing::Nothing,
         }
     }
 }
@@ -69,17 +83,34 @@ impl PublishedPod {
     }
 }
 
+/// What holds for the node as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublishedNode {
+    pub memory_pressure: bool,
+    pub disk_pressure: bool,
+    pub pid_pressure: bool,
+    /// Why the container runtime does not answer, when it does not.
+    pub runtime_error: Option<String>,
+    /// All configured sources have named their pods: a pod that is not here is not wanted.
+    pub sources_ready: bool,
+}
+
 /// All published pods at one moment. A copy costs nothing, and so does a change of one pod: the rest is shared.
 #[derive(Clone, Debug, Default)]
 pub struct NodeSnapshot {
     pub pods: OrdMap<PodUid, Arc<PublishedPod>>,
+    /// Pods that were deleted and of which nothing is left on the node, while their source still names them: as they were
+    /// last.
+    pub ended: OrdMap<PodUid, Arc<PublishedPod>>,
+    pub node: PublishedNode,
 }
 
 impl NodeSnapshot {
     /// As the last run of the agent left it on disk.
     #[must_use]
     pub fn of_saved(saved: &[SavedPod]) -> NodeSnapshot {
-        NodeSnapshot { pods: saved.iter().map(|s| (s.uid(), Arc::new(PublishedPod::from(s)))).collect() }
+        let pods = saved.iter().map(|s| (s.uid(), Arc::new(PublishedPod::from(s)))).collect();
+        NodeSnapshot { pods, ..NodeSnapshot::default() }
     }
 }
 

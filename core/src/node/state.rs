@@ -9,6 +9,7 @@
 //! - [`oom`]: OOM kills, in relation to pods.
 //! - [`pod_table`]: the pods, and what follows from all of them together.
 //! - [`note`]: the plan is on its way.
+//! - [`probes`]: verdicts on containers.
 //! - [`limits`]: containers that are stopped before they reach their own memory limit.
 //! - [`publish`]: a pod as everybody outside sees it.
 
@@ -19,6 +20,7 @@ mod note;
 mod oom;
 mod pod;
 mod pod_table;
+mod probes;
 mod publish;
 mod resources;
 mod retry;
@@ -36,7 +38,7 @@ use std::time::Duration;
 pub use pod::{Mode, PodState};
 
 use super::event::{Event, PodSource};
-use super::published::{PublishedPod, SavedPod};
+use super::published::{PublishedNode, PublishedPod, SavedPod};
 use crate::clock::Mono;
 use crate::eviction::manager::EvictionManager;
 use crate::eviction::resources::{Condition, ResourceConfig, ResourceManager};
@@ -116,12 +118,16 @@ pub struct State {
     rejected: BTreeMap<PodSource, BTreeMap<PathBuf, String>>,
     /// Sources that have named their pods at least once: what such a source does not name it does not want.
     spoken: BTreeSet<PodSource>,
+    /// Sources that do not answer, and whose pods go on as the last run knew them.
+    resumed: BTreeSet<PodSource>,
     /// What earlier runs have left and nobody wants has been told apart, once all sources had spoken.
     swept: bool,
     /// Pods with cgroups or volumes at start, until then.
     leftovers: Vec<PodUid>,
     /// Pods that were deleted, while their source still names them.
     deleted: BTreeMap<PodUid, PodSource>,
+    /// Those that it has ceased to name, until that is told.
+    unlisted: BTreeSet<PodUid>,
     retries: Retries,
     /// Pods that the last relist found and that are not among [`State::pods`], but for those that were forgotten since.
     found: BTreeMap<PodUid, Found>,
@@ -140,6 +146,8 @@ pub struct State {
     burstable_applied: Option<CgroupResources>,
     /// Pods that differ from what was published of them last.
     unpublished: BTreeSet<PodUid>,
+    /// How the node is, as it was told last.
+    node_published: Option<PublishedNode>,
     /// Why PLEG is to look again now.
     kick: Option<Reason>,
     /// Trace records that wait for the loop to publish them.
@@ -163,9 +171,11 @@ impl Follows {
         let nothing =
             Follows { kills: false, memory_pressure: false, resource_conditions: false, admission: false };
         match event {
-            Event::Pods(_) | Event::Relisted(_) | Event::Leftovers(_) | Event::Worker(_) => {
-                Follows { admission: true, ..nothing }
-            }
+            Event::Pods(_)
+            | Event::SourceSilent(_)
+            | Event::Relisted(_)
+            | Event::Leftovers(_)
+            | Event::Worker(_) => Follows { admission: true, ..nothing },
             Event::Reading(_) => Follows { kills: true, memory_pressure: true, admission: true, ..nothing },
             Event::Resources(_) => Follows { resource_conditions: true, admission: true, ..nothing },
             Event::Kernel(_) => Follows { kills: true, ..nothing },
@@ -174,9 +184,13 @@ impl Follows {
                 Follows { kills: true, memory_pressure: true, resource_conditions: true, admission: true }
             }
             Event::Lifecycle(_)
+            | Event::Probe(_)
             | Event::KernelSilent(_)
             | Event::Cgroups(_)
             | Event::BrakeFailed { .. }
+            | Event::NodeLabels(_)
+            | Event::ObjectsChanged(_)
+            | Event::Warning { .. }
             | Event::Runtime(_) => nothing,
         }
     }
@@ -195,9 +209,11 @@ impl State {
             saved,
             rejected: BTreeMap::new(),
             spoken: BTreeSet::new(),
+            resumed: BTreeSet::new(),
             swept: false,
             leftovers: Vec::new(),
             deleted: BTreeMap::new(),
+            unlisted: BTreeSet::new(),
             retries: Retries::default(),
             found: BTreeMap::new(),
             forgotten: BTreeMap::new(),
@@ -208,6 +224,7 @@ impl State {
             attribution: Attribution::default(),
             burstable_applied: None,
             unpublished: BTreeSet::new(),
+            node_published: None,
             kick: None,
             outbox: Vec::new(),
         }
@@ -222,6 +239,7 @@ impl State {
             Event::Lifecycle(event) => self.apply_lifecycle(&event, now),
             Event::Leftovers(uids) => self.apply_leftovers(uids, now),
             Event::Worker(report) => self.apply_worker_report(report, now),
+            Event::Probe(report) => self.apply_probe(report, now),
             Event::Runtime(result) => self.apply_runtime(result, now),
             Event::Kernel(event) => self.apply_kernel_event(&event, now),
             Event::KernelSilent(why) => self.apply_kernel_silent(&why, now),
@@ -229,6 +247,12 @@ impl State {
             Event::Cgroups(cgroups) => self.apply_cgroups(cgroups),
             Event::Reading(reading) => self.apply_reading(&reading, now),
             Event::Resources(answer) => self.apply_resources(answer, now),
+            Event::SourceSilent(source) => self.resume_saved(source, now),
+            Event::NodeLabels(labels) => self.config.node.labels = labels,
+            Event::ObjectsChanged(pods) => self.apply_objects_changed(&pods),
+            Event::Warning { pod, reason, message } => {
+                self.record_pod(now, Kind::Warning, reason, &pod, message);
+            }
             Event::Tick => {}
         }
         self.hand_over_found();
@@ -259,10 +283,9 @@ impl State {
     /// When the loop must wake if nothing happens before.
     #[must_use]
     pub fn next_wakeup(&self) -> Mono {
-        let resources = self.knows_its_pods().then(|| self.resources.next_wakeup());
-        let retries = self.retries.next_due();
-        let others = self.pods.next_due().into_iter().chain(self.oom.kills.next_due()).chain(resources);
-        others.chain(retries).fold(self.eviction.next_wakeup(), Mono::min)
+        let resources = self.resources.next_wakeup(self.images_in_use());
+        let others = self.pods.next_due().into_iter().chain(self.oom.kills.next_due());
+        others.chain([resources]).chain(self.retries.next_due()).fold(self.eviction.next_wakeup(), Mono::min)
     }
 
     pub fn pods(&self) -> impl Iterator<Item = &PodState> {
@@ -289,6 +312,11 @@ impl State {
         let pods = self.unpublished.iter().filter_map(|uid| self.pods.get(uid));
         // One that is gone is forgotten, and nobody is to hear of it after that.
         pods.filter(|pod| pod.mode != Mode::Removed).filter_map(|pod| pod.published.as_ref())
+    }
+
+    /// Pods that were deleted, and that their source has ceased to name.
+    pub fn unlisted(&self) -> impl Iterator<Item = &PodUid> {
+        self.unlisted.iter()
     }
 
     /// Pods that may be chosen for eviction: what the manager ranks.

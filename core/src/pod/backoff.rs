@@ -18,6 +18,8 @@ pub const CRASH_LOOP_RESET_AFTER: Duration = Duration::from_secs(600);
 pub const IMAGE_PULL: Exponential = Exponential::new(Duration::from_secs(10), Duration::from_secs(300));
 pub const WORKER_ERROR: Exponential = Exponential::new(Duration::from_secs(10), Duration::from_secs(10));
 pub const RUNTIME_ERROR: Exponential = Exponential::new(Duration::from_millis(100), Duration::from_secs(5));
+/// Of volumes (pkg/util/goroutinemap/exponentialbackoff).
+pub const MOUNT_ERROR: Exponential = Exponential::new(Duration::from_millis(500), Duration::from_secs(122));
 
 /// Doubles from `initial` to `max` with each failure; a success starts it anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! Reads a pod, what the runtime says of it and its CrashLoopBackOff; emits [`PodActions`] for the worker.
 //! Planning over an applied plan plans nothing.
 //!
-//! - [`garbage`]: which dead containers and sandboxes may go.
+//! - `init`: init containers and sidecars. - [`garbage`]: which dead containers and sandboxes may go.
 
 use std::time::Duration;
 
@@ -13,12 +13,16 @@ use sha2::{Digest, Sha256};
 
 use super::backoff::CrashLoopBackOff;
 use super::order::ContainerWaiting;
+use super::probe::results::{kill_grace, kill_message, kill_reason};
+use super::probe::{ProbeKind, ProbeResults};
 use super::qos::is_sidecar;
 use super::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
 use crate::reason::Reason;
 
 mod garbage;
+mod init;
 pub use garbage::{Garbage, garbage};
+use init::Init;
 
 /// In the order in which the worker carries it out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +61,8 @@ pub struct ContainerKill {
     pub name: String,
     pub message: String,
     pub reason: Reason,
+    /// What it is given to end, where that is not the pod's.
+    pub grace: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,9 +92,10 @@ pub fn compute(
     pod: &Pod,
     status: &PodRuntimeStatus,
     backoff: &CrashLoopBackOff,
+    probes: &ProbeResults,
     now_unix_ns: i64,
 ) -> PodActions {
-    let planner = Planner { pod, status, backoff, now_unix_ns, sandbox: current_sandbox(status) };
+    let planner = Planner { pod, status, backoff, probes, now_unix_ns, sandbox: current_sandbox(status) };
     let mut actions = PodActions::default();
     if planner.sandbox.is_none() {
         if let Some(succeeded) = planner.ended_with_its_sandbox() {
@@ -127,22 +134,11 @@ fn current_sandbox(status: &PodRuntimeStatus) -> Option<&str> {
     (newest.ready && ready == 1).then_some(newest.id.as_str())
 }
 
-enum Init {
-    Done,
-    InProgress,
-    /// An init container failed and the restart policy is Never.
-    Failed,
-}
-
-enum Sidecar {
-    Up,
-    BackingOff,
-}
-
 struct Planner<'a> {
     pod: &'a Pod,
     status: &'a PodRuntimeStatus,
     backoff: &'a CrashLoopBackOff,
+    probes: &'a ProbeResults,
     now_unix_ns: i64,
     /// `None`: a new one is needed.
     sandbox: Option<&'a str>,
@@ -211,54 +207,6 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// `computeInitContainerActions`: one init container after the other, sidecars kept running beside them.
-    fn init_containers(&self, actions: &mut PodActions) -> Init {
-        let initialized = self
-            .regular()
-            .iter()
-            .any(|c| self.status.containers.iter().any(|s| s.name == c.name && self.in_sandbox(s)));
-        // The last one that was started: all before it have done their part, even if their remains are gone.
-        let reached = self.init().iter().rposition(|c| self.init_status(&c.name).is_some()).unwrap_or(0);
-        for (index, container) in self.init().iter().enumerate() {
-            if is_sidecar(container) {
-                match self.sidecar(container, actions) {
-                    Sidecar::BackingOff if !initialized && index >= reached => return Init::InProgress,
-                    Sidecar::Up | Sidecar::BackingOff => continue,
-                }
-            }
-            if initialized || index < reached {
-                continue;
-            }
-            match self.init_status(&container.name) {
-                Some(s) if s.state == ContainerState::Exited && s.exit_code == 0 => continue,
-                Some(s) if s.state == ContainerState::Running => return Init::InProgress,
-                Some(s) if s.state != ContainerState::Created && self.restart_policy() == "Never" => {
-                    return Init::Failed;
-                }
-                Some(s) if s.state == ContainerState::Unknown => actions.containers_to_kill.push(unknown(s)),
-                _ => {}
-            }
-            self.start(container, true, actions);
-            return Init::InProgress;
-        }
-        Init::Done
-    }
-
-    /// A sidecar counts as up as soon as it is started; the next one need not wait for another plan.
-    fn sidecar(&self, container: &Container, actions: &mut PodActions) -> Sidecar {
-        match self.init_status(&container.name) {
-            Some(s) if s.state == ContainerState::Running => {
-                if !changed(container, s) {
-                    return Sidecar::Up;
-                }
-                actions.containers_to_kill.push(spec_changed(container, s));
-            }
-            Some(s) if s.state == ContainerState::Unknown => actions.containers_to_kill.push(unknown(s)),
-            _ => {}
-        }
-        if self.start(container, true, actions) { Sidecar::Up } else { Sidecar::BackingOff }
-    }
-
     /// How many containers run and are left to.
     fn containers(&self, actions: &mut PodActions) -> usize {
         let mut kept = 0;
@@ -274,7 +222,11 @@ impl<'a> Planner<'a> {
                         actions.containers_to_kill.push(spec_changed(container, status));
                         self.start(container, false, actions);
                     } else {
+                        // One that has failed its probe too: what follows its end is planned when it has ended.
                         kept += 1;
+                        if let Some(kind) = self.probes.failed(&status.id) {
+                            self.end_failed(container, status, kind, actions);
+                        }
                     }
                 }
                 ContainerState::Unknown => {
@@ -287,7 +239,7 @@ impl<'a> Planner<'a> {
                 ContainerState::Exited | ContainerState::Running => {
                     let restart = match self.restart_policy() {
                         "Never" => false,
-                        "OnFailure" => !succeeded(status),
+                        "OnFailure" => !succeeded(status) || self.probes.failed(&status.id).is_some(),
                         _ => true,
                     };
                     if restart {
@@ -297,6 +249,27 @@ impl<'a> Planner<'a> {
             }
         }
         kept
+    }
+
+    /// It failed a probe. It starts again, if it does, as any that has ended.
+    fn end_failed(
+        &self,
+        container: &Container,
+        status: &ContainerStatus,
+        kind: ProbeKind,
+        actions: &mut PodActions,
+    ) {
+        let sidecar = is_sidecar(container);
+        let restarts = sidecar || self.restart_policy() != "Never";
+        let reason = kill_reason(kind);
+        actions.containers_to_kill.push(ContainerKill {
+            id: status.id.clone(),
+            name: status.name.clone(),
+            message: kill_message(&status.name, kind, sidecar, restarts),
+            reason,
+            grace: kill_grace(container, kind),
+        });
+        actions.next_sync_in = Some((Duration::ZERO, reason));
     }
 
     /// False: its CrashLoopBackOff is not over.
@@ -362,6 +335,7 @@ impl<'a> Planner<'a> {
                 name: status.name.clone(),
                 message: format!("Container {} is not the one that the pod runs", status.name),
                 reason: Reason::StrayContainer,
+                grace: None,
             });
         }
     }
@@ -382,6 +356,7 @@ fn spec_changed(container: &Container, status: &ContainerStatus) -> ContainerKil
         name: status.name.clone(),
         message: format!("Container {} definition changed, will be restarted", container.name),
         reason: Reason::ContainerChanged,
+        grace: None,
     }
 }
 
@@ -391,6 +366,7 @@ fn unknown(status: &ContainerStatus) -> ContainerKill {
         name: status.name.clone(),
         message: "Container is in \"unknown\" state, try killing it before restart".to_owned(),
         reason: Reason::ContainerStateUnknown,
+        grace: None,
     }
 }
 

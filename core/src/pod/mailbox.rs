@@ -69,12 +69,13 @@ fn effective_grace(reason: Reason, grace: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::probe::ProbeResults;
     use std::sync::Arc;
 
     const T0: Mono = Mono::from_millis(1_000_000);
 
     fn sync() -> WorkOrder {
-        WorkOrder::Sync { pod: Arc::default(), reason: Reason::PodAdded }
+        WorkOrder::Sync { pod: Arc::default(), probes: ProbeResults::default(), reason: Reason::PodAdded }
     }
 
     fn terminate(grace_s: u64, reason: Reason, remove: bool) -> WorkOrder {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::probe::ProbeResults;
 use super::qos::QosClass;
 use super::runtime_status::PodRuntimeStatus;
 use super::stop_signal::StopSignal;
@@ -14,8 +15,9 @@ use crate::reason::Reason;
 /// and a grace period only ever gets shorter.
 #[derive(Clone, Debug)]
 pub enum WorkOrder {
-    /// Bring the pod to what its manifest says.
-    Sync { pod: Arc<Pod>, reason: Reason },
+    /// Bring the pod to what its manifest says. `probes`: all verdicts there are, so that the newest order has what an
+    /// unread one had.
+    Sync { pod: Arc<Pod>, probes: ProbeResults, reason: Reason },
     /// Stop all containers (SIGTERM, SIGKILL after `grace`) and the sandbox. What the pod leaves on the node
     /// (dead containers, logs) goes when `remove` is set: an evicted pod keeps its logs until its manifest is gone.
     /// Its cgroup and volumes go in any case, for they may hold memory.
@@ -59,7 +61,8 @@ pub enum WorkerOutcome {
     /// All containers ended and the restart policy starts none again.
     Completed { succeeded: bool },
     /// The work failed; kubelet's back-off applies. `error` names the thing and the remedy.
-    Failed { error: String, retry_in: Duration, waiting: Vec<ContainerWaiting> },
+    /// `reason`: what failed, where Kubernetes has a word for it.
+    Failed { reason: Reason, error: String, retry_in: Duration, waiting: Vec<ContainerWaiting> },
     /// Under `Terminate`: the containers that are stopped first have been sent their stop signal by the agent itself.
     Signalled,
     /// Of a [`StopContainer`]: the agent itself has sent the stop signal. Says nothing of the rest of the pod.

@@ -1,10 +1,12 @@
 //! What is asked of a pod's manifest in more than one place.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::Pod;
+use super::status::conditions_of_others;
 
 /// kubelet's `minimumGracePeriodInSeconds` (kuberuntime_container.go): a deletion gives a container at least this
 /// long, an eviction need not.
@@ -24,6 +26,28 @@ pub fn grace_period(pod: &Pod) -> Duration {
     let seconds =
         pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE_S);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// What counts of a pod is the same (kubelet: `podsDifferSemantically`). A resource version is no change, nor is its status,
+/// but for what others say there: the pod may be Ready by it.
+#[must_use]
+pub fn same_content(a: &Arc<Pod>, b: &Arc<Pod>) -> bool {
+    Arc::ptr_eq(a, b) || same_manifest(a, b) && conditions_of_others(a).eq(conditions_of_others(b))
+}
+
+/// The same, whatever others say of the pod.
+#[must_use]
+pub fn same_manifest(a: &Pod, b: &Pod) -> bool {
+    let counts = |pod: &Pod| {
+        let meta = &pod.metadata;
+        (meta.deletion_timestamp.clone(), meta.deletion_grace_period_seconds)
+    };
+    a.spec == b.spec
+        && a.metadata.name == b.metadata.name
+        && a.metadata.namespace == b.metadata.namespace
+        && a.metadata.labels == b.metadata.labels
+        && a.metadata.annotations == b.metadata.annotations
+        && counts(a) == counts(b)
 }
 
 /// `spec.hostname`, or the pod's name cut to the 63 bytes that a host name may have.

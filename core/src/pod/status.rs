@@ -10,12 +10,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::order::ContainerWaiting;
+use super::probe::ProbeResults;
 use super::qos::{QosClass, is_sidecar};
 use super::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
 use crate::reason::Reason;
 
 mod conditions;
 mod phase;
+
+pub use conditions::of_others as conditions_of_others;
 
 /// What the status is made from.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +38,8 @@ pub struct StatusInput<'a> {
     pub oom_killed: &'a BTreeSet<String>,
     /// Ids of containers that were stopped before they reached their memory limit, and the message to show.
     pub forestalled: &'a BTreeMap<String, String>,
+    /// Verdicts on the containers.
+    pub probes: &'a ProbeResults,
     pub host_ips: &'a [String],
     /// As in `containerd://<id>`.
     pub runtime_name: &'a str,
@@ -103,6 +108,7 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         pod_ips: some_unless_empty(pod_ips.iter().map(|ip| PodIP { ip: ip.clone() })),
         qos_class: Some(QosClass::of(input.pod).as_str().to_owned()),
         start_time: start_time(input),
+        observed_generation: input.pod.metadata.generation,
         ..PodStatus::default()
     }
 }
@@ -184,9 +190,11 @@ fn container_status(
         }
     }
     let running = state.running.is_some();
+    let id = newest.filter(|_| running).map(|s| s.id.as_str());
+    let started = role != Role::Init && id.is_some_and(|id| input.probes.is_started(container, id));
     let ready = match role {
         Role::Init => state.terminated.as_ref().is_some_and(|t| t.exit_code == 0),
-        Role::Regular | Role::Sidecar => running,
+        Role::Regular | Role::Sidecar => id.is_some_and(|id| input.probes.is_ready(container, id)),
     };
     api::ContainerStatus {
         name: container.name.clone(),
@@ -199,7 +207,7 @@ fn container_status(
         container_id: newest.map(|s| container_id(input, s)),
         restart_count: newest.map_or(0, |s| i32::try_from(s.restart_count).unwrap_or(i32::MAX)),
         ready,
-        started: Some(running && role != Role::Init),
+        started: Some(started),
         state: Some(state),
         last_state: last.map(|ended| api::ContainerState { terminated: Some(ended), ..Default::default() }),
         ..api::ContainerStatus::default()

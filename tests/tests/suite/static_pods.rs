@@ -37,6 +37,8 @@ fn steady_node(label: &str) -> Node {
     config["evictionHard"] = json!({ "nodefs.available": "32Mi" });
     config["evictionPressureTransitionPeriod"] = json!("4s");
     config["oomlet"]["eviction"] = json!({ "resourceInterval": "500ms" });
+    // Nobody answers there, which keeps nobody from anything that is tested here.
+    config["staticPodURL"] = json!("http://127.0.0.1:1/pods");
     let mut steady = script("steady", &format!("head -c 1m /dev/urandom > /d/x; {STAYS}"));
     steady["spec"]["restartPolicy"] = json!("Always");
     steady["spec"]["volumes"] = json!([{ "name": "d", "emptyDir": {} }]);
@@ -277,6 +279,15 @@ fn pods_from_a_server_come_change_in_place_and_go() {
     web["spec"]["containers"][0]["command"] = json!(["/bin/sh", "-c", format!("echo anew; {STAYS}")]);
     answers(&[&web, &script("other", STAYS)]);
     node.wait("the new run", |node| node.said("web", "main").contains("anew"));
+
+    // An edit while no agent runs comes to the same.
+    node.kill_agent().unwrap();
+    web["spec"]["containers"][0]["command"] = json!(["/bin/sh", "-c", format!("echo meanwhile; {STAYS}")]);
+    answers(&[&web, &script("other", STAYS)]);
+    let other = node.the_container_of("other");
+    node.start();
+    node.wait("the run of that edit", |node| node.said("web", "main").contains("meanwhile"));
+    assert_eq!(node.the_container_of("other"), other, "nobody else is concerned");
 
     // An answer that says nothing ends nobody, also at an agent's start; a list without it does.
     *body.lock().unwrap() = String::new();

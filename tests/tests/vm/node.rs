@@ -89,8 +89,7 @@ fn is_evicted_in_time(label: &str, mib_s: u32) {
     let logged = global_ooms();
     small.hog(mib_s);
     let node = &small.node;
-    let hog = node.wait_pod("hog", "evicted", |pod| pod::phase(pod) == "Failed");
-    assert_eq!(pod::reason(&hog), "Evicted", "{}", hog["status"]);
+    node.wait_evicted("hog");
     let decision = node.wait_record("the decision", |r| r.kind == "Decision");
     assert_eq!(decision.pod_name(), pod_name("hog"), "{decision:?}");
     // The pods may have all of the node, so both domains run out together.

@@ -148,6 +148,8 @@ fn the_shipped_unit_runs_pods_evicts_and_is_watched_over() {
     hog["spec"]["restartPolicy"] = json!("Never");
     put(&hog);
     wait("the hog is evicted", || find("hog").is_some_and(|pod| pod::reason(&pod) == "Evicted"));
+    // It would come back.
+    fs::remove_file(format!("{MANIFESTS}/hog.yaml")).unwrap();
     assert_eq!([task_of(&wait_up("limited")), task_of(&wait_up("free"))], tasks);
     let log = sh("dmesg");
     assert!(!log.contains("Out of memory: Killed process"), "{log}");

@@ -36,12 +36,6 @@ pub fn run(kernels: &[Kernel], profiles: &[Profile]) -> Result<()> {
     })
 }
 
-/// What `cargo xtask test` takes along of [`run_selection`].
-pub fn run_with_the_tests() -> Result<()> {
-    let machines: Vec<String> = selection::WITH_THE_TESTS.iter().map(|name| (*name).to_owned()).collect();
-    run_selection(&machines)
-}
-
 /// Runs what a virtual machine alone can show: all of it, or in the machines of these names.
 pub fn run_selection(machines: &[String]) -> Result<()> {
     let chosen = selection::named(machines)?;

@@ -19,7 +19,18 @@ use crate::process::{self, holds_within};
 const BOUND: Duration = Duration::from_secs(20);
 /// Programs that a fixture starts with its folder on the command line. Others, such as a pager that a developer
 /// has open on a log, are not ours to end.
-const OURS: [&str; 5] = ["containerd", "containerd-shim", "oomlet", "runc", "ctr"];
+const OURS: [&str; 10] = [
+    "containerd",
+    "containerd-shim",
+    "oomlet",
+    "runc",
+    "ctr",
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+];
 
 pub(super) fn sweep(dir: &Path, cgroup_root: &str) -> Result<()> {
     let cgroups = cgroup_dirs(cgroup_root)?;
@@ -103,7 +114,22 @@ fn subtree(top: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn end_processes(dir: &Path, cgroups: &[PathBuf]) -> Result<()> {
+/// Name and pid of each program of ours that has `dir` on its command line.
+pub(super) fn programs_below(dir: &Path) -> Result<Vec<(String, u32)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").context("reading /proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let runs = state_and_parent(pid).is_some_and(|(state, _)| state != 'Z');
+        if let Some(name) = our_name(pid, dir).filter(|_| runs) {
+            found.push((name, pid));
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn end_processes(dir: &Path, cgroups: &[PathBuf]) -> Result<()> {
     let mut left = BTreeSet::new();
     let gone = holds_within(BOUND, || {
         // A frozen process does not die of SIGKILL until it is thawed (v1); parents first, as a child stays frozen
@@ -165,13 +191,19 @@ fn state_and_parent(pid: u32) -> Option<(char, u32)> {
 }
 
 fn is_ours(pid: u32, dir: &Path) -> bool {
-    let Ok(cmdline) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    our_name(pid, dir).is_some()
+}
+
+/// The program's name, when it is one of ours with `dir` on its command line.
+fn our_name(pid: u32, dir: &Path) -> Option<String> {
+    let cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let mut args = cmdline.split(|b| *b == 0);
     let program = args.next().unwrap_or_default();
     let name = program.rsplit(|b| *b == b'/').next().unwrap_or_default();
     let ours = OURS.iter().any(|our| name == our.as_bytes() || name.starts_with(b"containerd-shim-"));
     let dir = dir.as_os_str().as_bytes();
-    ours && args.any(|arg| arg.windows(dir.len()).any(|part| part == dir))
+    let named = ours && args.any(|arg| arg.windows(dir.len()).any(|part| part == dir));
+    named.then(|| String::from_utf8_lossy(name).into_owned())
 }
 
 /// containerd's shims listen below /run/containerd/s whatever containerd's state folder is, and remove their socket

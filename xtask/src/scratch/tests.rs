@@ -41,6 +41,30 @@ fn leftovers_of_the_dead_are_swept_and_those_of_the_living_stay() {
 }
 
 #[test]
+fn a_control_plane_of_the_dead_is_ended() {
+    let scratch = Scratch::new("programs").unwrap();
+    // A program is called by its first argument, here the link; its folder counts only in the others.
+    let etcd = scratch.path().join("etcd");
+    std::os::unix::fs::symlink("/bin/sh", &etcd).unwrap();
+    let start = |program: &Path, dir: &Path| {
+        let mut command = Command::new(program);
+        command.args(["-c", "read -r line"]).arg(dir).stdin(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let mut ours = start(&etcd, scratch.path());
+    let elsewhere = start(&etcd, Path::new("/nonexistent"));
+    let pager = start(Path::new("/bin/sh"), scratch.path());
+    let found: Vec<u32> = programs_below(scratch.path()).unwrap().into_iter().map(|(_, pid)| pid).collect();
+    assert_eq!(found, [ours.id()]);
+    assert_eq!(end_programs_below(scratch.path()).unwrap(), 1);
+    assert!(!ours.wait().unwrap().success());
+    for mut other in [elsewhere, pager] {
+        assert!(other.try_wait().unwrap().is_none());
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+}
+
+#[test]
 fn cni_results_of_killed_pods_go_and_those_of_others_stay() {
     let results = Path::new("/var/lib/cni/results");
     let scratch = Scratch::new("cni").unwrap();

@@ -17,11 +17,16 @@ pub fn install(step: &Step, packages: &[&str]) -> Result<()> {
         "there is no apt-get here; install by hand what these Debian packages hold: {}",
         packages.join(" ")
     );
+    update(step);
+    twice(|| step.run(apt().args(["install", "--yes", "--no-install-recommends"]).args(packages)))
+}
+
+/// Reads the package lists anew.
+pub fn update(step: &Step) {
     // A source that does not answer may be one that nothing here is in; what matters is said by the installation.
     if let Err(error) = twice(|| step.run(apt().arg("update"))) {
         step.say(&format!("   {error:#}; going on with the package lists that are there"));
     }
-    twice(|| step.run(apt().args(["install", "--yes", "--no-install-recommends"]).args(packages)))
 }
 
 fn apt() -> Command {

@@ -15,6 +15,8 @@ pub enum Role {
     Checks,
     /// Releases of containerd besides the system's own: the tests run against each.
     Containerds,
+    /// Builds a Kubernetes control plane.
+    ControlPlane,
     /// Makes and boots virtual machines.
     Lab,
     /// Checks the Vagrantfile.
@@ -43,12 +45,22 @@ impl Role {
 pub const BUILD: &[Role] = &[Role::Build, Role::Ebpf];
 /// Pods on this machine: `demo`, `bench`.
 pub const DEMO: &[Role] = &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf];
+/// `cargo xtask control-plane`.
+pub const CONTROL_PLANE: &[Role] = &[Role::ControlPlane];
 /// Pods in virtual machines.
 pub const LAB: &[Role] = &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Lab];
 /// `cargo xtask test`, and what `cargo xtask setup` installs: all but Vagrant, whose hundred packages of Ruby check
 /// one file.
-pub const TEST: &[Role] =
-    &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Checks, Role::Containerds, Role::Lab];
+pub const TEST: &[Role] = &[
+    Role::Node,
+    Role::Build,
+    Role::Fixture,
+    Role::Ebpf,
+    Role::Checks,
+    Role::Containerds,
+    Role::ControlPlane,
+    Role::Lab,
+];
 /// `cargo xtask setup --vagrant`.
 pub const WITH_VAGRANT: &[Role] = &[
     Role::Node,
@@ -57,6 +69,7 @@ pub const WITH_VAGRANT: &[Role] = &[
     Role::Ebpf,
     Role::Checks,
     Role::Containerds,
+    Role::ControlPlane,
     Role::Lab,
     Role::Vagrant,
 ];

@@ -42,6 +42,14 @@ enum Work {
     CollectImages,
 }
 
+/// Whether all pods are known that need images. Before that, for a source may be silent, none is removed that would be kept
+/// by the next pass; a node that is short of room gives up those that no pod needs which was ever heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Images {
+    Known,
+    NotYetKnown,
+}
+
 /// What the node has given up in this pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum GivenUp {
@@ -214,12 +222,15 @@ impl ResourceManager {
 
     /// When `plan` has to be called again if nothing happens before.
     #[must_use]
-    pub fn next_wakeup(&self) -> Mono {
+    pub fn next_wakeup(&self, images: Images) -> Mono {
         if let Some((_, since)) = self.work {
             // The answer comes as an event.
             return if self.overdue_told { Mono(u64::MAX) } else { since + OVERDUE };
         }
-        let due = self.read_due().min(self.images_due());
+        let due = match images {
+            Images::Known => self.read_due().min(self.images_due()),
+            Images::NotYetKnown => self.read_due(),
+        };
         // Only where it would be acted on: any other time would keep the loop awake.
         let begins = !self.all_read && self.given_up == GivenUp::Nothing;
         let decides = self.undecided && begins && self.evicting.is_empty();
@@ -238,7 +249,12 @@ impl ResourceManager {
 
     /// What to do now. `candidates` are the pods that run and that an eviction would stop.
     #[must_use]
-    pub fn plan(&self, candidates: &[Arc<ResourceCandidate>], now: Mono) -> Vec<ResourceStep> {
+    pub fn plan(
+        &self,
+        candidates: &[Arc<ResourceCandidate>],
+        images: Images,
+        now: Mono,
+    ) -> Vec<ResourceStep> {
         if self.work.is_some() {
             return Vec::new();
         }
@@ -250,7 +266,7 @@ impl ResourceManager {
         }
         if now >= self.read_due() {
             vec![ResourceStep::Read { why: Reason::SampleDue, scope: PodScope::WithLimits }]
-        } else if now >= self.images_due() {
+        } else if images == Images::Known && now >= self.images_due() {
             vec![ResourceStep::CollectImages]
         } else {
             Vec::new()

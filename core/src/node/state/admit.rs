@@ -8,11 +8,12 @@ use super::pod::PodState;
 use super::{Mode, State};
 use crate::clock::Mono;
 use crate::eviction::resources::Condition;
+use crate::node::event::PodSource;
 use crate::node::published::Failure;
 use crate::pod::admission::{Rejection, Taken, admit};
 use crate::pod::qos::{Amounts, pod_requests};
 use crate::pod::runtime_status::ContainerState;
-use crate::pod::{PodRef, PodUid};
+use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
 use crate::trace::record::{Kind, Record};
 
@@ -49,7 +50,7 @@ impl State {
     /// The runtime and a source have spoken. A source that does not answer keeps no other source's pods from running; what it
     /// may name ends only once it has spoken, see [`super::sources`].
     pub(super) fn may_admit(&self) -> bool {
-        self.relisted && !self.spoken.is_empty()
+        self.relisted && !(self.spoken.is_empty() && self.resumed.is_empty())
     }
 
     /// What runs and may be wanted by a source that has not spoken yet: it has its place.
@@ -149,13 +150,9 @@ impl State {
 
     /// The pod had ended by itself when it was last saved; whether it succeeded. It stays so, whatever room there is now and
     /// whatever is left of it in the runtime: without its containers' word it would run once more.
-    fn ended_before(&self, id: &PodRef) -> Option<bool> {
+    pub(super) fn ended_before(&self, id: &PodRef) -> Option<bool> {
         let saved = self.saved.get(&id.uid).filter(|s| s.failure.is_none())?;
-        match saved.pod.status.as_ref()?.phase.as_deref()? {
-            "Succeeded" => Some(true),
-            "Failed" => Some(false),
-            _ => None,
-        }
+        ended(&saved.pod)
     }
 
     /// Whether the node takes the pod beside those that it has. A pod that it is to replace is not counted.
@@ -184,6 +181,9 @@ impl State {
     }
 
     fn admit_one(&mut self, id: &PodRef, now: Mono) {
+        if self.settle_edit(id, now) {
+            return;
+        }
         let Some(state) = self.pods.get(&id.uid) else { return };
         let running = self.runs(state);
         let own_grace = state.grace_period();
@@ -202,6 +202,13 @@ impl State {
                 } else {
                     Mode::Rejected(failure)
                 },
+                Some(Record::new(now, Kind::Pod, Reason::PodAdopted, message)),
+            )
+        } else if let Some(succeeded) = state.ended_by_its_source() {
+            let message = "it has ended, by the API server's account: it does not run again";
+            let stopped = !running && !state.containers.is_there() && !self.found.contains_key(&id.uid);
+            (
+                Mode::Completed { succeeded, stopped },
                 Some(Record::new(now, Kind::Pod, Reason::PodAdopted, message)),
             )
         } else if running {
@@ -264,5 +271,21 @@ impl State {
             state.mode = mode;
             state.unsaved = true;
         }
+    }
+}
+
+/// Whether the pod has ended for good by its own status, and well.
+fn ended(pod: &Pod) -> Option<bool> {
+    match pod.status.as_ref()?.phase.as_deref()? {
+        "Succeeded" => Some(true),
+        "Failed" => Some(false),
+        _ => None,
+    }
+}
+
+impl PodState {
+    /// A pod of the API server that has ended there ran on this node once, or was refused by it.
+    fn ended_by_its_source(&self) -> Option<bool> {
+        (self.source == Some(PodSource::Api)).then(|| ended(&self.pod)).flatten()
     }
 }

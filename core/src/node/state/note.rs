@@ -27,6 +27,7 @@ impl State {
                 self.burstable_applied = Some(*resources);
             }
             ActionKind::Node(NodeAction::KickPleg) => self.kick = None,
+            ActionKind::Node(NodeAction::Publish(node)) => self.node_published = Some(node.clone()),
         }
         self.refresh_changed(now);
     }
@@ -52,6 +53,9 @@ impl State {
         match action {
             PodAction::Dispatch { pod, order } => self.note_order(pod, order, reason, now),
             PodAction::Forget(uid) => self.forget(uid, now),
+            PodAction::Unlist(uid) => {
+                self.unlisted.remove(uid);
+            }
             PodAction::MapCgroups { pod, .. } => {
                 if let Some(mut pod) = self.pods.get_mut(pod) {
                     pod.cgroups_stale = false;

@@ -14,6 +14,7 @@ use crate::node::event::{PodSource, SourcePod};
 use crate::node::published::{Failure, PublishedPod};
 use crate::pod::containers::{Containers, ListedContainer};
 use crate::pod::order::ContainerWaiting;
+use crate::pod::probe::ProbeResults;
 use crate::pod::runtime_status::{ContainerState, PodRuntimeStatus};
 use crate::pod::spec::grace_period;
 use crate::pod::{Pod, PodRef, qos};
@@ -79,6 +80,8 @@ pub struct PodState {
     pub source: Option<PodSource>,
     /// The manifest it came from, see [`SourcePod::path`].
     pub path: Option<PathBuf>,
+    /// As in [`SourcePod::own_uid`].
+    pub(super) own_uid: bool,
     /// Its source names another pod of its name instead, which has not been admitted yet: this one runs until then.
     pub(super) superseded: bool,
     /// Why it was refused, or evicted, before it is tried again.
@@ -109,6 +112,8 @@ pub struct PodState {
     pub(super) oom_killed: BTreeSet<String>,
     /// Ids of containers that were stopped before they reached their memory limit, and what their status says of it.
     pub(super) forestalled: BTreeMap<String, String>,
+    /// Verdicts on its containers.
+    pub probes: ProbeResults,
     /// The status as it was last published or, at first, saved: keeps start time and times of conditions.
     pub(super) status: Option<Arc<PodStatus>>,
     /// Last error told, so that a repeating one is told once.
@@ -140,6 +145,7 @@ impl PodState {
             mode: Mode::Pending,
             source,
             path,
+            own_uid: false,
             superseded: false,
             refused: None,
             waits_for: None,
@@ -158,6 +164,7 @@ impl PodState {
             oom_told: BTreeSet::new(),
             oom_killed: BTreeSet::new(),
             forestalled: BTreeMap::new(),
+            probes: ProbeResults::default(),
             status: None,
             last_error: None,
         }
@@ -239,6 +246,7 @@ impl PodState {
         self.outstanding = Outstanding::Nothing;
         self.next_sync = None;
         self.last_error = None;
+        self.unsaved = true;
     }
 
     /// What failed may succeed now: it is not waited for longer.

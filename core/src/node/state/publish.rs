@@ -6,13 +6,27 @@ use k8s_openapi::api::core::v1::PodStatus;
 
 use super::{Mode, PodState, State};
 use crate::clock::Mono;
-use crate::node::published::{Failure, PublishedPod};
+use crate::eviction::resources::Condition;
+use crate::node::published::{Failure, Probing, PublishedNode, PublishedPod};
 use crate::pod::PodUid;
 use crate::pod::runtime_status::PodRuntimeStatus;
 use crate::pod::status::{PodFailure, StatusInput, pod_status};
 use crate::reason::Reason;
 
 impl State {
+    /// How the node is, where it differs from what was told last.
+    #[must_use]
+    pub fn unpublished_node(&self) -> Option<PublishedNode> {
+        let node = PublishedNode {
+            memory_pressure: self.conditions.memory_pressure,
+            disk_pressure: self.conditions.resources.contains(&Condition::DiskPressure),
+            pid_pressure: self.conditions.resources.contains(&Condition::PidPressure),
+            runtime_error: self.runtime_error.clone(),
+            sources_ready: self.sources_ready(),
+        };
+        (self.node_published.as_ref() != Some(&node)).then_some(node)
+    }
+
     /// Of a pod that has changed. An orphan is nobody's: what it was is on disk until it is gone.
     pub(super) fn refresh_published(&mut self, uid: &PodUid, now: Mono) {
         let shown = |pod: &&PodState| pod.unsaved && !pod.orphan && pod.mode != Mode::Removed;
@@ -52,6 +66,15 @@ impl State {
             manifest_path: pod.path.clone(),
             failure,
             forestalled: pod.forestalled.clone(),
+            probing: match &pod.mode {
+                Mode::Active => Probing::All,
+                Mode::Removing { .. } => Probing::Readiness,
+                Mode::Pending
+                | Mode::Rejected(_)
+                | Mode::Evicted { .. }
+                | Mode::Completed { .. }
+                | Mode::Removed => Probing::Nothing,
+            },
         }
     }
 
@@ -73,13 +96,23 @@ impl State {
             runtime: pod.containers.status().unwrap_or(&nothing),
             waiting: &pod.waiting,
             failed: failed.as_ref(),
-            completed: matches!(pod.mode, Mode::Completed { .. }),
+            completed: has_ended(pod),
             previous: pod.status.as_deref(),
             oom_killed: &pod.oom_killed,
             forestalled: &pod.forestalled,
+            probes: &pod.probes,
             host_ips: &self.config.host_ips,
             runtime_name: &self.config.runtime_name,
             now_unix_ns: i64::try_from(now.0).unwrap_or(i64::MAX).saturating_add(self.config.unix_offset_ns),
         })
+    }
+}
+
+/// It ended by itself, or was deleted and all of it has ended.
+fn has_ended(pod: &PodState) -> bool {
+    match pod.mode {
+        Mode::Completed { .. } => true,
+        Mode::Removing { .. } => pod.containers.status().is_some() && !pod.containers.any_running(),
+        _ => false,
     }
 }

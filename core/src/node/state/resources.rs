@@ -9,8 +9,8 @@ use crate::clock::Mono;
 use crate::eviction::resources::pressure::PressureInfo;
 use crate::eviction::resources::reading::{QueriedPod, Reclaim, Reclaimed};
 use crate::eviction::resources::{
-    Condition, PodScope, Resource, ResourceAnswer, ResourceCandidate, ResourceEviction, ResourceManager,
-    ResourceOrder, ResourceQuery,
+    Condition, Images, PodScope, Resource, ResourceAnswer, ResourceCandidate, ResourceEviction,
+    ResourceManager, ResourceOrder, ResourceQuery,
 };
 use crate::node::action::ResourceAction;
 use crate::node::published::Failure;
@@ -43,10 +43,15 @@ impl State {
         &self.conditions.resources
     }
 
-    /// Source and runtime have spoken. Before that nobody knows what may go, and disks are not looked at.
+    /// All sources and the runtime have spoken. Before that nobody knows what is not wanted.
     #[must_use]
     pub fn knows_its_pods(&self) -> bool {
         self.sources_ready() && self.relisted
+    }
+
+    /// Disks are read, and pods evicted for them, whoever is silent; only the regular look at images waits.
+    pub(in crate::node) fn images_in_use(&self) -> Images {
+        if self.knows_its_pods() { Images::Known } else { Images::NotYetKnown }
     }
 
     /// What a reading is to take in.
@@ -86,7 +91,8 @@ impl State {
     }
 
     /// Images of pods that run or will. kubelet keeps only those that containers have; one that is about to be used
-    /// must not be pulled again, or be missed where it may not be pulled.
+    /// must not be pulled again, or be missed where it may not be pulled. What the last run of the agent knew and a silent
+    /// source has not named yet will run, too.
     #[must_use]
     pub fn images_named(&self) -> BTreeSet<String> {
         let will_run = |p: &PodState| match p.mode {
@@ -95,8 +101,9 @@ impl State {
             Mode::Evicted { .. } | Mode::Rejected(_) => p.is_static(),
             Mode::Completed { .. } | Mode::Removing { .. } | Mode::Removed => false,
         };
-        let pods = self.pods.values().filter(|p| will_run(p));
-        let specs = pods.filter_map(|p| p.pod.spec.as_ref());
+        let pods = self.pods.values().filter(|p| will_run(p)).map(|p| p.pod.as_ref());
+        let unnamed = self.saved.values().map(|saved| &saved.pod).filter(|_| !self.sources_ready());
+        let specs = pods.chain(unnamed).filter_map(|pod| pod.spec.as_ref());
         let containers = specs.flat_map(all_containers);
         containers.filter_map(|c| c.image.clone()).collect()
     }

@@ -103,7 +103,7 @@ impl State {
 
     /// Whether pods are to be admitted that were refused before, or brought back.
     pub(super) fn retry_failed(&mut self, now: Mono) -> bool {
-        if !self.knows_its_pods() {
+        if !self.may_admit() {
             return false;
         }
         if !self.retries.pressure_known && self.signals.last_reading.is_some() && self.resources.has_read() {
@@ -150,7 +150,7 @@ impl State {
         let delay = retry.delay;
         let Some(mut pod) = self.pods.get_mut(uid) else { return };
         let path = pod.path.clone().unwrap_or_default();
-        let named = SourcePod { path, pod: std::sync::Arc::clone(&pod.pod) };
+        let named = SourcePod { path, pod: std::sync::Arc::clone(&pod.pod), own_uid: pod.own_uid };
         pod.remove(Reason::RetryAfterEviction);
         pod.refused = Some(failure);
         pod.comes_back = Some((source, named));

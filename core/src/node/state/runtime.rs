@@ -92,6 +92,17 @@ impl State {
         self.record(record);
     }
 
+    /// A pod that failed, or is at it with what was there before, tries (again) with what is there now.
+    pub(super) fn apply_objects_changed(&mut self, pods: &[PodUid]) {
+        for uid in pods {
+            let Some(mut pod) = self.pods.get_mut(uid).filter(|p| p.mode == Mode::Active) else { continue };
+            let failed = matches!(pod.next_sync, Some((_, Reason::RetryAfterError)));
+            if failed || pod.outstanding == Outstanding::Sync {
+                pod.sync_wanted = Some(Reason::ObjectChanged);
+            }
+        }
+    }
+
     pub(super) fn apply_worker_report(&mut self, report: WorkerReport, now: Mono) {
         let WorkerReport { pod: uid, outcome, runtime, at } = report;
         // These say nothing of the pod as a whole.
@@ -152,7 +163,7 @@ impl State {
                 let message = format!("all containers have ended and none is restarted: {word}");
                 Some(Record::new(now, Kind::Pod, Reason::PodCompleted, message))
             }
-            WorkerOutcome::Failed { error, retry_in, waiting } => {
+            WorkerOutcome::Failed { reason, error, retry_in, waiting } => {
                 pod.outstanding = Outstanding::Nothing;
                 if read {
                     pod.waiting = waiting;
@@ -161,8 +172,7 @@ impl State {
                 let again = pod.last_error.as_ref() == Some(&error);
                 pod.last_error = Some(error.clone());
                 (!again).then(|| {
-                    Record::new(now, Kind::Warning, Reason::RetryAfterError, error)
-                        .number("retry_ms", retry_in.as_millis())
+                    Record::new(now, Kind::Warning, reason, error).number("retry_ms", retry_in.as_millis())
                 })
             }
             WorkerOutcome::Stopped { took, killed } => {
@@ -232,6 +242,7 @@ impl PodState {
         self.cgroups_stale |= !changes.is_empty();
         self.oom_killed.retain(|id| runtime.containers.iter().any(|c| c.id == *id));
         self.forestalled.retain(|id, _| runtime.containers.iter().any(|c| c.id == *id));
+        self.probes.retain(|id| runtime.containers.iter().any(|c| c.id == id));
         self.containers.set_read(runtime);
         let running: BTreeSet<u32> = self.running_pids().collect();
         self.watched_pids.retain(|pid| running.contains(pid));

@@ -19,16 +19,16 @@ use std::sync::Arc;
 
 use super::pod::PodState;
 use super::{Mode, State};
+use crate::apiserver::mirror::is_mirror;
 use crate::clock::Mono;
 use crate::node::event::{PodSource, PodUpdate, RejectedManifest, SourcePod};
 use crate::node::published::SavedPod;
 use crate::pod::admission;
+use crate::pod::probe::ProbeResults;
+use crate::pod::spec::same_content;
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
 use crate::trace::record::{Kind, Record};
-
-/// On a pod of the API server: it shows a static pod of this node.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 const NOT_NAMED: &str = "it is on the node, and no manifest names it";
 
@@ -66,7 +66,8 @@ impl State {
             self.take_named(source, named, now);
         }
         self.tell_rejected(source, &told, now);
-        self.deleted.retain(|uid, of| *of != source || kept.contains(uid));
+        let gone = self.deleted.extract_if(.., |uid, of| *of == source && !kept.contains(uid));
+        self.unlisted.extend(gone.map(|(uid, _)| uid));
         self.remove_unnamed(source, &kept, now);
         self.spoken.insert(source);
         self.end_unwanted(now);
@@ -114,10 +115,12 @@ impl State {
         let critical = source.is_static() && self.config.static_pods_critical;
         let from = format!("from {}", named.path.display());
         let mut state = PodState::new(named.pod, Some(source), Some(named.path), critical);
-        // Start time and times of conditions go on.
+        state.own_uid = named.own_uid;
+        // Start time and times of conditions go on: as the last run saved them, else as the API server has them.
         if let Some(saved) = self.saved.get(&state.id.uid) {
-            state.status = saved.pod.status.clone().map(Arc::new);
-            state.forestalled.clone_from(&saved.forestalled);
+            take_over(&mut state, saved);
+        } else if source == PodSource::Api {
+            state.status = state.pod.status.clone().map(Arc::new);
         }
         let id = state.id.clone();
         let ignored = admission::unsupported(&state.pod);
@@ -129,6 +132,30 @@ impl State {
         for field in ignored {
             self.record_pod(now, Kind::Warning, Reason::UnsupportedFeature, &id, field);
         }
+    }
+
+    /// The source cannot be reached, and has not been since the start: its pods go on as the last run of the agent knew
+    /// them. What it names differently ends once it speaks.
+    pub(super) fn resume_saved(&mut self, source: PodSource, now: Mono) {
+        if self.spoken.contains(&source) {
+            return;
+        }
+        let critical = source.is_static() && self.config.static_pods_critical;
+        let of_source = self.saved.values().filter(|saved| saved.source() == source);
+        let unknown: Vec<PodState> = of_source
+            .filter(|saved| !self.pods.contains_key(&saved.uid()))
+            .map(|saved| from_saved(saved, critical))
+            .collect();
+        for state in unknown {
+            let id = state.id.clone();
+            self.pods.insert(state);
+            let message = format!(
+                "the source of the pod ({}) does not answer: it goes on as it was when the agent last ran",
+                source.as_str()
+            );
+            self.record_pod(now, Kind::Pod, Reason::PodAdopted, &id, message);
+        }
+        self.resumed.insert(source);
     }
 
     /// Nothing of the pod is left. It may be named again meanwhile.
@@ -286,38 +313,25 @@ impl State {
     }
 }
 
-fn is_mirror(pod: &Pod) -> bool {
-    pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(MIRROR))
-}
-
 pub(super) fn is_to_be_deleted(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
-/// What counts of a pod's manifest (kubelet: `podsDifferSemantically`). A resource version or a status is no change.
-fn same_content(a: &Arc<Pod>, b: &Arc<Pod>) -> bool {
-    let counts = |pod: &Pod| {
-        let meta = &pod.metadata;
-        (meta.deletion_timestamp.clone(), meta.deletion_grace_period_seconds)
-    };
-    Arc::ptr_eq(a, b)
-        || a.spec == b.spec
-            && a.metadata.name == b.metadata.name
-            && a.metadata.namespace == b.metadata.namespace
-            && a.metadata.labels == b.metadata.labels
-            && a.metadata.annotations == b.metadata.annotations
-            && counts(a) == counts(b)
-}
-
 /// As the last run of the agent left it.
-fn from_saved(saved: &SavedPod, static_critical: bool) -> PodState {
+pub(super) fn from_saved(saved: &SavedPod, static_critical: bool) -> PodState {
     let source = saved.source();
     let critical = source.is_static() && static_critical;
     let pod = Arc::new(saved.pod.clone());
     let mut state = PodState::new(pod, Some(source), saved.manifest_path.clone(), critical);
+    take_over(&mut state, saved);
+    state
+}
+
+/// What the agent's last run knew of it.
+fn take_over(state: &mut PodState, saved: &SavedPod) {
     state.status = saved.pod.status.clone().map(Arc::new);
     state.forestalled.clone_from(&saved.forestalled);
-    state
+    state.probes = saved.pod.status.as_ref().map(ProbeResults::of_status).unwrap_or_default();
 }
 
 /// Of a pod that nothing but its name is known of.

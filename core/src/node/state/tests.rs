@@ -2,6 +2,7 @@ mod any_events;
 mod brake;
 mod kernel_records;
 mod limits;
+mod probes;
 mod races;
 mod resources;
 mod retry;
@@ -84,7 +85,11 @@ fn source(pods: &[(&str, &str)]) -> Event {
         source: PodSource::File,
         pods: pods
             .iter()
-            .map(|(name, uid)| SourcePod { path: format!("/m/{name}.yaml").into(), pod: pod(name, uid) })
+            .map(|(name, uid)| SourcePod {
+                path: format!("/m/{name}.yaml").into(),
+                pod: pod(name, uid),
+                own_uid: false,
+            })
             .collect(),
         rejected: Vec::new(),
     })
@@ -190,6 +195,7 @@ fn short(kind: &ActionKind) -> Option<String> {
         ActionKind::Pod(PodAction::WatchInit { pids, .. }) => format!("watch {pids:?}"),
         ActionKind::Pod(PodAction::MapCgroups { pod, .. }) => format!("map {pod}"),
         ActionKind::Node(NodeAction::KickPleg) => "kick".into(),
+        ActionKind::Pod(PodAction::Unlist(uid)) => format!("unlist {uid}"),
         ActionKind::Resources(ResourceAction::Evict { eviction, .. }) => {
             format!("evict {} for disk", eviction.pod.uid)
         }
@@ -205,7 +211,7 @@ fn short(kind: &ActionKind) -> Option<String> {
         ActionKind::Resources(_)
         | ActionKind::Memory(MemoryAction::Read { .. } | MemoryAction::ReadLimits { .. })
         | ActionKind::Pod(PodAction::Publish(_))
-        | ActionKind::Node(NodeAction::UpdateQos { .. }) => return None,
+        | ActionKind::Node(NodeAction::UpdateQos { .. } | NodeAction::Publish(_)) => return None,
     })
 }
 
@@ -333,7 +339,11 @@ fn a_failed_sync_is_retried_after_its_back_off_and_told_once() {
     let failed = || {
         let retry_in = Duration::from_secs(10);
         let error = "image nope is not there".to_owned();
-        report("1", WorkerOutcome::Failed { error, retry_in, waiting: vec![] }, PodRuntimeStatus::default())
+        report(
+            "1",
+            WorkerOutcome::Failed { reason: Reason::RetryAfterError, error, retry_in, waiting: vec![] },
+            PodRuntimeStatus::default(),
+        )
     };
     node.records();
     assert_eq!(node.step(failed()), [""; 0]);

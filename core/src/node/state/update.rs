@@ -4,7 +4,7 @@
 //! What the API server lets change of a pod is changed in place: the pod goes on with the new manifest, and its worker
 //! restarts a container whose image is another. A deletion ends it, within the grace that the deletion says. Anything
 //! else, which only a static pod's manifest can have, makes a new run under the old UID: the old one ends, once the new
-//! one could be admitted.
+//! one could be admitted. An edit while no agent runs is told by what the last agent has saved, and comes to the same.
 
 use std::sync::Arc;
 
@@ -12,11 +12,12 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use super::admit::Verdict;
 use super::pod::{Outstanding, PodState};
-use super::sources::is_to_be_deleted;
+use super::sources::{from_saved, is_to_be_deleted};
 use super::{Mode, State};
 use crate::clock::Mono;
 use crate::node::event::{PodSource, SourcePod};
 use crate::pod::qos::QosClass;
+use crate::pod::spec::same_manifest;
 use crate::pod::{Pod, PodRef, PodUid};
 use crate::reason::Reason;
 use crate::trace::record::Kind;
@@ -36,6 +37,11 @@ impl State {
             drop(known);
             let message = format!("it is to be deleted, within {grace} s");
             self.record_pod(now, Kind::Pod, Reason::PodRemoved, &known_id, message);
+            return;
+        }
+        if same_manifest(&known.pod, &named.pod) {
+            // Others have said something of it.
+            known.set_pod(named.pod, critical);
             return;
         }
         let in_place = known.id == id && changes_in_place(&known.pod, &named.pod);
@@ -80,7 +86,7 @@ impl State {
             PodState::new(Arc::clone(&named.pod), Some(source), Some(named.path.clone()), critical);
         let Some(known) = self.pods.get(&uid) else { return };
         let id = known.id.clone();
-        if known.mode == Mode::Active && self.knows_its_pods() {
+        if known.mode == Mode::Active {
             match self.verdict(&successor) {
                 Verdict::Fits => {}
                 Verdict::Later => return,
@@ -94,6 +100,51 @@ impl State {
         drop(known);
         let message = "its manifest changed: it starts anew when this run of it is gone";
         self.record_pod(now, Kind::Pod, Reason::PodReplaced, &id, message);
+    }
+
+    /// Whether the pod's manifest was edited while no agent ran so that it asks for a run of its own: what the last run of the
+    /// agent had, and what may still run, is then settled. Where the UID is a hash of the manifest, no edit has the same UID,
+    /// and what differs are the defaults of another version of the agent.
+    pub(super) fn settle_edit(&mut self, id: &PodRef, now: Mono) -> bool {
+        let known = self.pods.get(&id.uid).filter(|pod| pod.own_uid && pod.is_static());
+        let Some((pod, saved)) = known.zip(self.saved.get(&id.uid)) else { return false };
+        let refused = saved.failure.as_ref().is_some_and(|failure| !failure.disruption);
+        let runs = self.runs(pod);
+        let has_ended = saved.failure.is_some() || (!runs && self.ended_before(id).is_some());
+        let goes_on = PodRef::of(&saved.pod) == *id
+            && if has_ended {
+                saved.pod.spec == pod.pod.spec
+            } else {
+                changes_in_place(&saved.pod, &pod.pod)
+            };
+        let (Some(source), false) = (pod.source, refused || goes_on) else { return false };
+
+        let path = pod.path.clone().unwrap_or_default();
+        let named = SourcePod { path, pod: Arc::clone(&pod.pod), own_uid: true };
+        let mut old = from_saved(saved, self.config.static_pods_critical);
+        old.path.clone_from(&pod.path);
+        old.own_uid = true;
+        old.containers = pod.containers.clone();
+        old.cgroups_stale = runs;
+        self.saved.remove(&id.uid);
+        let old_id = old.id.clone();
+        if runs && !has_ended {
+            old.mode = Mode::Active;
+            old.admitted_at = Some(now);
+            old.sync_wanted = Some(Reason::PodAdded);
+            self.pods.insert(old);
+            let message = "it runs already and is taken over; its manifest has changed meanwhile";
+            self.record_pod(now, Kind::Pod, Reason::PodAdopted, &old_id, message);
+            self.replace_run(source, named, now);
+        } else {
+            old.remove(Reason::PodReplaced);
+            old.comes_back = Some((source, named));
+            self.pods.insert(old);
+            let message =
+                "its manifest changed while no agent ran: it starts anew when what is left of it is gone";
+            self.record_pod(now, Kind::Pod, Reason::PodReplaced, &old_id, message);
+        }
+        true
     }
 
     /// A pod that is being removed is to be deleted, perhaps sooner than it was.

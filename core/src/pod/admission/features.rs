@@ -10,7 +10,8 @@ pub(super) fn refused(pod: &Pod) -> Option<String> {
     for volume in spec.volumes.iter().flatten() {
         if let Some(kind) = unsupported_volume(volume) {
             return Some(format!(
-                "spec.volumes[{}]: {kind} is not supported yet; use emptyDir or hostPath, or remove it",
+                "spec.volumes[{}]: {kind} is not supported yet; use emptyDir, hostPath, configMap, secret, projected or \
+                 downwardAPI, or remove it",
                 volume.name
             ));
         }
@@ -38,12 +39,6 @@ fn refused_container(container: &Container) -> Option<String> {
             container.name
         ));
     }
-    if let Some(mount) = container.volume_mounts.iter().flatten().find(|m| m.sub_path_expr.is_some()) {
-        return Some(format!(
-            "container {}: subPathExpr of volume mount {} is not supported yet; use subPath",
-            container.name, mount.mount_path
-        ));
-    }
     let resources = container.resources.as_ref()?;
     let lists = [resources.limits.as_ref(), resources.requests.as_ref()];
     let extended = lists
@@ -57,20 +52,30 @@ fn refused_container(container: &Container) -> Option<String> {
     ))
 }
 
-/// The kind of a volume that is neither emptyDir nor hostPath.
+/// The kind of a volume that this agent does not make.
 fn unsupported_volume(volume: &Volume) -> Option<&'static str> {
     if let Some(dir) = &volume.empty_dir {
         let huge = dir.medium.as_deref().is_some_and(|m| m.starts_with("HugePages"));
         return huge.then_some("emptyDir with medium HugePages");
     }
-    if volume.host_path.is_some() {
+    if let Some(projected) = &volume.projected {
+        let sources = || projected.sources.iter().flatten();
+        return if sources().any(|s| s.cluster_trust_bundle.is_some()) {
+            Some("projected clusterTrustBundle")
+        } else if sources().any(|s| s.pod_certificate.is_some()) {
+            Some("projected podCertificate")
+        } else {
+            None
+        };
+    }
+    let made = volume.host_path.is_some()
+        || volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some();
+    if made {
         return None;
     }
     let kinds = [
-        ("configMap", volume.config_map.is_some()),
-        ("secret", volume.secret.is_some()),
-        ("projected", volume.projected.is_some()),
-        ("downwardAPI", volume.downward_api.is_some()),
         ("persistentVolumeClaim", volume.persistent_volume_claim.is_some()),
         ("csi", volume.csi.is_some()),
         ("nfs", volume.nfs.is_some()),
@@ -92,7 +97,6 @@ pub fn unsupported(pod: &Pod) -> Vec<String> {
         ("spec.ephemeralContainers", listed(spec.ephemeral_containers.as_ref().map(Vec::len))),
         ("spec.hostAliases", listed(spec.host_aliases.as_ref().map(Vec::len))),
         ("spec.imagePullSecrets", listed(spec.image_pull_secrets.as_ref().map(Vec::len))),
-        ("spec.readinessGates", listed(spec.readiness_gates.as_ref().map(Vec::len))),
         ("spec.subdomain", spec.subdomain.is_some()),
         ("spec.securityContext.fsGroup", security.is_some_and(|s| s.fs_group.is_some())),
         ("spec.securityContext.sysctls", security.is_some_and(|s| listed(s.sysctls.as_ref().map(Vec::len)))),
@@ -120,9 +124,6 @@ fn container_fields(container: &Container) -> impl Iterator<Item = &'static str>
     let lifecycle = container.lifecycle.as_ref();
     let security = container.security_context.as_ref();
     [
-        ("startupProbe", container.startup_probe.is_some()),
-        ("livenessProbe", container.liveness_probe.is_some()),
-        ("readinessProbe", container.readiness_probe.is_some()),
         ("lifecycle.postStart", lifecycle.is_some_and(|l| l.post_start.is_some())),
         ("lifecycle.preStop", lifecycle.is_some_and(|l| l.pre_stop.is_some())),
         ("lifecycle.stopSignal", lifecycle.is_some_and(|l| l.stop_signal.is_some())),

@@ -1,3 +1,5 @@
+mod probes;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -92,7 +94,7 @@ fn line(a: &PodActions) -> String {
 }
 
 fn plan(pod: &Pod, status: &PodRuntimeStatus) -> String {
-    line(&compute(pod, status, &CrashLoopBackOff::default(), NOW))
+    line(&compute(pod, status, &CrashLoopBackOff::default(), &ProbeResults::default(), NOW))
 }
 
 #[test]
@@ -218,7 +220,13 @@ fn strays_are_stopped() {
     let mut status = status(true, &["a:r", "old:r"]);
     status.containers.push(container("a", "s1", ContainerState::Running, 0, 0));
     status.containers[0].id = "a-1".into();
-    let actions = compute(&pod("Always", &[], &["a"]), &status, &CrashLoopBackOff::default(), NOW);
+    let actions = compute(
+        &pod("Always", &[], &["a"]),
+        &status,
+        &CrashLoopBackOff::default(),
+        &ProbeResults::default(),
+        NOW,
+    );
     assert_eq!(line(&actions), "kill:old-0 kill:a-0");
     assert!(actions.containers_to_kill.iter().all(|k| k.reason == Reason::StrayContainer));
 }
@@ -230,12 +238,12 @@ fn crash_loop() {
     crashed.started_at_ns = NOW - 2 * S;
     status.containers.insert(0, crashed);
     let p = pod("Always", &[], &["a", "b"]);
-    let actions = compute(&p, &status, &CrashLoopBackOff::default(), NOW);
+    let actions = compute(&p, &status, &CrashLoopBackOff::default(), &ProbeResults::default(), NOW);
     assert_eq!(line(&actions), "wait:a");
     assert_eq!(actions.waiting[0].reason, "CrashLoopBackOff");
     assert_eq!(actions.waiting[0].message, "back-off 40s restarting failed container=a pod=p_ns(u)");
     assert_eq!(actions.next_sync_in, Some((Duration::from_secs(39), Reason::CrashLoopBackOffEnded)));
-    let later = compute(&p, &status, &CrashLoopBackOff::default(), NOW + 39 * S);
+    let later = compute(&p, &status, &CrashLoopBackOff::default(), &ProbeResults::default(), NOW + 39 * S);
     assert_eq!(line(&later), "a#4");
     // Alone and backing off, the pod is not done.
     status.containers.truncate(1);
@@ -338,9 +346,9 @@ proptest! {
             .collect();
         let status = PodRuntimeStatus { sandboxes, containers };
         let backoff = CrashLoopBackOff::default();
-        let actions = compute(&pod, &status, &backoff, NOW);
+        let actions = compute(&pod, &status, &backoff, &ProbeResults::default(), NOW);
         let next = apply(&status, &actions);
-        let again = compute(&pod, &next, &backoff, NOW);
+        let again = compute(&pod, &next, &backoff, &ProbeResults::default(), NOW);
         prop_assert!(again.is_empty(), "{} then {} over {next:#?}", line(&actions), line(&again));
         if actions.completed.is_some() {
             prop_assert_eq!(again.completed, actions.completed);

@@ -1,6 +1,6 @@
 //! The pod's conditions (pkg/kubelet/status/generate.go).
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodCondition};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition};
 
 use super::{StatusInput, time};
 use crate::pod::qos::is_sidecar;
@@ -17,9 +17,9 @@ pub(super) fn conditions(
         condition("PodReadyToStartContainers", sandbox_ready(input)),
         condition("Initialized", initialized(phase, init, init_statuses, statuses)),
     ];
-    let ready = ready(phase, init, init_statuses, statuses);
-    conditions.push(condition("Ready", ready.clone()));
-    conditions.push(condition("ContainersReady", ready));
+    let containers = containers_ready(phase, init, init_statuses, statuses);
+    conditions.push(condition("Ready", containers.clone().and_then(|()| gates_open(input.pod))));
+    conditions.push(condition("ContainersReady", containers));
     conditions.push(condition("PodScheduled", Ok(())));
     if let Some(failure) = input.failed.filter(|f| f.disruption) {
         conditions.push(PodCondition {
@@ -29,6 +29,8 @@ pub(super) fn conditions(
         });
     }
     let generation = input.pod.metadata.generation;
+    let others: Vec<PodCondition> =
+        of_others(input.pod).filter(|c| conditions.iter().all(|own| own.type_ != c.type_)).cloned().collect();
     for new in &mut conditions {
         let before = input
             .previous
@@ -38,6 +40,7 @@ pub(super) fn conditions(
             before.and_then(|b| b.last_transition_time.clone()).or_else(|| time(input.now_unix_ns));
         new.observed_generation = generation;
     }
+    conditions.extend(others);
     conditions
 }
 
@@ -101,8 +104,46 @@ fn initialized(
     Err((Some("ContainersNotInitialized"), Some(message)))
 }
 
-/// Every container and every sidecar runs. Probes are not asked: there are none yet.
-fn ready(
+/// Those that a node agent alone says of a pod (`PodConditionByKubelet`, pkg/kubelet/types/pod_status.go).
+const OWNED: [&str; 8] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+    "AllContainersRestarting",
+];
+
+/// What others say of the pod: part of the status that it came with.
+pub fn of_others(pod: &Pod) -> impl Iterator<Item = &PodCondition> {
+    let all = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    all.filter(|c| !OWNED.contains(&c.type_.as_str()))
+}
+
+/// `spec.readinessGates`: conditions that others set (KEP-580).
+fn gates_open(pod: &Pod) -> Verdict {
+    let gates = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten());
+    let shut = gates.filter_map(|gate| {
+        let name = &gate.condition_type;
+        match of_others(pod).find(|c| c.type_ == *name).map(|c| c.status.as_str()) {
+            Some("True") => None,
+            Some(other) => {
+                Some(format!("the status of pod readiness gate {name:?} is not \"True\", but {other}"))
+            }
+            None => Some(format!("corresponding condition of pod readiness gate {name:?} does not exist.")),
+        }
+    });
+    let shut: Vec<String> = shut.collect();
+    if shut.is_empty() {
+        return Ok(());
+    }
+    Err((Some("ReadinessGatesNotReady"), Some(shut.join(", "))))
+}
+
+/// Every container and every sidecar is ready.
+fn containers_ready(
     phase: &str,
     init: &[Container],
     init_statuses: &[ContainerStatus],

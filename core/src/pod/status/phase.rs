@@ -29,7 +29,7 @@ fn says(status: &ContainerStatus) -> Says {
 pub(super) fn initializing(init: &[Container], statuses: &[ContainerStatus]) -> bool {
     init.iter().zip(statuses).any(|(container, status)| match says(status) {
         Says::Waiting => true,
-        Says::Running => !is_sidecar(container),
+        Says::Running => !is_sidecar(container) || status.started != Some(true),
         Says::Stopped { succeeded } => !is_sidecar(container) && !succeeded,
     })
 }

@@ -1,3 +1,5 @@
+mod probes;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -15,6 +17,7 @@ struct Case {
     previous: Option<PodStatus>,
     oom_killed: BTreeSet<String>,
     forestalled: BTreeMap<String, String>,
+    probes: ProbeResults,
     now: i64,
 }
 
@@ -48,6 +51,7 @@ fn case(policy: &str, init: &[&str], containers: &[&str], instances: Vec<Contain
         previous: None,
         oom_killed: BTreeSet::new(),
         forestalled: BTreeMap::new(),
+        probes: ProbeResults::default(),
         now: NOW,
     }
 }
@@ -63,6 +67,7 @@ impl Case {
             previous: self.previous.as_ref(),
             oom_killed: &self.oom_killed,
             forestalled: &self.forestalled,
+            probes: &self.probes,
             host_ips: &["192.0.2.1".to_owned()],
             runtime_name: "containerd",
             now_unix_ns: self.now,

@@ -1,6 +1,6 @@
-//! What is worth a virtual machine of its own, and why; [`WITH_THE_TESTS`] names what `cargo xtask test` boots. The host has run the whole integration suite before, on its
-//! own kernel and cgroup version, so this is only what a machine of its own can show. All tests, on all kernels:
-//! `cargo xtask lab --kernel all -- suite`.
+//! What `cargo xtask test` runs in virtual machines, and why. The host has run the whole integration suite before, on its
+//! own kernel and cgroup version, so this is only what a machine of its own can show; `cargo xtask lab -- selection` runs
+//! it alone, or the machines that are named behind it. All tests, on all kernels: `cargo xtask lab --kernel all -- suite`.
 
 use anyhow::{Result, ensure};
 
@@ -31,10 +31,6 @@ pub struct Group {
     /// What they show that the host cannot.
     pub why: &'static str,
 }
-
-/// What `cargo xtask test` boots. The other machines are run by `cargo xtask lab -- selection`: static pods that come back
-/// after an eviction are new to their tests, which are not green on emulated CPUs yet.
-pub const WITH_THE_TESTS: &[&str] = &["kernel"];
 
 /// Those that take longest first.
 pub const MACHINES: &[Chosen] = &[

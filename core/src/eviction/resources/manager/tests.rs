@@ -100,14 +100,14 @@ impl Node {
         let mut done = Vec::new();
         for _ in 0..20 {
             let candidates: Vec<_> = self.pods.iter().map(|(c, ..)| Arc::clone(c)).collect();
-            let steps = self.manager.plan(&candidates, self.now);
+            let steps = self.manager.plan(&candidates, Images::Known, self.now);
             if steps.is_empty() {
                 return done;
             }
             for step in &steps {
                 ordered(&mut self.manager, step, self.now);
             }
-            let again = self.manager.plan(&candidates, self.now);
+            let again = self.manager.plan(&candidates, Images::Known, self.now);
             let evicted = steps.iter().any(|s| matches!(s, ResourceStep::Evict(_)));
             assert!(again.is_empty() || evicted, "planned again: {again:?}");
             self.now = self.now + Duration::from_millis(10);
@@ -162,7 +162,7 @@ fn with_enough_of_everything_nothing_is_done_but_to_look() {
         Node::new(config(vec![threshold(ResourceSignal::NodefsAvailable, 100 * MIB)]), &[("a", false, 500)]);
     assert_eq!(node.run(), [""; 0]);
     assert!(!node.under_disk_pressure());
-    let wakeup = node.manager.next_wakeup();
+    let wakeup = node.manager.next_wakeup(Images::Known);
     assert!(wakeup > node.now && wakeup <= node.now + 10 * S, "{}", wakeup.since(node.now).as_millis());
     assert_eq!(node.after(9 * S), [""; 0]);
     assert_eq!(node.after(S), [""; 0]);
@@ -270,7 +270,7 @@ fn a_soft_threshold_counts_after_its_grace_period_and_gives_the_pods_own_grace()
         for _ in 0..2 {
             assert_eq!(node.after(10 * S), [""; 0]);
         }
-        assert!(node.manager.next_wakeup() <= node.now + 5 * S);
+        assert!(node.manager.next_wakeup(Images::Known) <= node.now + 5 * S);
         assert_eq!(node.after(5 * S), ["reclaim", "read all", &format!("evict hog grace {want}")]);
     }
 }
@@ -335,15 +335,17 @@ fn what_was_not_done_or_hangs() {
     let mut manager =
         ResourceManager::new(config(vec![threshold(ResourceSignal::NodefsAvailable, 100 * MIB)]));
     let mut now = Mono::from_millis(5000);
-    let step = manager.plan(&[], now).remove(0);
+    let step = manager.plan(&[], Images::Known, now).remove(0);
     ordered(&mut manager, &step, now);
-    assert!(manager.plan(&[], now + 20 * S).is_empty() && !manager.newly_overdue(now + 20 * S));
-    assert_eq!(manager.next_wakeup(), now + OVERDUE);
+    assert!(
+        manager.plan(&[], Images::Known, now + 20 * S).is_empty() && !manager.newly_overdue(now + 20 * S)
+    );
+    assert_eq!(manager.next_wakeup(Images::Known), now + OVERDUE);
     now = now + OVERDUE;
     assert!(manager.newly_overdue(now) && !manager.newly_overdue(now), "told once");
-    assert_eq!(manager.next_wakeup(), Mono(u64::MAX));
+    assert_eq!(manager.next_wakeup(Images::Known), Mono(u64::MAX));
     manager.not_done();
-    assert_eq!(manager.plan(&[], now).len(), 1);
+    assert_eq!(manager.plan(&[], Images::Known, now).len(), 1);
 }
 
 #[test]
@@ -399,7 +401,7 @@ proptest! {
             if ended && let Some((name, _)) = ending.take() {
                 node.gone(&name);
             }
-            prop_assert!(node.manager.next_wakeup() > Mono::ZERO || node.manager.look_now);
+            prop_assert!(node.manager.next_wakeup(Images::Known) > Mono::ZERO || node.manager.look_now);
         }
     }
 }

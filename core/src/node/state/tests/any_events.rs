@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::pod::probe::{ProbeKind, ProbeMessage, ProbeReport};
 
 /// Any order of events, sensible or not.
 fn any_event() -> impl Strategy<Value = Event> {
@@ -15,6 +16,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() }),
         Just(WorkerOutcome::Completed { succeeded: true }),
         Just(WorkerOutcome::Failed {
+            reason: Reason::FailedMount,
             error: "e".into(),
             retry_in: Duration::from_secs(10),
             waiting: Vec::new()
@@ -31,7 +33,17 @@ fn any_event() -> impl Strategy<Value = Event> {
             let runtime = read.map(|runs| if runs { running(uid, 42) } else { PodRuntimeStatus::default() });
             Event::Worker(WorkerReport { pod: uid.into(), at: Mono::from_millis(1), outcome, runtime })
         }),
+        (uid.clone(), 0usize..3, any::<Option<bool>>()).prop_map(|(uid, kind, verdict)| {
+            Event::Probe(ProbeReport {
+                pod: uid.into(),
+                container: ContainerInstance { name: "c".into(), id: format!("{uid}-c") },
+                kind: ProbeKind::ALL[kind],
+                verdict,
+                message: Some(ProbeMessage::Unhealthy("no".into())),
+            })
+        }),
         Just(Event::Tick),
+        Just(Event::ObjectsChanged(vec!["1".into(), "2".into()])),
         Just(Event::BrakeFailed { held: Held::pod(&"1".into()), error: "no freezer".into() }),
         (0u64..200, 0u64..50).prop_map(|(a, b)| resources::disk(a, &[("1", b), ("2", 2 * b)])),
         Just(Event::Resources(ResourceAnswer::Reclaimed(Default::default()))),

@@ -11,7 +11,12 @@ fn nothing() -> PodRuntimeStatus {
 
 fn failed(uid: &str) -> Event {
     let retry_in = Duration::from_secs(10);
-    let outcome = WorkerOutcome::Failed { error: "no".into(), retry_in, waiting: Vec::new() };
+    let outcome = WorkerOutcome::Failed {
+        reason: Reason::RetryAfterError,
+        error: "no".into(),
+        retry_in,
+        waiting: Vec::new(),
+    };
     report(uid, outcome, running(uid, 42))
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::eviction::resources::ResourceReading;
 use crate::eviction::resources::reading::{DiskUse, FileSystem, PodUse, Reclaimed};
+use crate::eviction::resources::{Images, ResourceReading};
 
 /// A file system of 1000 MiB that is both; what pods have in a volume, MiB. Read before any test begins.
 pub(super) fn disk(available_mib: u64, pods: &[(&str, u64)]) -> Event {
@@ -47,7 +47,8 @@ pub(super) fn node() -> Node {
         }
     }));
     let pods = [("a", Arc::new(limited.unwrap())), ("b", pod("b", "2"))];
-    let pods = pods.map(|(name, pod)| SourcePod { path: format!("/m/{name}.yaml").into(), pod });
+    let pods =
+        pods.map(|(name, pod)| SourcePod { path: format!("/m/{name}.yaml").into(), pod, own_uid: false });
     node.step(Event::Pods(PodUpdate { source: PodSource::File, pods: pods.into(), rejected: Vec::new() }));
     node.step(synced("1"));
     node.step(synced("2"));
@@ -96,7 +97,7 @@ fn a_full_disk_evicts_after_the_node_has_given_up_what_it_could() {
     // Its end alone gives nothing back; when its volumes are gone it is looked again, at once.
     let stopped = WorkerOutcome::Stopped { took: Duration::from_millis(80), killed: false };
     node.step(report("2", stopped, PodRuntimeStatus::default()));
-    assert!(node.state.resources().next_wakeup() > node.now);
+    assert!(node.state.resources().next_wakeup(Images::Known) > node.now);
     node.step(report("2", WorkerOutcome::CleanedUp, PodRuntimeStatus::default()));
     assert_eq!(node.step(disk(97, &[])), ["reclaim [\"2\", \"3\"] images true"]);
     node.step(reclaimed(1));
@@ -172,4 +173,62 @@ fn a_pod_that_has_ended_does_not_run_again_when_nothing_of_it_is_left() {
         let expected = if runs_again { "sync 1" } else { "stop 1 grace 5" };
         assert_eq!(node.step(source(&[("a", "1")])), [expected]);
     }
+}
+
+/// What the agent does about the disk while the API server, or the runtime, or everybody has not spoken.
+#[test]
+fn a_silent_source_keeps_nobody_from_looking_at_the_disk() {
+    use super::sources::list;
+    use PodSource::{Api, File};
+    fn read(node: &Node) -> bool {
+        let reads = |a: &ActionKind| {
+            matches!(a, ActionKind::Resources(ResourceAction::Order(ResourceOrder::Read(_))))
+        };
+        plan(&node.state, node.now).iter().any(|a| reads(&a.kind))
+    }
+    fn images(node: &Node) -> Option<BTreeSet<String>> {
+        plan(&node.state, node.now).into_iter().find_map(|a| match a.kind {
+            ActionKind::Resources(ResourceAction::Order(ResourceOrder::CollectImages { named })) => {
+                Some(named)
+            }
+            _ => None,
+        })
+    }
+    let mut unnamed = SavedPod { source: Some(Api), ..saved("of-the-server", "9", None) };
+    unnamed.pod.spec.as_mut().unwrap().containers[0].image = Some("of-the-server-image".into());
+    let fresh =
+        || Node::new(StateConfig { sources: [File, Api].into(), saved: vec![unnamed.clone()], ..config() });
+    // It is read from the start, every ten seconds, and the loop wakes for that alone.
+    let mut node = fresh();
+    assert!(read(&node) && node.state.next_wakeup() == Mono::ZERO);
+    node.step(Event::Tick);
+    node.step(disk(900, &[]));
+    for spoken in [relist(&[]), list(File, &[pod("a", "1"), pod("b", "2")]), synced("1"), synced("2")] {
+        assert!(!read(&node) && node.state.resources().next_wakeup(Images::NotYetKnown) > node.now);
+        node.now = node.now + Duration::from_secs(10);
+        assert!(read(&node));
+        node.step(spoken);
+        node.step(disk(900, &[]));
+        assert_eq!(images(&node), None, "who needs which is not known");
+    }
+
+    // Evicted among those that are known; before that what they have left goes, and no image that somebody may need.
+    node.state.apply(disk(95, &[]), node.now);
+    let reclaims = |a: ActionKind| match a {
+        ActionKind::Resources(ResourceAction::Order(ResourceOrder::Reclaim(reclaim))) => Some(reclaim),
+        _ => None,
+    };
+    let reclaim = plan(&node.state, node.now).into_iter().find_map(|a| reclaims(a.kind)).unwrap();
+    assert!(reclaim.images && reclaim.named.contains("of-the-server-image"), "{reclaim:?}");
+    assert_eq!(node.step(Event::Tick), ["reclaim [] images true"]);
+    assert_eq!(node.step(reclaimed(0)), ["read all"]);
+    assert_eq!(node.step(disk(96, &[("1", 50), ("2", 90)])), ["evict 2 for disk"]);
+
+    // Once all have spoken images are looked through as well.
+    let mut node = fresh();
+    node.step(relist(&[]));
+    node.step(list(File, &[]));
+    node.step(disk(900, &[]));
+    node.state.apply(list(Api, &[]), node.now);
+    assert_eq!(images(&node), Some(BTreeSet::new()), "what nobody wants any more needs none");
 }

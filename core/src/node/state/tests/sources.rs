@@ -25,7 +25,7 @@ pub(super) fn asks(name: &str, uid: &str, mib: u64) -> Arc<Pod> {
 pub(super) fn list(source: PodSource, pods: &[Arc<Pod>]) -> Event {
     let named = |pod: &Arc<Pod>| {
         let path = format!("/m/{}.yaml", pod.metadata.name.as_ref().unwrap()).into();
-        SourcePod { path, pod: Arc::clone(pod) }
+        SourcePod { path, pod: Arc::clone(pod), own_uid: true }
     };
     Event::Pods(PodUpdate { source, pods: pods.iter().map(named).collect(), rejected: Vec::new() })
 }

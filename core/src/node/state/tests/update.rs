@@ -160,3 +160,87 @@ fn a_resource_version_or_a_status_is_no_change() {
     assert_eq!(node.step(list(File, &[Arc::new(same)])), [""; 0]);
     assert_eq!(node.records(), []);
 }
+
+/// An agent that starts on what another has left; the manifest of pod 1, which gives itself its UID, is another now.
+#[test]
+fn an_edit_while_no_agent_ran_is_settled_as_one_that_is_seen() {
+    let before = pod_with("a", "1", json!({}), container("i", "run"));
+    let edited = pod_with("a", "1", json!({}), container("i", "walk"));
+    let image = pod_with("a", "1", json!({}), container("i:2", "run"));
+    let renamed = pod_with("b", "1", json!({}), container("i", "run"));
+    let of = |phase: &str| {
+        let mut pod = (*before).clone();
+        pod.status.get_or_insert_default().phase = Some(phase.to_owned());
+        SavedPod { pod, ..saved("a", "1", None) }
+    };
+    let failed = |disruption| SavedPod {
+        failure: Some(Failure { reason: Reason::Evicted, message: "low on memory".into(), disruption }),
+        ..of("Failed")
+    };
+    let anew: &[&str] = &["remove 1 grace 5"];
+    for (what, saved, runs, now, expected) in [
+        ("edited", of("Running"), true, &edited, &["remove 1 grace 5", "map 1"][..]),
+        ("renamed", of("Running"), true, &renamed, &["remove 1 grace 5", "map 1"]),
+        ("another image", of("Running"), true, &image, &["sync 1", "map 1"]),
+        ("as it was", of("Running"), true, &before, &["sync 1", "map 1"]),
+        ("edited, the node has booted", of("Running"), false, &edited, anew),
+        ("as it was, the node has booted", of("Running"), false, &before, &["sync 1"]),
+        ("edited, done", of("Succeeded"), false, &edited, anew),
+        ("another image, done", of("Succeeded"), false, &image, anew),
+        ("as it was, done", of("Succeeded"), false, &before, &[]),
+        ("edited, evicted", failed(true), false, &edited, anew),
+        (
+            "edited, evicted, and its end was not over",
+            failed(true),
+            true,
+            &edited,
+            &["remove 1 grace 5", "map 1"],
+        ),
+        ("as it was, evicted", failed(true), false, &before, &["stop 1 grace 0"]),
+        ("edited, had been refused", failed(false), false, &edited, &["sync 1"]),
+    ] {
+        let mut node = Node::new(StateConfig { saved: vec![saved.clone()], ..config() });
+        node.step(relist(if runs { &[("a", "1")] } else { &[] }));
+        // Whether it may run after a refusal for pressure is known once there is none.
+        node.step(reading(node.now, Reason::SampleDue, 20 * MIB, &[]));
+        node.step(resources::disk(900, &[]));
+        assert_eq!(node.step(list(File, &[Arc::clone(now)])), expected, "{what}");
+        let is_replaced = expected.first().is_some_and(|first| first.starts_with("remove"));
+        let known = node.state.pod(&"1".into()).unwrap();
+        assert_eq!(
+            known.pod.spec == now.spec && known.id.name == PodRef::of(now).name,
+            !is_replaced || now == &before,
+            "{what}: it ends as it was"
+        );
+        assert_eq!(node.step(list(File, &[Arc::clone(now)])), [""; 0], "{what}: told again");
+        if is_replaced {
+            assert_eq!(node.step(gone("1")), ["forget 1", "sync 1"], "{what}");
+            assert_eq!(node.state.pod(&"1".into()).unwrap().pod, *now, "{what}");
+        }
+    }
+}
+
+#[test]
+fn another_agents_defaults_are_no_edit_of_a_manifest_that_is_named_by_its_content() {
+    let saved = SavedPod {
+        pod: (*pod_with("a", "1", json!({}), container("i", "run"))).clone(),
+        ..saved("a", "1", None)
+    };
+    let mut node = Node::new(StateConfig { saved: vec![saved], ..config() });
+    node.step(relist(&[("a", "1")]));
+    assert_eq!(node.step(source(&[("a", "1")])), ["sync 1", "map 1"]);
+}
+
+#[test]
+fn an_edit_while_no_agent_ran_does_not_end_a_run_for_one_that_would_be_refused() {
+    let saved = SavedPod { pod: (*asks("a", "1", 100)).clone(), ..saved("a", "1", None) };
+    let mut node = Node::new(StateConfig { saved: vec![saved], ..config() });
+    node.step(relist(&[("a", "1")]));
+    for expected in [&["sync 1", "map 1"][..], &[]] {
+        assert_eq!(node.step(list(File, &[asks("a", "1", 400)])), expected);
+        assert_eq!(node.state.pod(&"1".into()).unwrap().pod, asks("a", "1", 100));
+    }
+    let told: Vec<_> = node.records().into_iter().filter(|(_, r, _)| *r == Reason::OutOfmemory).collect();
+    assert!(told.len() == 1 && told[0].2.contains("runs on as it is"), "{told:?}");
+    assert_eq!(node.step(list(File, &[asks("a", "1", 200)])), ["remove 1 grace 5"]);
+}

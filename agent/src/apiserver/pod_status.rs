@@ -1,0 +1,323 @@
+//! Tells the API server of the node's pods: statuses, deletions that the node has carried out, mirror pods. For each pod it
+//! compares what is with what should be (`oomlet_core::apiserver::step`), so that nothing waits in a queue while the API
+//! server is away, and only the newest is told when it is back.
+//!
+//! Reads: the SyncLoop's snapshots, the pods as the API server has them. Emits: requests, one at a time a pod.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use k8s_openapi::api::core::v1::{Node, PodStatus};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::watcher::ExponentialBackoff;
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::{ApiPods, ApiServer, RequestError, chain, request, retry_delays};
+use oomlet_core::apiserver::step::{Step, View};
+use oomlet_core::node::published::NodeSnapshot;
+use oomlet_core::pod::{Pod, PodRef, PodUid};
+
+/// Requests at a time; kubelet's status manager has one.
+const AT_A_TIME: usize = 8;
+/// What the API server refuses for what it is will hardly be taken the next moment.
+const REFUSED_AGAIN: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub struct StatusManager {
+    client: ApiServer,
+    node_name: String,
+    snapshots: watch::Receiver<Arc<NodeSnapshot>>,
+    api_pods: watch::Receiver<ApiPods>,
+    node: watch::Receiver<Option<Arc<Node>>>,
+    /// As looked at last.
+    snapshot: Arc<NodeSnapshot>,
+    pods: OrdMap<PodUid, Arc<Pod>>,
+    synced: bool,
+    node_uid: Option<String>,
+    /// Pods to look at.
+    dirty: BTreeSet<PodUid>,
+    in_flight: JoinSet<Done>,
+    busy: BTreeSet<PodUid>,
+    failing: HashMap<PodUid, Failing>,
+    /// What was written last, and the version of the object that came of it: the API server may have kept something
+    /// otherwise than it was written, which writing it again would not change.
+    written: HashMap<PodUid, (Arc<PodStatus>, Option<String>)>,
+}
+
+struct Failing {
+    delays: ExponentialBackoff,
+    again_at: Instant,
+    told: String,
+}
+
+impl std::fmt::Debug for Failing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Failing").field("told", &self.told).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Done {
+    uid: PodUid,
+    /// What was told, for a patch.
+    status: Option<Arc<PodStatus>>,
+    /// The object that came of it.
+    result: Result<Option<Pod>, RequestError>,
+    creation: bool,
+}
+
+impl StatusManager {
+    #[must_use]
+    pub fn new(
+        client: ApiServer,
+        node_name: String,
+        snapshots: watch::Receiver<Arc<NodeSnapshot>>,
+        api_pods: watch::Receiver<ApiPods>,
+        node: watch::Receiver<Option<Arc<Node>>>,
+    ) -> StatusManager {
+        StatusManager {
+            client,
+            node_name,
+            snapshots,
+            api_pods,
+            node,
+            snapshot: Arc::default(),
+            pods: OrdMap::new(),
+            synced: false,
+            node_uid: None,
+            dirty: BTreeSet::new(),
+            in_flight: JoinSet::new(),
+            busy: BTreeSet::new(),
+            failing: HashMap::new(),
+            written: HashMap::new(),
+        }
+    }
+
+    /// Ends when the SyncLoop or one of the other tasks has gone.
+    pub async fn run(mut self) {
+        self.snapshots.mark_changed();
+        loop {
+            self.start_due();
+            let again = self.failing.iter().filter(|(uid, _)| !self.busy.contains(*uid));
+            let again = again.map(|(_, f)| f.again_at).filter(|at| *at > Instant::now()).min();
+            let retry = async {
+                match again {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // All arms are cancel-safe: a change or an end that is not seen now is seen in the next turn.
+            let alive = tokio::select! {
+                changed = self.snapshots.changed() => changed.map(|()| self.look_at_snapshot()).is_ok(),
+                changed = self.api_pods.changed() => changed.map(|()| self.look_at_api_pods()).is_ok(),
+                changed = self.node.changed() => changed.map(|()| self.look_at_node()).is_ok(),
+                Some(done) = self.in_flight.join_next() => {
+                    if let Ok(done) = done {
+                        self.done(done);
+                    }
+                    true
+                }
+                () = retry => {
+                    let now = Instant::now();
+                    let due = self.failing.iter().filter(|(_, f)| f.again_at <= now);
+                    self.dirty.extend(due.map(|(uid, _)| uid.clone()));
+                    true
+                }
+            };
+            if !alive {
+                return;
+            }
+        }
+    }
+
+    fn look_at_snapshot(&mut self) {
+        let now = Arc::clone(&self.snapshots.borrow_and_update());
+        for (before, after) in [(&self.snapshot.pods, &now.pods), (&self.snapshot.ended, &now.ended)] {
+            self.dirty.extend(before.diff(after).map(|change| match change {
+                DiffItem::Add(uid, _) | DiffItem::Remove(uid, _) => uid.clone(),
+                DiffItem::Update { new: (uid, _), .. } => uid.clone(),
+            }));
+        }
+        // A static pod that has gone leaves its mirror; and with the last source that speaks, earlier runs' mirrors go.
+        let gone = self.snapshot.pods.keys().any(|uid| !now.pods.contains_key(uid));
+        if gone || now.node.sources_ready != self.snapshot.node.sources_ready {
+            self.dirty.extend(self.pods.keys().cloned());
+            self.dirty.extend(now.pods.keys().cloned());
+        }
+        self.snapshot = now;
+    }
+
+    fn look_at_api_pods(&mut self) {
+        let Some(now) = self.api_pods.borrow_and_update().clone() else { return };
+        if !std::mem::replace(&mut self.synced, true) {
+            self.dirty.extend(self.snapshot.pods.keys().chain(self.snapshot.ended.keys()).cloned());
+        }
+        let before = std::mem::take(&mut self.pods);
+        let mut merged = now.as_ref().clone();
+        let mut changed: Vec<Arc<Pod>> = Vec::new();
+        for change in before.diff(&now) {
+            match change {
+                // Our own write is ahead of the watch.
+                DiffItem::Update { old: (uid, old), new: (_, new) } if is_newer(old, new) => {
+                    merged.insert(uid.clone(), Arc::clone(old));
+                }
+                DiffItem::Add(_, pod) | DiffItem::Update { new: (_, pod), .. } => {
+                    changed.push(Arc::clone(pod))
+                }
+                DiffItem::Remove(uid, pod) => {
+                    self.written.remove(uid);
+                    self.failing.remove(uid);
+                    changed.push(Arc::clone(pod));
+                }
+            }
+        }
+        self.pods = merged;
+        let view = view(&self.snapshot, &self.pods, &self.node_name, self.node_uid.as_deref());
+        for pod in &changed {
+            self.dirty.extend(view.concerned(pod));
+        }
+    }
+
+    fn look_at_node(&mut self) {
+        let uid = self.node.borrow_and_update().as_ref().and_then(|node| node.metadata.uid.clone());
+        if uid != self.node_uid {
+            self.node_uid = uid;
+            self.dirty.extend(self.snapshot.pods.keys().cloned());
+        }
+    }
+
+    fn start_due(&mut self) {
+        if !self.synced {
+            return;
+        }
+        let now = Instant::now();
+        let waits = |uid: &PodUid| {
+            self.busy.contains(uid) || self.failing.get(uid).is_some_and(|failing| failing.again_at > now)
+        };
+        let due: Vec<PodUid> = self.dirty.iter().filter(|uid| !waits(uid)).cloned().collect();
+        for uid in due {
+            if self.in_flight.len() >= AT_A_TIME {
+                return;
+            }
+            self.dirty.remove(&uid);
+            let view = view(&self.snapshot, &self.pods, &self.node_name, self.node_uid.as_deref());
+            match view.step(&uid) {
+                Some(step) => self.start(uid, step),
+                None => {
+                    self.failing.remove(&uid);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, uid: PodUid, step: Step) {
+        let published = self.snapshot.pods.get(&uid).or_else(|| self.snapshot.ended.get(&uid));
+        let status = published.map(|pod| Arc::clone(&pod.status));
+        if let (Step::Patch { pod, .. }, Some(status)) = (&step, &status) {
+            let version = self.pods.get(&pod.uid).and_then(|there| there.metadata.resource_version.clone());
+            let same =
+                |(told, at): &(Arc<PodStatus>, Option<String>)| Arc::ptr_eq(told, status) && *at == version;
+            if self.written.get(&pod.uid).is_some_and(same) {
+                tracing::debug!(%pod, "the API server keeps something of the status otherwise than it was written");
+                return;
+            }
+        }
+        self.busy.insert(uid.clone());
+        let client = self.client.0.clone();
+        self.in_flight.spawn(async move {
+            let creation = matches!(step, Step::Create(_));
+            let result = carry_out(client, step).await;
+            Done { uid, status, result, creation }
+        });
+    }
+
+    fn done(&mut self, done: Done) {
+        let Done { uid, status, result, creation } = done;
+        self.busy.remove(&uid);
+        self.dirty.insert(uid.clone());
+        match result {
+            Ok(object) => {
+                self.failing.remove(&uid);
+                let Some(object) = object else { return };
+                let of = PodRef::of(&object).uid;
+                if let Some(status) = status {
+                    self.written.insert(of.clone(), (status, object.metadata.resource_version.clone()));
+                }
+                // Until the watch tells the same.
+                if self.pods.get(&of).is_none_or(|known| is_newer(&object, known)) {
+                    self.pods.insert(of, Arc::new(object));
+                }
+            }
+            // Deleted meanwhile, or another by now: the watch tells.
+            Err(error) if error.is_not_found() || error.is_conflict() && !creation => {
+                self.dirty.remove(&uid);
+            }
+            Err(error) => self.failed(uid, &error),
+        }
+    }
+
+    fn failed(&mut self, uid: PodUid, error: &RequestError) {
+        let text = chain(error);
+        let failing = self.failing.entry(uid.clone()).or_insert_with(|| Failing {
+            delays: retry_delays(),
+            again_at: Instant::now(),
+            told: String::new(),
+        });
+        if failing.told != text {
+            tracing::warn!(pod_uid = %uid, error = text, "the API server has not been told of the pod");
+            failing.told = text;
+        }
+        let delay = failing.delays.next().unwrap_or(REFUSED_AGAIN);
+        failing.again_at = Instant::now() + if error.is_invalid() { REFUSED_AGAIN } else { delay };
+    }
+}
+
+fn view<'a>(
+    snapshot: &'a NodeSnapshot,
+    pods: &'a OrdMap<PodUid, Arc<Pod>>,
+    node_name: &'a str,
+    node_uid: Option<&'a str>,
+) -> View<'a> {
+    View { snapshot, pods, node_name, node_uid }
+}
+
+/// By resource version, which counts up within one kind of object (KEP-5504).
+fn is_newer(a: &Pod, b: &Pod) -> bool {
+    let version = |pod: &Pod| pod.metadata.resource_version.as_ref().and_then(|v| v.parse::<u64>().ok());
+    matches!((version(a), version(b)), (Some(a), Some(b)) if a > b)
+}
+
+async fn carry_out(client: Client, step: Step) -> Result<Option<Pod>, RequestError> {
+    match step {
+        Step::Patch { pod, patch } => {
+            let api: Api<Pod> = Api::namespaced(client, &pod.namespace);
+            let params = PatchParams::default();
+            request(api.patch_status(&pod.name, &params, &Patch::Strategic(&patch))).await.map(lean)
+        }
+        Step::Delete(pod) => {
+            let api: Api<Pod> = Api::namespaced(client, &pod.namespace);
+            let params = DeleteParams {
+                grace_period_seconds: Some(0),
+                preconditions: Some(Preconditions { uid: Some(pod.uid.to_string()), resource_version: None }),
+                ..DeleteParams::default()
+            };
+            request(api.delete(&pod.name, &params)).await.map(|_| None)
+        }
+        Step::Create(pod) => {
+            let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+            let api: Api<Pod> = Api::namespaced(client, &namespace);
+            request(api.create(&PostParams::default(), &pod)).await.map(lean)
+        }
+    }
+}
+
+fn lean(mut pod: Pod) -> Option<Pod> {
+    pod.metadata.managed_fields = None;
+    Some(pod)
+}

@@ -1,0 +1,208 @@
+//! The pods that the API server wants on this node: a list, then a watch from there on, with `spec.nodeName`.
+//!
+//! Reads: the API server. Emits: [`Event::Pods`] with the complete list where a pod has come, gone or changed in what
+//! counts, [`Event::SourceSilent`] while it cannot be reached at first, and on a `watch` every pod as the API server has it.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_lite::StreamExt as _;
+use futures_lite::future::poll_once;
+use imbl::OrdMap;
+use kube::Api;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event as Change};
+use tokio::sync::{mpsc, watch};
+
+use super::{ApiPods, ApiServer, chain, retry_delays};
+use oomlet_core::node::event::{Event, PodSource, PodUpdate, SourcePod};
+use oomlet_core::pod::spec::same_content;
+use oomlet_core::pod::{Pod, PodRef, PodUid};
+
+/// Changes that are taken in together, so that a burst makes one list.
+const BATCH: usize = 64;
+
+#[derive(Debug)]
+pub struct PodWatch {
+    pub client: ApiServer,
+    pub node_name: String,
+    pub events: mpsc::Sender<Event>,
+    pub pods: watch::Sender<ApiPods>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// As the API server has them.
+    pods: OrdMap<PodUid, Arc<Pod>>,
+    /// As the SyncLoop was told: the same but for changes that do not count.
+    told: OrdMap<PodUid, Arc<Pod>>,
+    /// While a list is read anew.
+    reading: Option<OrdMap<PodUid, Arc<Pod>>>,
+    listed: bool,
+    /// The SyncLoop is to be told.
+    changed: bool,
+}
+
+impl PodWatch {
+    /// Ends when nobody receives any more.
+    pub async fn run(self) {
+        let api: Api<Pod> = Api::all(self.client.0.clone());
+        let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node_name));
+        let mut stream = pin!(watcher::watcher(api, config).backoff(retry_delays()));
+        let mut known = Known::default();
+        let mut failure = None;
+        while let Some(first) = stream.next().await {
+            let mut next = Some(first);
+            let mut taken = 0;
+            while let Some(change) = next.take() {
+                match change {
+                    Ok(change) => {
+                        known.take(change);
+                        if known.listed && failure.take().is_some() {
+                            tracing::info!("pods are watched at the API server again");
+                        }
+                    }
+                    Err(error) => {
+                        let text = chain(&error);
+                        if failure.as_ref() != Some(&text) {
+                            tracing::warn!(
+                                error = text,
+                                "pods cannot be watched at the API server; those that run go on"
+                            );
+                        }
+                        failure = Some(text);
+                        if !known.listed
+                            && self.events.send(Event::SourceSilent(PodSource::Api)).await.is_err()
+                        {
+                            return;
+                        }
+                    }
+                }
+                taken += 1;
+                if taken < BATCH {
+                    next = poll_once(stream.next()).await.flatten();
+                }
+            }
+            if known.listed && self.tell(&mut known).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn tell(&self, known: &mut Known) -> Result<(), mpsc::error::SendError<Event>> {
+        self.pods.send_replace(Some(Arc::new(known.pods.clone())));
+        if !std::mem::take(&mut known.changed) {
+            return Ok(());
+        }
+        let pods = known.told.values().map(|pod| SourcePod {
+            path: path_of(pod),
+            pod: Arc::clone(pod),
+            own_uid: false,
+        });
+        let update = PodUpdate { source: PodSource::Api, pods: pods.collect(), rejected: Vec::new() };
+        self.events.send(Event::Pods(update)).await
+    }
+}
+
+impl Known {
+    fn take(&mut self, change: Change<Pod>) {
+        match change {
+            Change::Init => self.reading = Some(OrdMap::new()),
+            Change::InitApply(pod) => {
+                let uid = PodRef::of(&pod).uid;
+                self.reading.get_or_insert_default().insert(uid, Arc::new(lean(pod)));
+            }
+            Change::InitDone => {
+                let read = self.reading.take().unwrap_or_default();
+                self.changed |= !self.listed;
+                self.listed = true;
+                let gone: Vec<PodUid> =
+                    self.pods.keys().filter(|uid| !read.contains_key(*uid)).cloned().collect();
+                gone.iter().for_each(|uid| self.remove(uid));
+                for pod in read.values() {
+                    self.put(Arc::clone(pod));
+                }
+            }
+            Change::Apply(pod) => self.put(Arc::new(lean(pod))),
+            Change::Delete(pod) => self.remove(&PodRef::of(&pod).uid),
+        }
+    }
+
+    fn put(&mut self, pod: Arc<Pod>) {
+        let uid = PodRef::of(&pod).uid;
+        if !self.told.get(&uid).is_some_and(|told| same_content(told, &pod)) {
+            self.told.insert(uid.clone(), Arc::clone(&pod));
+            self.changed = true;
+        }
+        self.pods.insert(uid, pod);
+    }
+
+    fn remove(&mut self, uid: &PodUid) {
+        self.pods.remove(uid);
+        self.changed |= self.told.remove(uid).is_some();
+    }
+}
+
+/// Without who wrote which field, which is half of the object and nothing to a node.
+fn lean(mut pod: Pod) -> Pod {
+    pod.metadata.managed_fields = None;
+    pod
+}
+
+fn path_of(pod: &Pod) -> PathBuf {
+    let PodRef { namespace, name, .. } = PodRef::of(pod);
+    format!("/api/v1/namespaces/{namespace}/pods/{name}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(uid: &str, version: &str, image: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": uid, "namespace": "d", "uid": uid, "resourceVersion": version, "managedFields": [{}]},
+            "spec": {"containers": [{"name": "c", "image": image}]},
+        }))
+        .unwrap()
+    }
+
+    fn told(known: &mut Known) -> Option<Vec<String>> {
+        let changed = std::mem::take(&mut known.changed);
+        changed.then(|| known.told.values().map(|p| PodRef::of(p).name).collect())
+    }
+
+    #[test]
+    fn the_loop_is_told_of_what_counts() {
+        let mut known = Known::default();
+        known.take(Change::Init);
+        known.take(Change::InitApply(pod("a", "1", "i")));
+        assert_eq!((known.listed, told(&mut known)), (false, None), "half a list is none");
+        known.take(Change::InitDone);
+        assert_eq!((known.listed, told(&mut known)), (true, Some(vec!["a".to_owned()])));
+        known.take(Change::Apply(pod("a", "2", "i")));
+        assert_eq!(told(&mut known), None, "our own status came back");
+        let newest = known.pods.values().next().unwrap();
+        assert_eq!(newest.metadata.resource_version.as_deref(), Some("2"));
+        assert!(newest.metadata.managed_fields.is_none());
+        known.take(Change::Apply(pod("a", "3", "other")));
+        assert_eq!(told(&mut known), Some(vec!["a".to_owned()]));
+        known.take(Change::Delete(pod("a", "4", "other")));
+        assert_eq!(told(&mut known), Some(vec![]));
+    }
+
+    #[test]
+    fn a_list_read_anew_replaces_what_was_known() {
+        let mut known = Known::default();
+        for names in [&["a", "b"][..], &["b", "c"]] {
+            known.take(Change::Init);
+            names.iter().for_each(|name| known.take(Change::InitApply(pod(name, "1", "i"))));
+            known.take(Change::InitDone);
+            assert_eq!(told(&mut known).unwrap(), names);
+        }
+        known.take(Change::Init);
+        known.take(Change::InitDone);
+        assert_eq!(told(&mut known), Some(vec![]), "an empty list is a list");
+    }
+}

@@ -1,0 +1,188 @@
+//! Tokens by TokenRequest (pkg/kubelet/token): bound to the pod, kept until they are due. When another cannot be had the old
+//! one is given for as long as it is valid.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::Api;
+use kube::api::PostParams;
+
+use super::{Answer, TokenSource};
+use crate::apiserver::{Clients, current};
+use crate::object::BoxFuture;
+use crate::object::api::{plain, random};
+use oomlet_core::pod::PodUid;
+use oomlet_core::token::{MAX_JITTER, Token, TokenKey};
+
+/// No answer within this time is none.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a failure, 5 s to 15 s: with the timeout less than the 30 s within which a server that is back is asked.
+const RETRY: Duration = Duration::from_secs(5);
+const RETRY_SPREAD: Duration = Duration::from_secs(10);
+
+pub struct ApiTokens {
+    clients: Clients,
+    cache: Mutex<HashMap<TokenKey, Token>>,
+}
+
+/// A client has no `Debug` form.
+impl std::fmt::Debug for ApiTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiTokens").field("cache", &self.cache).finish_non_exhaustive()
+    }
+}
+
+impl ApiTokens {
+    /// `clients`: the one to use from now on.
+    #[must_use]
+    pub fn new(clients: Clients) -> Arc<ApiTokens> {
+        Arc::new(ApiTokens { clients, cache: Mutex::default() })
+    }
+
+    fn cache(&self) -> MutexGuard<'_, HashMap<TokenKey, Token>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn request(&self, key: &TokenKey) -> Result<Token, String> {
+        let (body, params) = (request_body(key), PostParams::default());
+        let asked = async {
+            let client = current(&self.clients).await;
+            let accounts: Api<ServiceAccount> = Api::namespaced(client, &key.namespace);
+            accounts.create_subresource("token", &key.service_account, &params, &body).await
+        };
+        let answer: TokenRequest = match tokio::time::timeout(REQUEST_TIMEOUT, asked).await {
+            Ok(answer) => answer.map_err(|error| plain(&error))?,
+            Err(_) => return Err(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())),
+        };
+        issued(answer, key).ok_or_else(|| "the API server's answer has no token".to_owned())
+    }
+}
+
+fn request_body(key: &TokenKey) -> TokenRequest {
+    let pod = BoundObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: Some(key.pod_name.clone()),
+        uid: Some(key.pod_uid.to_string()),
+    };
+    let spec = TokenRequestSpec {
+        audiences: Some(key.audience.iter().cloned().collect()),
+        bound_object_ref: Some(pod),
+        expiration_seconds: Some(key.expiration_seconds),
+    };
+    TokenRequest { spec: Some(spec), ..TokenRequest::default() }
+}
+
+fn issued(answer: TokenRequest, key: &TokenKey) -> Option<Token> {
+    let status = answer.status?;
+    let value = status.token.filter(|t| !t.is_empty())?;
+    // The server may give another lifetime than it was asked for.
+    let lifetime_s = answer.spec.and_then(|s| s.expiration_seconds).unwrap_or(key.expiration_seconds);
+    Some(Token { value, expires_unix_s: status.expiration_timestamp?.0.as_second(), lifetime_s })
+}
+
+impl TokenSource for ApiTokens {
+    fn token<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Answer> {
+        Box::pin(async move {
+            let known = self.cache().get(key).cloned();
+            let now = unix_s();
+            // Its time has come a little before it is due, see `until_due`.
+            if let Some(token) = known.as_ref().filter(|t| !t.is_due(now, MAX_JITTER)) {
+                return until_due(token.clone(), now);
+            }
+            let error = match self.request(key).await {
+                Ok(token) => {
+                    self.cache().insert(key.clone(), token.clone());
+                    return until_due(token, unix_s());
+                }
+                Err(error) => error,
+            };
+            let again_in = RETRY + RETRY_SPREAD.mul_f64(random());
+            let token = match known {
+                None => Err(format!("failed to fetch token: {error}")),
+                Some(old) if old.has_expired(unix_s()) => {
+                    let account = &key.service_account;
+                    Err(format!("token of ServiceAccount {account:?} expired and refresh failed: {error}"))
+                }
+                Some(old) => {
+                    let (account, pod) = (&key.service_account, &key.pod_name);
+                    tracing::info!(account, pod, error, "the token stays the old one: there is no other yet");
+                    Ok(old)
+                }
+            };
+            Answer { token, again_in }
+        })
+    }
+
+    fn forget_pod(&self, uid: &PodUid) {
+        self.cache().retain(|key, _| key.pod_uid != *uid);
+    }
+}
+
+fn until_due(token: Token, now_unix_s: i64) -> Answer {
+    let due = token.refresh_at_unix_s(MAX_JITTER.mul_f64(random()));
+    // A second later than due, for a token is not due at that second yet.
+    let left = due.saturating_sub(now_unix_s).saturating_add(1).max(1);
+    Answer { token: Ok(token), again_in: Duration::from_secs(u64::try_from(left).unwrap_or(1)) }
+}
+
+fn unix_s() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn key() -> TokenKey {
+        TokenKey {
+            namespace: "ns".into(),
+            service_account: "robot".into(),
+            audience: Some("vault".into()),
+            expiration_seconds: 3607,
+            pod_name: "p".into(),
+            pod_uid: "u".into(),
+        }
+    }
+
+    #[test]
+    fn the_request_is_bound_to_the_pod() {
+        let body = serde_json::to_value(request_body(&key())).unwrap();
+        let want = json!({"audiences": ["vault"], "expirationSeconds": 3607,
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}});
+        assert_eq!(body["spec"], want);
+        let of_the_server =
+            serde_json::to_value(request_body(&TokenKey { audience: None, ..key() })).unwrap();
+        assert_eq!(of_the_server["spec"]["audiences"], json!([]));
+    }
+
+    #[test]
+    fn what_is_issued() {
+        let answer = |status: serde_json::Value| {
+            let answer = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {},
+                "spec": {"audiences": [], "expirationSeconds": 600}, "status": status});
+            issued(serde_json::from_value(answer).unwrap(), &key())
+        };
+        let token = answer(json!({"token": "t", "expirationTimestamp": "1970-01-01T01:00:00Z"}));
+        assert_eq!(token, Some(Token { value: "t".into(), expires_unix_s: 3600, lifetime_s: 600 }));
+        assert_eq!(answer(json!({"token": "", "expirationTimestamp": "1970-01-01T01:00:00Z"})), None);
+    }
+
+    #[test]
+    fn it_is_asked_again_before_it_is_due() {
+        let now = unix_s();
+        let token = Token { value: "t".into(), expires_unix_s: now + 600, lifetime_s: 600 };
+        for _ in 0..100 {
+            let again = i64::try_from(until_due(token.clone(), now).again_in.as_secs()).unwrap();
+            assert!((471..=481).contains(&again), "{again}");
+            assert!(token.is_due(now + again, MAX_JITTER), "{again}: another is asked for then");
+        }
+        let old = Token { expires_unix_s: now - 1, ..token };
+        assert_eq!(until_due(old, now).again_in, Duration::from_secs(1));
+    }
+}

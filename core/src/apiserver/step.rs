@@ -1,0 +1,209 @@
+//! What is to be written next about one pod: its status, a deletion that the node has carried out, or the mirror pod that
+//! stands for a static one. One write at a time; what it changed is seen before the next is chosen.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use serde_json::Value;
+
+use super::mirror::{is_current, is_mirror, mirror_of};
+use super::pod_status::status_patch;
+use crate::node::event::PodSource;
+use crate::node::published::{NodeSnapshot, PublishedPod};
+use crate::pod::{Pod, PodRef, PodUid};
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Of the status, strategic merge.
+    Patch {
+        pod: PodRef,
+        patch: Value,
+    },
+    /// At once: nothing of the pod runs on the node any more, or it is a mirror of what is not there.
+    Delete(PodRef),
+    Create(Box<Pod>),
+}
+
+/// What there is on both sides.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pub snapshot: &'a NodeSnapshot,
+    /// This node's pods as the API server has them.
+    pub pods: &'a OrdMap<PodUid, Arc<Pod>>,
+    pub node_name: &'a str,
+    /// Of the Node object; `None`: there is none yet.
+    pub node_uid: Option<&'a str>,
+}
+
+impl View<'_> {
+    /// About the pod with this UID, be it one of the API server's, a static one, or a mirror. `None`: all is said.
+    #[must_use]
+    pub fn step(&self, uid: &PodUid) -> Option<Step> {
+        if let Some(ended) = self.snapshot.ended.get(uid) {
+            let there = self.pods.get(uid)?;
+            return patch(there, ended).or_else(|| Some(Step::Delete(PodRef::of(there))));
+        }
+        match self.snapshot.pods.get(uid) {
+            Some(pod) if pod.source.is_some_and(PodSource::is_static) => self.step_of_static(uid, pod),
+            Some(pod) => patch(self.pods.get(uid)?, pod),
+            None => {
+                let there = self.pods.get(uid).filter(|pod| is_mirror(pod))?;
+                let shows_nothing = self.statics(there).next().is_none();
+                (self.snapshot.node.sources_ready && shows_nothing).then(|| Step::Delete(PodRef::of(there)))
+            }
+        }
+    }
+
+    /// Everything that a change of this pod of the API server's may have a step for.
+    pub fn concerned<'a>(&'a self, changed: &'a Pod) -> impl Iterator<Item = PodUid> + 'a {
+        let statics = is_mirror(changed).then(|| self.statics(changed)).into_iter().flatten();
+        statics.map(|(uid, _)| uid.clone()).chain([PodRef::of(changed).uid])
+    }
+
+    fn step_of_static(&self, uid: &PodUid, pod: &PublishedPod) -> Option<Step> {
+        let mirror = self.pods.values().find(|there| is_mirror(there) && same_name(there, &pod.pod));
+        // After an edit there may be two: the new one waits until the old one has ended, which is shown until then.
+        let shown = |p: &PublishedPod| {
+            let current = mirror.is_some_and(|mirror| is_current(mirror, &p.pod));
+            (current, p.status.phase.as_deref() != Some("Pending"))
+        };
+        if self.statics(&pod.pod).any(|(other, p)| other != uid && (shown(p), other) > (shown(pod), uid)) {
+            return None;
+        }
+        match mirror {
+            None => Some(Step::Create(Box::new(mirror_of(&pod.pod, self.node_name, self.node_uid?)))),
+            Some(mirror) if !is_current(mirror, &pod.pod) => Some(Step::Delete(PodRef::of(mirror))),
+            Some(mirror) => patch(mirror, pod),
+        }
+    }
+
+    /// Static pods with the name of this one.
+    fn statics<'a>(&'a self, named: &'a Pod) -> impl Iterator<Item = (&'a PodUid, &'a Arc<PublishedPod>)> {
+        let is_static = |p: &PublishedPod| p.source.is_some_and(PodSource::is_static);
+        self.snapshot.pods.iter().filter(move |(_, p)| is_static(p) && same_name(&p.pod, named))
+    }
+}
+
+fn patch(there: &Pod, pod: &PublishedPod) -> Option<Step> {
+    let who = PodRef::of(there);
+    let none = Default::default();
+    let patch = status_patch(who.uid.as_str(), there.status.as_ref().unwrap_or(&none), &pod.status)?;
+    Some(Step::Patch { pod: who, patch })
+}
+
+fn same_name(a: &Pod, b: &Pod) -> bool {
+    a.metadata.name == b.metadata.name && a.metadata.namespace == b.metadata.namespace
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apiserver::mirror::MIRROR;
+    use crate::node::published::PublishedNode;
+    use serde_json::json;
+
+    fn pod(name: &str, uid: &str, annotations: Value, status: Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "d", "uid": uid, "annotations": annotations},
+            "spec": {"containers": []}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn published(source: PodSource, name: &str, uid: &str, phase: &str) -> Arc<PublishedPod> {
+        Arc::new(PublishedPod {
+            pod: Arc::new(pod(name, uid, json!({"kubernetes.io/config.hash": uid}), json!(null))),
+            status: Arc::new(serde_json::from_value(json!({"phase": phase})).unwrap()),
+            source: Some(source),
+            ..PublishedPod::default()
+        })
+    }
+
+    #[derive(Default)]
+    struct Case {
+        snapshot: NodeSnapshot,
+        pods: OrdMap<PodUid, Arc<Pod>>,
+    }
+
+    impl Case {
+        fn runs(mut self, source: PodSource, name: &str, uid: &str, phase: &str) -> Case {
+            self.snapshot.pods.insert(uid.into(), published(source, name, uid, phase));
+            self
+        }
+
+        fn ended(mut self, name: &str, uid: &str, phase: &str) -> Case {
+            self.snapshot.ended.insert(uid.into(), published(PodSource::Api, name, uid, phase));
+            self
+        }
+
+        fn api(mut self, name: &str, uid: &str, phase: &str) -> Case {
+            let pod = pod(name, uid, json!({}), json!({"phase": phase}));
+            self.pods.insert(uid.into(), Arc::new(pod));
+            self
+        }
+
+        fn mirror(mut self, name: &str, uid: &str, of: &str) -> Case {
+            let pod = pod(name, uid, json!({ MIRROR: of }), json!({"phase": "Running"}));
+            self.pods.insert(uid.into(), Arc::new(pod));
+            self
+        }
+
+        fn ready(mut self) -> Case {
+            self.snapshot.node = PublishedNode { sources_ready: true, ..PublishedNode::default() };
+            self
+        }
+
+        fn step(&self, uid: &str) -> String {
+            let view =
+                View { snapshot: &self.snapshot, pods: &self.pods, node_name: "n", node_uid: Some("node") };
+            match view.step(&uid.into()) {
+                None => "nothing".into(),
+                Some(Step::Patch { pod, patch }) => format!("patch {} {}", pod.uid, patch["status"]["phase"]),
+                Some(Step::Delete(pod)) => format!("delete {}", pod.uid),
+                Some(Step::Create(pod)) => format!("create {}", pod.metadata.name.unwrap_or_default()),
+            }
+        }
+    }
+
+    #[test]
+    fn pods_of_the_api_server() {
+        use PodSource::Api;
+        let case = Case::default;
+        assert_eq!(case().api("a", "1", "Pending").step("1"), "nothing", "the loop has not seen it");
+        let running = case().api("a", "1", "Pending").runs(Api, "a", "1", "Running");
+        assert_eq!(running.step("1"), "patch 1 \"Running\"");
+        assert_eq!(case().api("a", "1", "Running").runs(Api, "a", "1", "Running").step("1"), "nothing");
+        assert_eq!(case().runs(Api, "a", "1", "Running").step("1"), "nothing", "it was deleted by force");
+        let ended = case().api("a", "1", "Running").ended("a", "1", "Failed");
+        assert_eq!(ended.step("1"), "patch 1 \"Failed\"", "how it ended comes before its end");
+        assert_eq!(case().api("a", "1", "Failed").ended("a", "1", "Failed").step("1"), "delete 1");
+        assert_eq!(case().ended("a", "1", "Failed").step("1"), "nothing");
+    }
+
+    #[test]
+    fn static_pods_and_their_mirrors() {
+        use PodSource::File;
+        let case = Case::default;
+        assert_eq!(case().runs(File, "a", "s", "Running").step("s"), "create a");
+        assert_eq!(case().runs(File, "a", "s", "Running").mirror("a", "m", "s").step("s"), "nothing");
+        let outdated = case().runs(File, "a", "s2", "Running").mirror("a", "m", "s");
+        assert_eq!(outdated.step("s2"), "delete m");
+        assert_eq!(outdated.step("m"), "nothing", "the static pod's turn");
+        let failed = case().runs(File, "a", "s", "Failed").mirror("a", "m", "s");
+        assert_eq!(failed.step("s"), "patch m \"Failed\"");
+        assert_eq!(case().mirror("a", "m", "s").step("m"), "nothing", "its source has not spoken");
+        assert_eq!(case().mirror("a", "m", "s").ready().step("m"), "delete m");
+        // Somebody's pod that has the name and is no mirror is left alone.
+        assert_eq!(case().runs(File, "a", "s", "Running").api("a", "x", "Running").step("s"), "create a");
+    }
+
+    #[test]
+    fn after_an_edit_the_old_pod_is_shown_until_it_has_ended() {
+        use PodSource::File;
+        let both = Case::default().runs(File, "a", "s1", "Running").runs(File, "a", "s2", "Pending");
+        let both = both.mirror("a", "m", "s1");
+        assert_eq!([both.step("s1"), both.step("s2")], ["nothing", "nothing"]);
+        let unshown = Case::default().runs(File, "a", "s1", "Running").runs(File, "a", "s2", "Pending");
+        assert_eq!([unshown.step("s1"), unshown.step("s2")], ["create a", "nothing"]);
+    }
+}

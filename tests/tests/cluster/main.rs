@@ -1,0 +1,9 @@
+//! Against a real control plane: one module a subject. They are one program, so that they share a control plane
+//! (`oomlet_tests::cluster::shared`). Run by `cargo xtask test`, which builds that first.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod control_plane;
+mod node;
+mod pods;
+mod stability;
