@@ -175,7 +175,11 @@ impl ClientIdentity {
                         retry_delay(failed)
                     }
                 },
-                Some(Need::Rotate | Need::Nothing { .. }) | None => LOOK_EVERY,
+                Some(Need::Nothing { rotate_at_s }) => {
+                    let left_s = u64::try_from(rotate_at_s - credentials::now_s()).unwrap_or(0);
+                    LOOK_EVERY.min(Duration::from_secs(left_s.max(1)))
+                }
+                Some(Need::Rotate) | None => LOOK_EVERY,
             };
             sleep(delay).await;
             if self.stamps() != in_use.stamps {
