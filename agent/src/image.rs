@@ -76,6 +76,24 @@ struct Failure {
     at: Mono,
 }
 
+/// How far the puller is with an image, as people are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    Pulling {
+        image: String,
+    },
+    Present {
+        image: String,
+    },
+    /// `waited`: for its turn.
+    Pulled {
+        image: String,
+        took: Duration,
+        waited: Duration,
+        size_bytes: u64,
+    },
+}
+
 /// Shared by all pod workers.
 #[derive(Debug)]
 pub struct ImagePuller {
@@ -102,6 +120,7 @@ impl ImagePuller {
         pod: &PodUid,
         container: &Container,
         sandbox: &cri::PodSandboxConfig,
+        tell: impl Fn(Told),
     ) -> Result<Image, ImageError> {
         let name = container.name.clone();
         let written = container.image.clone().unwrap_or_default();
@@ -116,7 +135,10 @@ impl ImagePuller {
         };
         let present = self.client.image_status(&image).await.map_err(inspect)?;
         match (decide(PullPolicy::of(container), present.is_some()), present) {
-            (Decision::UsePresent, Some(found)) => return Ok(found),
+            (Decision::UsePresent, Some(found)) => {
+                tell(Told::Present { image: written });
+                return Ok(found);
+            }
             (Decision::Missing, _) => return Err(ImageError::NeverPull { container: name, image: written }),
             _ => {}
         }
@@ -124,8 +146,11 @@ impl ImagePuller {
         if let Some((left, last)) = self.waiting(&key) {
             return Err(ImageError::BackOff { container: name, image: written, left, last });
         }
+        tell(Told::Pulling { image: written.clone() });
+        let asked = clock::now();
         // The semaphore is never closed, so there is always a permit in the end.
         let _permit = self.pulls.acquire().await;
+        let begun = clock::now();
         match self.client.pull_image(&image, sandbox.clone()).await {
             Ok(_) => self.failures().remove(&key),
             Err(source) if source.to_string().contains(NOT_A_REFERENCE) => {
@@ -140,8 +165,13 @@ impl ImagePuller {
                 return Err(ImageError::Pull { container: name, image: written, source });
             }
         };
+        let took = clock::now().since(begun);
         let pulled = self.client.image_status(&image).await.map_err(inspect)?;
-        pulled.ok_or(ImageError::Vanished { container: name, image: written })
+        let pulled =
+            pulled.ok_or_else(|| ImageError::Vanished { container: name, image: written.clone() })?;
+        let (waited, size_bytes) = (begun.since(asked), pulled.size_bytes);
+        tell(Told::Pulled { image: written, took, waited, size_bytes });
+        Ok(pulled)
     }
 
     /// How long the next pull for this pod and image has to wait; `None`: it may be tried.
@@ -248,7 +278,7 @@ mod tests {
         let uid = PodUid::from("u1");
         let sandbox = cri::PodSandboxConfig::default();
         let reason = async |c: &Container| {
-            let e = puller.ensure(&uid, c, &sandbox).await.unwrap_err();
+            let e = puller.ensure(&uid, c, &sandbox, drop).await.unwrap_err();
             (e.reason(), e.to_string())
         };
 
@@ -276,6 +306,6 @@ mod tests {
 
         fake.heal("PullImage");
         puller.forget(&uid);
-        assert_eq!(puller.ensure(&uid, &absent, &sandbox).await.unwrap().tags, ["absent:1"]);
+        assert_eq!(puller.ensure(&uid, &absent, &sandbox, drop).await.unwrap().tags, ["absent:1"]);
     }
 }

@@ -22,6 +22,7 @@ mod cgroup_driver;
 mod cluster;
 mod cluster_options;
 mod contents;
+mod contexts;
 mod facts;
 mod loop_thread;
 pub(crate) mod protect;
@@ -45,13 +46,12 @@ use crate::cgroup::kubepods_limit::{KubepodsLimit, KubepodsLimitHandle};
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock;
 use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
-use crate::image::ImagePuller;
 use crate::kernel::{self, Kernel, ProgramState};
-use crate::node_resources::{NodeResources, PidsCgroups, ResourceContext};
+use crate::node_resources::NodeResources;
 use crate::pleg::{self, PlegHandle};
 use crate::pod_source::http::HttpSourceError;
 use crate::pod_store::{self, PodStore, PodStoreError};
-use crate::pod_worker::{PodCgroups, PodWorkers, WorkerContext};
+use crate::pod_worker::PodWorkers;
 use crate::probe::{ContainerProcesses, HttpError, NodeChecks};
 use crate::prober::ProberTask;
 use crate::sync_loop::execute::Executor;
@@ -59,16 +59,15 @@ use crate::sync_loop::heartbeat::Heartbeat;
 use crate::sync_loop::outlet::Outlet;
 use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
 use crate::trace::wire::{self, WireError};
-use crate::volume::contents::Contents;
 use crate::volume::{VolumeError, VolumeManager};
 pub use cluster_options::ClusterOptions;
+use contexts::{Shared, env_facts, resource_context, worker_context};
 use loop_thread::LoopParts;
 use oomlet_core::config::Config;
 use oomlet_core::node::event::Event;
 use oomlet_core::node::prober::Prober;
 use oomlet_core::node::published::{NodeSnapshot, SavedPod};
 use oomlet_core::node::state::State;
-use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::reason::Reason;
 use oomlet_core::signal::attribution::Target;
 use oomlet_core::trace::record::{Kind, Record};
@@ -210,7 +209,15 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let pleg = PlegHandle::default();
     let processes = Arc::clone(&cgroups) as Arc<dyn ContainerProcesses>;
     let checks = Arc::new(NodeChecks::new(client.clone(), processes)?);
-    let resources = resource_context(&setup, client.clone(), images.clone(), (&cgroups, &volumes));
+    let shared = Shared {
+        setup: &setup,
+        node: &node,
+        runtime: &client,
+        images: &images,
+        cgroups: &cgroups,
+        volumes: &volumes,
+    };
+    let resources = resource_context(&shared);
     let parts = cluster::Parts {
         snapshots: snapshots.clone(),
         pleg: pleg.clone(),
@@ -226,8 +233,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     }
     let tasks = (&tracker, &events, &cancel);
     let contents = contents::make(config, clients, env_facts(&node), &volumes, tasks).await?;
-    let context =
-        worker_context(&setup, &node, client.clone(), images, (&cgroups, &volumes, contents), oom_kill_group);
+    let context = worker_context(&shared, contents, Arc::clone(&journal), oom_kill_group);
     let of_state = state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group);
     let prober = Prober::new(clock::now(), of_state.unix_offset_ns);
     let state = State::new(of_state);
@@ -277,59 +283,6 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         tracing::warn!("some tasks did not end within {} s", SHUTDOWN_BOUND.as_secs());
     }
     Ok(())
-}
-
-fn env_facts(node: &facts::Node) -> EnvFacts {
-    EnvFacts {
-        node_name: node.facts.name.clone(),
-        host_ip: node.host_ips.first().cloned().unwrap_or_default(),
-        pod_ips: Vec::new(),
-        allocatable: node.facts.allocatable,
-    }
-}
-
-fn worker_context(
-    setup: &Setup,
-    node: &facts::Node,
-    runtime: RuntimeClient,
-    images: ImageClient,
-    (cgroups, volumes, contents): (&Arc<CgroupDriver>, &Arc<VolumeManager>, Arc<Contents>),
-    oom_kill_group: bool,
-) -> WorkerContext {
-    let config = &setup.config;
-    WorkerContext {
-        runtime,
-        images: ImagePuller::new(images, facts::parallel_pulls(config)),
-        cgroups: Arc::clone(cgroups) as Arc<dyn PodCgroups>,
-        volumes: Arc::clone(volumes),
-        contents,
-        root_dir: setup.root_dir.clone(),
-        pod_logs_dir: config.pod_logs_dir.clone(),
-        node: env_facts(node),
-        memory_capacity_bytes: node.memory_capacity_bytes,
-        dns: facts::dns(config),
-        max_crash_backoff: config.max_container_restart_period,
-        pids_limit: config.pod_pids_limit,
-        seccomp_default: config.seccomp_default,
-        oom_kill_group,
-    }
-}
-
-fn resource_context(
-    setup: &Setup,
-    runtime: RuntimeClient,
-    images: ImageClient,
-    (cgroups, volumes): (&Arc<CgroupDriver>, &Arc<VolumeManager>),
-) -> ResourceContext {
-    ResourceContext {
-        runtime,
-        images,
-        cgroups: Arc::clone(cgroups) as Arc<dyn PidsCgroups>,
-        volumes: Arc::clone(volumes),
-        root_dir: setup.root_dir.clone(),
-        pod_logs_dir: setup.config.pod_logs_dir.clone(),
-        gc_policy: setup.config.image_gc,
-    }
 }
 
 struct Tasks<'a, S> {

@@ -8,6 +8,7 @@
 //! - `sync`, `start`: bringing a pod to what its manifest says.
 //! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure).
 //! - `stop`: ending a container, whoever wants its end.
+//! - `tell`: a trace record of each step.
 //! - `files`: the files a pod has on the node; [`hosts`] and [`messages`] what is in them (pure).
 //!
 //! An order stands until another replaces it. A worker does what it was ordered once and reports; when it is tried again,
@@ -21,6 +22,7 @@ pub(crate) mod files;
 mod start;
 mod stop;
 mod sync;
+mod tell;
 mod terminate;
 
 use std::collections::{BTreeSet, HashMap};

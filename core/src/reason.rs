@@ -99,6 +99,36 @@ reasons! {
     LocalStorageLimitExceeded,
     /// Disk use or process ids could not be read, or nothing could be removed.
     ResourcesUnreadable,
+    /// A container's image is being pulled.
+    Pulling,
+    /// A container's image is on the node.
+    Pulled,
+    /// A container's image is not on the node, and may not be pulled.
+    ErrImageNeverPull,
+    /// A pod's volumes are there, with what they are to hold.
+    VolumesReady,
+    /// A pod has a sandbox.
+    SandboxReady,
+    /// A pod's sandbox has gone, or changed: it gets another.
+    SandboxChanged,
+    /// A pod gets no sandbox; the message says why.
+    FailedCreatePodSandBox,
+    /// A container was made.
+    Created,
+    /// A container was started.
+    Started,
+    /// A container was not started; the message says why.
+    Failed,
+    /// Some of a pod's containers were not; of each it was told apart.
+    ContainersNotStarted,
+    /// A container, or its image, is tried again only after a while.
+    BackOff,
+    /// A container is being stopped.
+    Killing,
+    /// The node can run pods.
+    NodeReady,
+    /// The node cannot; the Node's condition says why.
+    NodeNotReady,
     /// The pod was evicted.
     Evicted,
     /// The kernel's OOM killer acted.

@@ -24,9 +24,12 @@ use crate::clock;
 use crate::cri::image::Image;
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::pleg::PlegHandle;
+use crate::trace::journal::Journal;
 use oomlet_core::apiserver::node::{self, NodeDescription, NodeHealth};
 use oomlet_core::node::event::Event;
 use oomlet_core::node::published::{NodeSnapshot, PublishedNode};
+use oomlet_core::reason::Reason;
+use oomlet_core::trace::record::{Kind, Record};
 
 /// How often the images are listed, which changes rarely and is not urgent.
 const IMAGES_EVERY: Duration = Duration::from_secs(60);
@@ -47,6 +50,7 @@ pub struct NodeTask {
     pub images: ImageClient,
     pub events: mpsc::Sender<Event>,
     pub node: watch::Sender<Option<Arc<Node>>>,
+    pub journal: Arc<Journal>,
 }
 
 /// What is known of the object.
@@ -60,6 +64,8 @@ struct Known {
     images_at: Option<Instant>,
     failure: Option<String>,
     published: PublishedNode,
+    /// As it was told last.
+    ready: Option<bool>,
     retry_at: Option<Instant>,
 }
 
@@ -142,6 +148,7 @@ impl NodeTask {
         match self.write(api, known, &description, &health).await {
             Ok(None) => {}
             Ok(Some(there)) => {
+                self.tell_ready(known, &health);
                 *delays = retry_delays();
                 if known.failure.take().is_some() {
                     tracing::info!("the Node object is written again");
@@ -157,6 +164,16 @@ impl NodeTask {
             }
         }
         Ok(())
+    }
+
+    fn tell_ready(&self, known: &mut Known, health: &NodeHealth) {
+        let ready = health.not_ready.is_empty();
+        if known.ready.replace(ready) == Some(ready) {
+            return;
+        }
+        let reason = if ready { Reason::NodeReady } else { Reason::NodeNotReady };
+        let message = if ready { "the node is ready".to_owned() } else { health.not_ready.join("; ") };
+        self.journal.publish(Record::new(clock::now(), Kind::Node, reason, message));
     }
 
     /// The object as it is then; `None`: nothing was to be written.

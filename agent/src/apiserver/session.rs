@@ -100,6 +100,7 @@ impl Session {
             images: self.images.clone(),
             events: self.events.clone(),
             node: node_tx,
+            journal: Arc::clone(&self.journal),
         };
         tasks.spawn(node_task.run());
         let lease = LeaseTask {

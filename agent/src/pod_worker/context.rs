@@ -11,6 +11,7 @@ use crate::cgroup::driver::CgroupDriver;
 use crate::cri::RuntimeClient;
 use crate::cri::dns::NodeDns;
 use crate::image::ImagePuller;
+use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
 use crate::volume::contents::Contents;
 use oomlet_core::pod::PodUid;
@@ -20,6 +21,8 @@ use oomlet_core::pod::qos::{CgroupResources, QosClass};
 #[derive(Debug)]
 pub struct WorkerContext {
     pub runtime: RuntimeClient,
+    /// What workers tell of their steps.
+    pub journal: Arc<Journal>,
     pub images: ImagePuller,
     pub cgroups: Arc<dyn PodCgroups>,
     pub volumes: Arc<VolumeManager>,

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Container;
 use tracing::info;
 
 use super::stop::by_hand::BeingStarted;
+use super::tell::Step;
 use super::{Worker, WorkerError, files};
 use crate::cri::CriError;
 use crate::cri::container_config::{ContainerInputs, container_config, termination_message_path};
@@ -15,7 +16,6 @@ use crate::cri::image::Image;
 use crate::cri::sandbox_config::{SandboxInputs, sandbox_config};
 use crate::image::ImageError;
 use crate::volume::{Propagation, VolumeMount};
-use oomlet_core::node::event::Event;
 use oomlet_core::pod::env::{Env, EnvFacts, EnvSources, command_and_args, container_env};
 use oomlet_core::pod::hosts;
 use oomlet_core::pod::lifecycle::{ContainerStart, container_hash};
@@ -25,6 +25,7 @@ use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus, Sandbox
 use oomlet_core::pod::spec::all_containers;
 use oomlet_core::pod::{ContainerInstance, Pod};
 use oomlet_core::reason::Reason;
+use oomlet_core::trace::record::Kind;
 
 const HOSTS_PATH: &str = "/etc/hosts";
 
@@ -47,6 +48,8 @@ pub(super) struct Failure {
     pub transient: bool,
     /// Not an error but a wait of this length.
     pub backing_off: Option<Duration>,
+    /// What is wrong with its image, when that is it.
+    pub image: Option<ImageError>,
 }
 
 impl Failure {
@@ -64,18 +67,21 @@ impl Failure {
             message: error.to_string(),
             transient: false,
             backing_off: None,
+            image: None,
         }
     }
 
     fn call(reason: &'static str, error: &CriError) -> Failure {
-        Failure { reason, message: error.to_string(), transient: error.is_transient(), backing_off: None }
+        let (message, transient) = (error.to_string(), error.is_transient());
+        Failure { reason, message, transient, backing_off: None, image: None }
     }
 }
 
 impl From<ImageError> for Failure {
     fn from(e: ImageError) -> Failure {
         let backing_off = if let ImageError::BackOff { left, .. } = &e { Some(*left) } else { None };
-        Failure { reason: e.reason(), message: e.to_string(), transient: e.is_transient(), backing_off }
+        let (reason, message, transient) = (e.reason(), e.to_string(), e.is_transient());
+        Failure { reason, message, transient, backing_off, image: Some(e) }
     }
 }
 
@@ -92,7 +98,7 @@ impl Worker {
 
     /// The second: ConfigMaps, Secrets and tokens are got, and the volumes made with them.
     pub(super) async fn make_volumes(&self, pod: &Pod) -> Result<(), WorkerError> {
-        let contents = &self.context.contents;
+        let (contents, step) = (&self.context.contents, Step::begun());
         // From before the content is got until it is written: a change meanwhile is written after it.
         let writing = contents.writing(&self.uid).await;
         let content = contents.content(pod).await;
@@ -105,6 +111,7 @@ impl Worker {
         let leftovers =
             made.map_err(|e| WorkerError::Volume { pod: self.who.clone(), source: Box::new(e) })?;
         contents.is_set_up(&self.uid, leftovers);
+        self.tell_step(Reason::VolumesReady, None, "the volumes are there", step);
         Ok(())
     }
 
@@ -116,9 +123,12 @@ impl Worker {
         let from = EnvSources { node: &starting.env, objects: &objects, services: &services };
         let made = container_env(pod, container, from).map_err(Failure::config)?;
         for message in made.skipped {
-            let (pod, reason) = (self.who.clone(), Reason::InvalidEnvironmentVariableNames);
-            // Without a SyncLoop there is nobody to tell.
-            let _ = self.reports.send(Event::Warning { pod, reason, message }).await;
+            self.tell_container(
+                Kind::Warning,
+                Reason::InvalidEnvironmentVariableNames,
+                &container.name,
+                message,
+            );
         }
         Ok(made.env)
     }
@@ -129,6 +139,11 @@ impl Worker {
         cgroup_parent: &str,
         attempt: u32,
     ) -> Result<Starting, WorkerError> {
+        let step = Step::begun();
+        if attempt > 0 {
+            let message = "Pod sandbox changed, it will be killed and re-created.";
+            self.tell(Kind::Pod, Reason::SandboxChanged, message);
+        }
         let config = self.sandbox_config(pod, cgroup_parent, attempt);
         let (context, who) = (self.context.clone(), self.who.clone());
         let containers: Vec<String> =
@@ -139,7 +154,8 @@ impl Worker {
         logs.await??;
         let (runtime, target, sent) = (self.context.runtime.clone(), "its sandbox", config.clone());
         let made = self.to_the_end(async move { runtime.run_pod_sandbox(sent, target).await }).await?;
-        let sandbox_id = made.map_err(|e| self.cri(e))?;
+        let sandbox_id = made.map_err(|e| self.cri(e)).inspect_err(|e| self.tell_sandbox_failure(e))?;
+        self.tell_step(Reason::SandboxReady, None, "the sandbox runs", step);
         info!(pod = %self.who, sandbox_id, attempt, "sandbox runs");
         let status = self.context.runtime.pod_sandbox_status(&sandbox_id).await.map_err(|e| self.cri(e))?;
         self.known.sandboxes.insert(0, status.clone());
@@ -205,7 +221,9 @@ impl Worker {
         let Some(container) = containers.into_iter().find(|c| c.name == start.name) else {
             return Err(Failure::config(format!("container {} is not in the manifest", start.name)));
         };
-        let image = self.context.images.ensure(&self.uid, container, &starting.config).await?;
+        let told = |told| self.tell_image(&start.name, told);
+        let image = self.context.images.ensure(&self.uid, container, &starting.config, told).await?;
+        let step = Step::begun();
         let config = self.container_config(pod, container, starting, start, &image).await?;
         let target = format!("container {}", start.name);
 
@@ -216,6 +234,9 @@ impl Worker {
             .to_the_end(async move { runtime.create_container(&sandbox_id, config, sandbox, &named).await });
         let made = made.await.map_err(|e| Failure::config(&e))?;
         let id = made.map_err(|e| Failure::call("CreateContainerError", &e))?;
+
+        self.tell_step(Reason::Created, Some(&start.name), "Container created", step);
+        let step = Step::begun();
 
         // Counted before it is known how the start ends: one that fails must back off as well.
         if let Some(last) = status.container(&start.name).filter(|c| c.state == ContainerState::Exited) {
@@ -229,6 +250,7 @@ impl Worker {
         let started = self.to_the_end(async move { runtime.start_container(&started_id, &named).await });
         let started = started.await.map_err(|e| Failure::config(&e))?;
         started.map_err(|e| Failure::call("RunContainerError", &e))?;
+        self.tell_step(Reason::Started, Some(&start.name), "Container started", step);
         info!(pod = %self.who, container = start.name, container_id = id, restart_count = start.restart_count, "container started");
         Ok(())
     }

@@ -16,6 +16,7 @@ use oomlet_core::pod::spec::{MINIMUM_GRACE, grace_period};
 use oomlet_core::pod::stop_order::stop_order;
 use oomlet_core::pod::{ContainerInstance, Pod};
 use oomlet_core::reason::Reason;
+use oomlet_core::trace::record::Kind;
 
 /// Dead instances kept of each container: kubelet's `maximum-dead-containers-per-container`.
 const KEEP_DEAD: usize = 1;
@@ -68,6 +69,9 @@ impl Worker {
         let mut progress =
             Progress { next_sync_in: actions.next_sync_in, transient: true, ..Progress::default() };
         progress.waiting.clone_from(&actions.waiting);
+        for waiting in &actions.waiting {
+            self.tell_back_off(pod, &waiting.container);
+        }
         if actions.create_sandbox || !actions.containers_to_start.is_empty() {
             self.completed_cleanly = false;
             self.start_all(pod, &status, &actions, &mut progress).await?;
@@ -84,7 +88,7 @@ impl Worker {
             return WorkerOutcome::Synced { next_sync_in, waiting };
         }
         let error = format!("pod {}: {}", self.who, errors.join("; "));
-        match self.failed(Reason::RetryAfterError, error, transient, waiting) {
+        match self.failed(Reason::ContainersNotStarted, error, transient, waiting) {
             WorkerOutcome::Failed { reason, error, retry_in, waiting } => {
                 let retry_in = next_sync_in.map_or(retry_in, |(delay, _)| delay.min(retry_in));
                 WorkerOutcome::Failed { reason, error, retry_in, waiting }
@@ -118,6 +122,7 @@ impl Worker {
     async fn kill_containers(&mut self, pod: &Pod, kills: &[ContainerKill]) -> Result<(), WorkerError> {
         for kill in kills {
             info!(pod = %self.who, container = kill.name, reason = %kill.reason, "{}", kill.message);
+            self.tell_container(Kind::Pod, Reason::Killing, &kill.name, kill.message.clone());
         }
         let mut by_grace: BTreeMap<Duration, Vec<ContainerInstance>> = BTreeMap::new();
         for kill in kills {
@@ -144,6 +149,7 @@ impl Worker {
             match self.start_container(pod, status, &starting, start).await {
                 Ok(()) => {}
                 Err(failure) => {
+                    self.tell_failure(&start.name, &failure);
                     progress.transient &= failure.transient;
                     let waiting = failure.waiting(&start.name);
                     match failure.backing_off {

@@ -13,6 +13,7 @@ use crate::cri::{Connection, ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
 use crate::object::NoObjects;
 use crate::token::NoTokens;
+use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
 use crate::volume::contents::Contents;
 use oomlet_core::pod::Pod;
@@ -150,6 +151,7 @@ fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime
         EnvFacts::default(),
     );
     Arc::new(WorkerContext {
+        journal: Journal::open(64, None).unwrap().0,
         runtime: RuntimeClient::new(&connection),
         images: ImagePuller::new(ImageClient::new(&connection), 1),
         cgroups: Arc::new(FakeCgroups(fake.clone())),

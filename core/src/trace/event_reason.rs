@@ -25,22 +25,28 @@ impl EventType {
 pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
     use EventType::{Normal, Warning};
     let event = match record.reason {
-        // What the node does with the pod.
-        Reason::PodRemoved | Reason::PodReplaced | Reason::PodCompleted => (Normal, "Killing"),
+        // The steps of a pod's start and end.
+        Reason::Pulling => (Normal, "Pulling"),
+        Reason::Pulled => (Normal, "Pulled"),
+        Reason::ErrImageNeverPull => (Warning, "ErrImageNeverPull"),
+        Reason::SandboxChanged => (Normal, "SandboxChanged"),
+        Reason::FailedCreatePodSandBox => (Warning, "FailedCreatePodSandBox"),
+        Reason::Created => (Normal, "Created"),
+        Reason::Started => (Normal, "Started"),
+        Reason::Failed => (Warning, "Failed"),
+        Reason::BackOff if record.kind == Kind::Warning => (Warning, "BackOff"),
+        Reason::BackOff => (Normal, "BackOff"),
+        Reason::Killing => (Normal, "Killing"),
+        Reason::NodeReady => (Normal, "NodeReady"),
+        Reason::NodeNotReady => (Normal, "NodeNotReady"),
         Reason::Evicted => (Warning, "Evicted"),
         Reason::MemoryLimitForestalled | Reason::GraceCutShort => (Warning, "Killing"),
         Reason::OomKilled => (Warning, "OOMKilling"),
-        Reason::ContainerChanged
-        | Reason::ContainerStateUnknown
-        | Reason::StrayContainer
-        | Reason::LivenessProbeFailed
-        | Reason::StartupProbeFailed => (Normal, "Killing"),
-        Reason::Unhealthy => (Warning, "Unhealthy"),
-        Reason::ProbeWarning => (Warning, "ProbeWarning"),
-        Reason::CrashLoopBackOffEnded => (Warning, "BackOff"),
         Reason::RetryAfterError => (Warning, "FailedSync"),
         Reason::FailedMount => (Warning, "FailedMount"),
         Reason::InvalidEnvironmentVariableNames => (Warning, "InvalidEnvironmentVariableNames"),
+        Reason::Unhealthy => (Warning, "Unhealthy"),
+        Reason::ProbeWarning => (Warning, "ProbeWarning"),
         // Why it does not take it.
         Reason::OutOfmemory => (Warning, "OutOfmemory"),
         Reason::OutOfcpu => (Warning, "OutOfcpu"),
@@ -68,6 +74,18 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         // How the agent came to it, and what it went through: the trace's.
         Reason::PodAdded
         | Reason::PodAdopted
+        | Reason::PodRemoved
+        | Reason::PodReplaced
+        | Reason::PodCompleted
+        | Reason::VolumesReady
+        | Reason::SandboxReady
+        | Reason::ContainersNotStarted
+        | Reason::ContainerChanged
+        | Reason::ContainerStateUnknown
+        | Reason::StrayContainer
+        | Reason::LivenessProbeFailed
+        | Reason::StartupProbeFailed
+        | Reason::CrashLoopBackOffEnded
         | Reason::PodUpdated
         | Reason::PodNameTaken
         | Reason::RetryAfterEviction
@@ -110,7 +128,10 @@ mod tests {
             (Kind::Signal, Reason::OomKilled, None),
             (Kind::Node, Reason::MemoryPressure, Some((Normal, "NodeHasInsufficientMemory"))),
             (Kind::Warning, Reason::OutOfcpu, Some((Warning, "OutOfcpu"))),
-            (Kind::Pod, Reason::PodRemoved, Some((Normal, "Killing"))),
+            (Kind::Pod, Reason::PodRemoved, None),
+            (Kind::Pod, Reason::Killing, Some((Normal, "Killing"))),
+            (Kind::Pod, Reason::BackOff, Some((Normal, "BackOff"))),
+            (Kind::Warning, Reason::BackOff, Some((Warning, "BackOff"))),
             (Kind::Signal, Reason::KernelSignal, None),
             (Kind::Warning, Reason::Unhealthy, Some((Warning, "Unhealthy"))),
             (Kind::Pod, Reason::LivenessProbeFailed, Some((Normal, "Killing"))),

@@ -4,5 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod control_plane;
+mod node;
 mod pods;
+mod stability;
 mod volumes;

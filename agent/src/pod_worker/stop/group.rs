@@ -97,6 +97,9 @@ impl Worker {
         stopping: &mut Stopping,
         container: ContainerInstance,
     ) -> bool {
+        if stopping.pod_ends {
+            self.tell_stopping(&container);
+        }
         let init = self.to_signal_by_hand(&container.id);
         stopping.under_way.insert(container.id.clone());
         let mut stop = Stop {

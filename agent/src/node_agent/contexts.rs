@@ -1,0 +1,71 @@
+//! What tasks are given of the rest of the agent.
+
+use std::sync::Arc;
+
+use super::{Setup, facts};
+use crate::cgroup::driver::CgroupDriver;
+use crate::cri::{ImageClient, RuntimeClient};
+use crate::image::ImagePuller;
+use crate::node_resources::{PidsCgroups, ResourceContext};
+use crate::pod_worker::{PodCgroups, WorkerContext};
+use crate::trace::journal::Journal;
+use crate::volume::VolumeManager;
+use crate::volume::contents::Contents;
+use oomlet_core::pod::env::EnvFacts;
+
+/// What more than one of them needs.
+pub(super) struct Shared<'a> {
+    pub setup: &'a Setup,
+    pub node: &'a facts::Node,
+    pub runtime: &'a RuntimeClient,
+    pub images: &'a ImageClient,
+    pub cgroups: &'a Arc<CgroupDriver>,
+    pub volumes: &'a Arc<VolumeManager>,
+}
+
+pub(super) fn env_facts(node: &facts::Node) -> EnvFacts {
+    EnvFacts {
+        node_name: node.facts.name.clone(),
+        host_ip: node.host_ips.first().cloned().unwrap_or_default(),
+        pod_ips: Vec::new(),
+        allocatable: node.facts.allocatable,
+    }
+}
+
+pub(super) fn worker_context(
+    shared: &Shared<'_>,
+    contents: Arc<Contents>,
+    journal: Arc<Journal>,
+    oom_kill_group: bool,
+) -> WorkerContext {
+    let config = &shared.setup.config;
+    WorkerContext {
+        runtime: shared.runtime.clone(),
+        journal,
+        images: ImagePuller::new(shared.images.clone(), facts::parallel_pulls(config)),
+        cgroups: Arc::clone(shared.cgroups) as Arc<dyn PodCgroups>,
+        volumes: Arc::clone(shared.volumes),
+        contents,
+        root_dir: shared.setup.root_dir.clone(),
+        pod_logs_dir: config.pod_logs_dir.clone(),
+        node: env_facts(shared.node),
+        memory_capacity_bytes: shared.node.memory_capacity_bytes,
+        dns: facts::dns(config),
+        max_crash_backoff: config.max_container_restart_period,
+        pids_limit: config.pod_pids_limit,
+        seccomp_default: config.seccomp_default,
+        oom_kill_group,
+    }
+}
+
+pub(super) fn resource_context(shared: &Shared<'_>) -> ResourceContext {
+    ResourceContext {
+        runtime: shared.runtime.clone(),
+        images: shared.images.clone(),
+        cgroups: Arc::clone(shared.cgroups) as Arc<dyn PidsCgroups>,
+        volumes: Arc::clone(shared.volumes),
+        root_dir: shared.setup.root_dir.clone(),
+        pod_logs_dir: shared.setup.config.pod_logs_dir.clone(),
+        gc_policy: shared.setup.config.image_gc,
+    }
+}
