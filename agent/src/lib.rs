@@ -4,6 +4,7 @@
 
 pub mod actuator;
 pub mod apiserver;
+pub mod certificate;
 pub mod cgroup;
 pub mod clock;
 pub mod command;

@@ -95,8 +95,8 @@ fn shows_no_secret(meta: &tracing::Metadata<'_>) -> bool {
 fn init_tracing(verbosity: u8) -> anyhow::Result<WorkerGuard> {
     let default = match verbosity {
         // The watcher warns of each refusal; a node meets many of those while namespaces go, and they are normal.
-        0..=2 => "info,kube_runtime::watcher=off",
-        3..=5 => "info,oomlet=debug,kube_runtime::watcher=off",
+        0..=2 => "info,kube_client=off,kube_runtime::watcher=off",
+        3..=5 => "info,oomlet=debug,kube_client=off,kube_runtime::watcher=off",
         _ => "info,oomlet=trace,kube_runtime::watcher=off",
     };
     let filter = match std::env::var("RUST_LOG") {

@@ -226,13 +226,14 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         events: events.clone(),
         journal: Arc::clone(&journal),
     };
-    let session = cluster::session(&setup, &node, &version, parts);
+    let session = cluster::session(&setup, &node, &version, parts, (&tracker, &cancel));
     let clients = session.as_ref().map(|session| session.client.subscribe());
     if let Some(session) = session {
         tracker.spawn(session.run(cancel.clone()));
     }
     let tasks = (&tracker, &events, &cancel);
-    let contents = contents::make(config, clients, env_facts(&node), &volumes, tasks).await?;
+    let contents =
+        contents::make((config, &setup.root_dir), clients, env_facts(&node), &volumes, tasks).await?;
     let context = worker_context(&shared, contents, Arc::clone(&journal), oom_kill_group);
     let of_state = state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group);
     let prober = Prober::new(clock::now(), of_state.unix_offset_ns);

@@ -19,6 +19,7 @@
 
 pub mod apiserver;
 pub mod brake;
+pub mod certificate;
 pub mod cgroup;
 pub mod clock;
 pub mod config;

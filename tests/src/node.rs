@@ -145,6 +145,10 @@ impl Node {
     /// shown last.
     #[track_caller]
     pub fn wait_evicted(&self, name: &str) -> Value {
+        let full_name = pod_name(name);
+        self.wait_record("the end of its eviction", |r| {
+            r.kind == "Eviction" && r.pod_name() == full_name && r.number("took_ms").is_some()
+        });
         let ended = |pod: &Value| pod::container(pod, "main")["state"]["terminated"].is_object();
         let evicted =
             self.wait_pod(name, "evicted and ended", |pod| pod::phase(pod) == "Failed" && ended(pod));

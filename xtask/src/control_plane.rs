@@ -16,11 +16,13 @@ pub mod version;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::netns::NetNs;
 use crate::process;
 use crate::scratch::Scratch;
 use component::Component;
@@ -45,6 +47,8 @@ pub struct Options {
     /// More flags, such as `--feature-gates=…` and `--runtime-config=…`.
     pub api_server_flags: Vec<String>,
     pub controller_manager_flags: Vec<String>,
+    /// Whose loopback it is on; `None`: this process's. Whoever talks to it must be in there too.
+    pub netns: Option<Arc<NetNs>>,
 }
 
 impl Default for Options {
@@ -56,6 +60,7 @@ impl Default for Options {
             audit: false,
             api_server_flags: Vec::new(),
             controller_manager_flags: Vec::new(),
+            netns: None,
         }
     }
 }
@@ -68,6 +73,7 @@ pub struct ControlPlane {
     pki: Pki,
     admin: PathBuf,
     audit: bool,
+    netns: Option<Arc<NetNs>>,
     etcd: Component,
     api_server: Component,
     /// Controller-manager and scheduler.
@@ -87,8 +93,12 @@ impl ControlPlane {
         ensure!(layout::has_room_for_sockets(dir), "{} is too long a path for a unix socket", dir.display());
         let layout = Layout { dir: dir.to_owned(), port: layout::free_port()? };
         let pki = Pki::create(&layout.pki(), layout::KUBERNETES_SERVICE)?;
-        let component =
-            |program, args| Component::new(program, programs.path(program), args, layout.log(program));
+        let netns = options.netns.clone();
+        let component = |program, args: Vec<String>| {
+            let mut command = command_in(netns.as_deref(), &programs.path(program));
+            command.args(args);
+            Component::new(program, command, layout.log(program))
+        };
         let mut controllers = Vec::new();
         if options.controller_manager {
             let args = layout.controller_manager(&options.controller_manager_flags);
@@ -104,6 +114,7 @@ impl ControlPlane {
             controllers,
             admin: layout.kubeconfig("admin"),
             audit: options.audit,
+            netns: options.netns.clone(),
             layout,
             pki,
             programs,
@@ -246,7 +257,7 @@ impl ControlPlane {
     /// kubectl of the same release, to be run: for what goes on for longer, such as a watch.
     #[must_use]
     pub fn kubectl_command(&self, kubeconfig: &Path) -> Command {
-        let mut command = Command::new(self.programs.path(Program::Kubectl));
+        let mut command = command_in(self.netns.as_deref(), &self.programs.path(Program::Kubectl));
         command.arg("--kubeconfig").arg(kubeconfig);
         command.arg("--cache-dir").arg(self.layout.dir.join("kubectl-cache"));
         command
@@ -316,6 +327,10 @@ impl ControlPlane {
     fn leave_running(mut self) {
         self.ends_on_drop = false;
     }
+}
+
+fn command_in(netns: Option<&NetNs>, program: &Path) -> Command {
+    netns.map_or_else(|| Command::new(program), |netns| netns.command(program))
 }
 
 impl Drop for ControlPlane {

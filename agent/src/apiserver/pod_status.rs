@@ -240,11 +240,12 @@ impl StatusManager {
     fn done(&mut self, done: Done) {
         let Done { uid, status, result, creation } = done;
         self.busy.remove(&uid);
-        self.dirty.insert(uid.clone());
         match result {
             Ok(object) => {
                 self.failing.remove(&uid);
+                // What is deleted is gone once the watch says so.
                 let Some(object) = object else { return };
+                self.dirty.insert(uid);
                 let of = PodRef::of(&object).uid;
                 if let Some(status) = status {
                     self.written.insert(of.clone(), (status, object.metadata.resource_version.clone()));
@@ -255,10 +256,11 @@ impl StatusManager {
                 }
             }
             // Deleted meanwhile, or another by now: the watch tells.
-            Err(error) if error.is_not_found() || error.is_conflict() && !creation => {
-                self.dirty.remove(&uid);
+            Err(error) if error.is_not_found() || error.is_conflict() && !creation => {}
+            Err(error) => {
+                self.failed(uid.clone(), &error);
+                self.dirty.insert(uid);
             }
-            Err(error) => self.failed(uid, &error),
         }
     }
 

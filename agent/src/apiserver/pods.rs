@@ -51,7 +51,7 @@ impl PodWatch {
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node_name));
         let mut stream = pin!(watcher::watcher(api, config).backoff(retry_delays()));
         let mut known = Known::default();
-        let mut failure = None;
+        let mut failing = false;
         while let Some(first) = stream.next().await {
             let mut next = Some(first);
             let mut taken = 0;
@@ -59,19 +59,19 @@ impl PodWatch {
                 match change {
                     Ok(change) => {
                         known.take(change);
-                        if known.listed && failure.take().is_some() {
+                        if known.listed && std::mem::take(&mut failing) {
                             tracing::info!("pods are watched at the API server again");
                         }
                     }
                     Err(error) => {
-                        let text = chain(&error);
-                        if failure.as_ref() != Some(&text) {
+                        // Once, however it fails the next times.
+                        if !std::mem::replace(&mut failing, true) {
+                            let error = chain(&error);
                             tracing::warn!(
-                                error = text,
+                                error,
                                 "pods cannot be watched at the API server; those that run go on"
                             );
                         }
-                        failure = Some(text);
                         if !known.listed
                             && self.events.send(Event::SourceSilent(PodSource::Api)).await.is_err()
                         {

@@ -1,39 +1,35 @@
-//! From the kubeconfig to a client, and the tasks that use it. A kubeconfig that cannot be used does not end the agent: its
-//! pods run on, and the file is read again.
+//! The tasks that talk to the API server, once there is a client. While there is none the agent's pods run on.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::{Client, Config};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::ApiServer;
 use super::events::EventWriter;
+use super::following::{self, Connection};
 use super::lease::LeaseTask;
 use super::node::NodeTask;
 use super::node_info::NodeIdentity;
 use super::pod_status::StatusManager;
 use super::pods::PodWatch;
-use super::{ApiServer, chain, kubeconfig};
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::pleg::PlegHandle;
 use crate::trace::journal::Journal;
 use oomlet_core::node::event::{Event, PodSource};
 use oomlet_core::node::published::NodeSnapshot;
 
-/// How often a kubeconfig that cannot be used is read again.
-const READ_AGAIN: Duration = Duration::from_secs(5);
 /// After the end of a task that should have none.
 const START_AGAIN: Duration = Duration::from_secs(1);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything that the tasks need beside the API server.
 #[derive(Clone, Debug)]
 pub struct Session {
-    pub kubeconfig: PathBuf,
+    /// Who the node is to the API server, as of now.
+    pub connection: watch::Receiver<Connection>,
     pub identity: Arc<NodeIdentity>,
     pub register: bool,
     pub update_every: Duration,
@@ -62,7 +58,7 @@ impl Session {
     }
 
     async fn hold(self) {
-        let client = self.connect().await;
+        let Some(client) = self.connect().await else { return };
         self.client.send_replace(Some(client.clone()));
         loop {
             // Dropped with this future, and the tasks with it.
@@ -125,35 +121,22 @@ impl Session {
         tasks
     }
 
-    /// Reads the kubeconfig until it can be used.
-    async fn connect(&self) -> ApiServer {
-        let mut told = None;
+    /// Waits for the first client. Who waits for the node's pods hears of it when that takes longer.
+    async fn connect(&self) -> Option<ApiServer> {
+        let mut connection = self.connection.clone();
         loop {
-            let text = match kubeconfig::load(&self.kubeconfig).await {
-                Ok(config) => match client(config) {
-                    Ok(client) => return ApiServer(client),
-                    Err(error) => {
-                        format!("kubeconfig {}: {}", self.kubeconfig.display(), chain(&error))
-                    }
-                },
-                Err(error) => error.to_string(),
+            let (there, problem) = {
+                let now = connection.borrow_and_update();
+                (now.client.is_some(), now.problem.is_some())
             };
-            if told.as_ref() != Some(&text) {
-                tracing::error!(
-                    "{text}; until it can be used the node takes no pods from the API server, and those that run go on"
-                );
+            if there {
+                return Some(ApiServer(following::client(connection)));
+            }
+            if problem {
                 // The loop's end is the agent's.
                 let _ = self.events.send(Event::SourceSilent(PodSource::Api)).await;
-                told = Some(text);
             }
-            sleep(READ_AGAIN).await;
+            connection.changed().await.ok()?;
         }
     }
-}
-
-fn client(mut config: Config) -> Result<Client, kube::Error> {
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    // Watches have no end; other requests are bounded by `super::request`.
-    config.read_timeout = None;
-    Client::try_from(config)
 }

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::{Setup, facts};
 use crate::apiserver::node_info::{NodeIdentity, file_system_bytes};
 use crate::apiserver::session::Session;
+use crate::certificate::client::{self, ClientIdentity};
 use crate::cri::connection::RuntimeVersion;
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::pleg::PlegHandle;
@@ -25,18 +28,26 @@ pub(super) struct Parts {
     pub journal: Arc<Journal>,
 }
 
-/// `None`: standalone.
+/// `None`: standalone. Who the node is to the API server is kept up by a task of its own.
 pub(super) fn session(
     setup: &Setup,
     node: &facts::Node,
     version: &RuntimeVersion,
     parts: Parts,
+    (tracker, cancel): (&TaskTracker, &CancellationToken),
 ) -> Option<Session> {
-    let kubeconfig = setup.cluster.kubeconfig.clone()?;
+    let (identity_task, connection) = ClientIdentity::new(client::Options {
+        kubeconfig: setup.cluster.kubeconfig.clone()?,
+        bootstrap_kubeconfig: setup.cluster.bootstrap_kubeconfig.clone(),
+        cert_dir: setup.cluster.cert_dir.clone(),
+        rotate: setup.config.rotate_certificates,
+        node_name: node.facts.name.clone(),
+    });
+    tracker.spawn(identity_task.run(cancel.clone()));
     let config = &setup.config;
     let Parts { snapshots, pleg, runtime, images, events, journal } = parts;
     Some(Session {
-        kubeconfig,
+        connection,
         identity: Arc::new(identity(setup, node, version)),
         register: config.register_node,
         update_every: config.node_status_update_frequency,

@@ -1,5 +1,6 @@
 //! Where ConfigMaps, Secrets, tokens and Services come from, by the configuration.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -7,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::apiserver::Clients;
-use crate::apiserver::services::watch_services;
+use crate::apiserver::services::{saved_path, watch_services};
 use crate::object::api::ApiObjects;
 use crate::object::directory::DirectoryObjects;
 use crate::object::{NoObjects, ObjectSource};
@@ -25,7 +26,7 @@ use oomlet_core::pod::env::EnvFacts;
 /// # Errors
 /// When the directory is not read to its end for a defect of the agent.
 pub async fn make(
-    config: &Config,
+    (config, root_dir): (&Config, &Path),
     clients: Option<Clients>,
     node: EnvFacts,
     volumes: &Arc<VolumeManager>,
@@ -40,7 +41,8 @@ pub async fn make(
                     "`oomlet.objects` has no effect on a node of a cluster: ConfigMaps and Secrets come from the API server"
                 );
             }
-            let (watched, cancelled) = (watch_services(clients.clone(), tell_services), cancel.clone());
+            let (watched, cancelled) =
+                (watch_services(clients.clone(), tell_services, saved_path(root_dir)), cancel.clone());
             tracker.spawn(async move {
                 // Cancel-safe: what is lost is only known for an agent that ends.
                 tokio::select! {

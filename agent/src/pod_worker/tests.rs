@@ -1,3 +1,4 @@
+mod probes;
 mod stop_container;
 mod terminate;
 

@@ -89,7 +89,7 @@ async fn http_answers() {
     for (path, word) in [("/loop", "stopped after 10 redirects"), ("/silent", "context deadline exceeded")] {
         match ask(path).await {
             ProbeOutcome::Failure(text) => {
-                assert!(text.starts_with("Get \"http://127.0.0.1:") && text.contains(word), "{text}")
+                assert!(text.starts_with("Get \"http://127.0.0.1:") && text.contains(word), "{text}");
             }
             other => panic!("{path}: {other:?}"),
         }
@@ -106,7 +106,7 @@ async fn http_headers() {
         let outcome = client.ask("http", ("127.0.0.1", server.port), "/ok", headers, TIMEOUT).await;
         assert_eq!(outcome, ProbeOutcome::Success);
     }
-    let asked = server.asked.lock().unwrap();
+    let asked = server.asked.lock().unwrap().clone();
     let lines = |request: &str| request.to_lowercase().lines().map(str::to_owned).collect::<Vec<_>>();
     let has = |request: &str, line: &str| lines(request).iter().any(|l| l == line);
     for line in ["user-agent: kube-probe/1.37", "accept: */*", "connection: close"] {
@@ -119,6 +119,40 @@ async fn http_headers() {
     let wrong = [("a b".to_owned(), "c".to_owned())];
     let outcome = client.ask("http", ("127.0.0.1", server.port), "/ok", &wrong, TIMEOUT).await;
     assert!(matches!(outcome, ProbeOutcome::Error(_)), "{outcome:?}");
+}
+
+/// A server with a certificate that nobody has signed, and for another name. Answers one request.
+fn https_server() -> u16 {
+    use std::io::{BufRead, BufReader, Write};
+    let made = rcgen::generate_simple_self_signed(vec!["elsewhere.test".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let tls = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+        let mut stream = BufReader::new(rustls::StreamOwned::new(tls, stream));
+        let mut line = String::new();
+        while stream.read_line(&mut line).unwrap() > 2 {
+            line.clear();
+        }
+        stream.get_mut().write_all(site("/ok", port).as_bytes()).unwrap();
+        stream.get_mut().conn.send_close_notify();
+        stream.get_mut().flush().unwrap();
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_certificate_is_not_verified() {
+    let port = https_server();
+    let outcome = HttpClient::new().unwrap().ask("https", ("127.0.0.1", port), "/ok", &[], TIMEOUT).await;
+    assert_eq!(outcome, ProbeOutcome::Success);
 }
 
 /// A port on which nobody listens.
@@ -168,7 +202,7 @@ async fn grpc_answers() {
     }
     match grpc::ask("127.0.0.1", port, "unknown", TIMEOUT).await {
         ProbeOutcome::Failure(text) => {
-            assert!(text.contains("health rpc probe failed") && text.contains("NotFound"))
+            assert!(text.contains("health rpc probe failed") && text.contains("NotFound"));
         }
         other => panic!("{other:?}"),
     }

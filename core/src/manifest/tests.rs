@@ -278,3 +278,46 @@ proptest! {
         }
     }
 }
+
+/// A probe of the container `app` → what is wrong with it; empty: nothing.
+#[test]
+fn probes_are_looked_at() {
+    for (probe, want) in [
+        ("readinessProbe: {httpGet: {port: 80}}", ""),
+        ("readinessProbe: {httpGet: {port: nameless}}", ""),
+        ("livenessProbe: {exec: {command: [x]}, successThreshold: 0, terminationGracePeriodSeconds: 5}", ""),
+        ("readinessProbe: {periodSeconds: 1}", "readinessProbe: must have one check"),
+        ("startupProbe: {exec: {command: [x]}, grpc: {port: 1}}", "startupProbe: must have one check"),
+        ("startupProbe: {exec: {}}", "startupProbe.exec.command: must be given"),
+        ("livenessProbe: {tcpSocket: {port: 0}}", "livenessProbe.tcpSocket.port: 0 must be 1 to 65535"),
+        ("livenessProbe: {grpc: {port: 65536}}", "livenessProbe.grpc.port: 65536 must be 1 to 65535"),
+        ("livenessProbe: {grpc: {port: 1}, periodSeconds: -1}", "livenessProbe.periodSeconds: -1"),
+        (
+            "livenessProbe: {grpc: {port: 1}, successThreshold: 2}",
+            "livenessProbe.successThreshold: must be 1",
+        ),
+        ("readinessProbe: {grpc: {port: 1}, successThreshold: 2}", ""),
+        (
+            "readinessProbe: {grpc: {port: 1}, terminationGracePeriodSeconds: 1}",
+            "readinessProbe.terminationGracePeriodSeconds: a readiness probe ends nothing",
+        ),
+        (
+            "livenessProbe: {grpc: {port: 1}, terminationGracePeriodSeconds: 0}",
+            "livenessProbe.terminationGracePeriodSeconds: 0 must be more than 0",
+        ),
+        ("livenessProbe: {httpGet: {port: 1, scheme: ftp}}", "httpGet.scheme: \"ftp\""),
+    ] {
+        let read = with("image: web:1.2", &format!("image: web:1.2\n    {probe}"));
+        let error = read.err().map_or_else(String::new, |e| e.to_string());
+        assert!(if want.is_empty() { error.is_empty() } else { error.contains(want) }, "{probe}: {error:?}");
+    }
+    let sidecar = "image: \"registry:5000/side\", livenessProbe: {grpc: {port: 1}}, restartPolicy: Always}";
+    let side = "image: \"registry:5000/side\", restartPolicy: Always}";
+    assert!(with(side, sidecar).is_ok());
+    let init = sidecar.replace(", restartPolicy: Always", "");
+    let error = with(side, &init).unwrap_err().to_string();
+    assert!(
+        error.contains("spec.initContainers[side].livenessProbe: an init container has one only with"),
+        "{error}"
+    );
+}

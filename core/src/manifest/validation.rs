@@ -1,6 +1,8 @@
 //! Whether a manifest is one that the API server would take (pkg/apis/core/validation), as far as the agent
 //! relies on it: names become directories, cgroups and labels, paths become mounts. Core.
 
+mod probes;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
@@ -110,6 +112,8 @@ impl Problems {
             let policies: &[&str] = if list == "initContainers" { &["Always"] } else { &[] };
             self.one_of(&format!("{field}.restartPolicy"), container.restart_policy.as_deref(), policies);
             self.container(&field, container, &volumes);
+            let regular = list == "containers";
+            self.probes(&field, container, regular || container.restart_policy.is_some());
             self.ports(&field, container, spec.host_network == Some(true), &mut host_ports);
         }
     }

@@ -1,6 +1,8 @@
 //! The control plane itself: what the tests of the agent rely on.
 
+use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,6 +10,7 @@ use oomlet_tests::cluster::{self, condition, wait_object};
 use rcgen::{CertificateParams, DnType, KeyPair};
 use serde_json::{Value, json};
 use xtask::control_plane::{ControlPlane, Options};
+use xtask::netns::NetNs;
 
 #[test]
 fn it_serves_and_knows_who_asks() {
@@ -90,7 +93,11 @@ fn request_certificate(cluster: &ControlPlane, kubeconfig: &Path, node: &str) {
 
 #[test]
 fn a_pod_without_a_node_is_pending_and_survives_the_api_server() {
-    let mut cluster = cluster::own("restart", &Options::default());
+    // In a network namespace of its own, as a demo has it.
+    let netns = Some(Arc::new(NetNs::new().unwrap()));
+    let mut cluster = cluster::own("restart", &Options { netns, ..Options::default() });
+    let port: u16 = cluster.server().rsplit_once(':').unwrap().1.parse().unwrap();
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "it is on the loopback of this namespace");
     cluster::namespace(&cluster, "restart");
     let spec = json!({ "containers": [{ "name": "main", "image": "example.com/none" }] });
     cluster.apply(&cluster::deployment("restart", "web", 1, &spec)).unwrap();

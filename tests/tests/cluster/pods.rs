@@ -66,9 +66,9 @@ fn how_a_pod_comes_and_goes_is_told_in_events() {
     {
         assert!(told.iter().any(|line| line.starts_with(expected)), "{expected}: {told:#?}");
     }
-    let crash = plane.kubectl_json(&["get", "pod", "crash", "--namespace", "tells"]).unwrap();
-    let waiting = &crash["status"]["containerStatuses"][0]["state"]["waiting"];
-    assert_eq!(waiting["reason"], "CrashLoopBackOff", "{waiting}");
+    let crash = node.wait_api_pod("crash", "waiting", |pod| {
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    });
     assert_eq!(crash["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 3);
 }
 

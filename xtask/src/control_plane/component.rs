@@ -13,16 +13,15 @@ use crate::process;
 #[derive(Debug)]
 pub struct Component {
     pub program: Program,
-    path: PathBuf,
-    args: Vec<String>,
+    command: Command,
     log: PathBuf,
     child: Option<Child>,
 }
 
 impl Component {
     #[must_use]
-    pub fn new(program: Program, path: PathBuf, args: Vec<String>, log: PathBuf) -> Component {
-        Component { program, path, args, log, child: None }
+    pub fn new(program: Program, command: Command, log: PathBuf) -> Component {
+        Component { program, command, log, child: None }
     }
 
     /// Returns at once; its log is appended to.
@@ -32,15 +31,15 @@ impl Component {
             .append(true)
             .open(&self.log)
             .with_context(|| format!("opening {}", self.log.display()))?;
-        let child = Command::new(&self.path)
-            .args(&self.args)
+        let child = self
+            .command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             // Ctrl-C in the terminal is for the program that owns it.
             .process_group(0)
             .spawn()
-            .with_context(|| format!("starting {}", self.path.display()))?;
+            .with_context(|| format!("starting {}", self.program.name()))?;
         self.child = Some(child);
         Ok(())
     }

@@ -64,15 +64,16 @@ impl Layout {
 
     #[must_use]
     pub fn etcd(&self) -> Vec<String> {
-        let (clients, peers) = (self.at("etcd.sock"), self.at("etcd-peer.sock"));
+        // Nobody joins it, so nobody connects to what it says of itself; and up to etcd 3.6 that may not be a socket.
+        let nobody = "http://127.0.0.1:2380";
         vec![
             format!("--data-dir={}", self.at("etcd")),
             "--name=default".to_owned(),
-            format!("--listen-client-urls=unix://{clients}"),
-            format!("--advertise-client-urls=unix://{clients}"),
-            format!("--listen-peer-urls=unix://{peers}"),
-            format!("--initial-advertise-peer-urls=unix://{peers}"),
-            format!("--initial-cluster=default=unix://{peers}"),
+            format!("--listen-client-urls=unix://{}", self.at("etcd.sock")),
+            format!("--listen-peer-urls=unix://{}", self.at("etcd-peer.sock")),
+            format!("--advertise-client-urls={nobody}"),
+            format!("--initial-advertise-peer-urls={nobody}"),
+            format!("--initial-cluster=default={nobody}"),
             "--log-level=warn".to_owned(),
             // Its data ends with the control plane.
             "--unsafe-no-fsync".to_owned(),

@@ -1,3 +1,5 @@
+mod probes;
+
 use serde_json::{Value, json};
 
 use super::*;

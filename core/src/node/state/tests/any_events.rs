@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::pod::probe::{ProbeKind, ProbeMessage, ProbeReport};
 
 /// Any order of events, sensible or not.
 fn any_event() -> impl Strategy<Value = Event> {
@@ -31,6 +32,15 @@ fn any_event() -> impl Strategy<Value = Event> {
         (uid.clone(), outcome, any::<Option<bool>>()).prop_map(|(uid, outcome, read)| {
             let runtime = read.map(|runs| if runs { running(uid, 42) } else { PodRuntimeStatus::default() });
             Event::Worker(WorkerReport { pod: uid.into(), at: Mono::from_millis(1), outcome, runtime })
+        }),
+        (uid.clone(), 0usize..3, any::<Option<bool>>()).prop_map(|(uid, kind, verdict)| {
+            Event::Probe(ProbeReport {
+                pod: uid.into(),
+                container: ContainerInstance { name: "c".into(), id: format!("{uid}-c") },
+                kind: ProbeKind::ALL[kind],
+                verdict,
+                message: Some(ProbeMessage::Unhealthy("no".into())),
+            })
         }),
         Just(Event::Tick),
         Just(Event::ObjectsChanged(vec!["1".into(), "2".into()])),

@@ -1,0 +1,61 @@
+//! One [`Client`] for everybody, whose requests go to the identity that is current.
+//!
+//! A rotated certificate makes a new inner client; the outer one, and each `Api` made of it, stays. Each request takes the
+//! inner client of its moment. A watch that runs goes on with the old certificate until its end, which the server sets at
+//! five to ten minutes: long before a certificate that is replaced at 70 to 90 per cent of its life ends.
+
+use kube::Client;
+use kube::client::Body;
+use tokio::sync::watch;
+use tower::service_fn;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the node has no usable identity for the API server yet: {0}")]
+pub struct NoIdentity(pub String);
+
+/// What there is of a way to the API server.
+#[derive(Clone, Default)]
+pub struct Connection {
+    pub client: Option<Client>,
+    /// Why there is none, or why what there is may not do.
+    pub problem: Option<String>,
+    /// The server has answered this identity.
+    pub answered: bool,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("client", &self.client.is_some())
+            .field("problem", &self.problem)
+            .field("answered", &self.answered)
+            .finish()
+    }
+}
+
+/// Before there is an identity requests fail at once, with the problem in words.
+#[must_use]
+pub fn client(connection: watch::Receiver<Connection>) -> Client {
+    let service = service_fn(move |request: http::Request<Body>| {
+        let current = connection.borrow().clone();
+        async move {
+            match current.client {
+                Some(client) => client.send(request).await,
+                None => {
+                    let why = current.problem.unwrap_or_else(|| "it is being asked for".to_owned());
+                    Err(kube::Error::Service(Box::new(NoIdentity(why))))
+                }
+            }
+        }
+    });
+    Client::new(service, "default")
+}
+
+/// The first client that there is.
+///
+/// # Errors
+/// When there will be none: the task that makes it has ended.
+pub async fn ready(connection: &mut watch::Receiver<Connection>) -> Result<Client, watch::error::RecvError> {
+    connection.wait_for(|connection| connection.client.is_some()).await?;
+    Ok(client(connection.clone()))
+}
