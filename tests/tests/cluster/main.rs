@@ -8,3 +8,4 @@ mod control_plane;
 mod node;
 mod pods;
 mod stability;
+mod volumes;
