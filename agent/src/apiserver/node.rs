@@ -134,7 +134,9 @@ impl NodeTask {
         let before = std::mem::replace(&mut known.there, there);
         self.node.send_replace(known.there.clone());
         match says(&known.there) {
-            Some((labels, taints)) if Some((&labels, &taints)) != says(&before).as_ref().map(|(l, t)| (l, t)) => {
+            Some((labels, taints))
+                if Some((&labels, &taints)) != says(&before).as_ref().map(|(l, t)| (l, t)) =>
+            {
                 self.events.send(Event::NodeObject { labels, taints }).await
             }
             _ => Ok(()),

@@ -168,7 +168,7 @@ impl StatusManager {
                     merged.insert(uid.clone(), Arc::clone(old));
                 }
                 DiffItem::Add(_, pod) | DiffItem::Update { new: (_, pod), .. } => {
-                    changed.push(Arc::clone(pod))
+                    changed.push(Arc::clone(pod));
                 }
                 DiffItem::Remove(uid, pod) => {
                     self.written.remove(uid);

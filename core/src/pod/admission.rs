@@ -88,7 +88,9 @@ pub fn admit(pod: &Pod, node: &NodeFacts, taken: &Taken) -> Result<(), Rejection
         let message = "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return Err(Rejection { reason: Reason::NodeAffinity, message: message.to_owned() });
     }
-    if !node.is_static_pod && node.taints.iter().any(|taint| taint.effect == "NoExecute" && !tolerates(pod, taint)) {
+    if !node.is_static_pod
+        && node.taints.iter().any(|taint| taint.effect == "NoExecute" && !tolerates(pod, taint))
+    {
         let message = "Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
         return Err(Rejection { reason: Reason::TaintToleration, message: message.to_owned() });
     }

@@ -136,7 +136,7 @@ mod tests {
             (Kind::Warning, Reason::BackOff, Some((Warning, "BackOff"))),
             (Kind::Signal, Reason::KernelSignal, None),
             (Kind::Warning, Reason::Unhealthy, Some((Warning, "Unhealthy"))),
-            (Kind::Pod, Reason::LivenessProbeFailed, Some((Normal, "Killing"))),
+            (Kind::Pod, Reason::LivenessProbeFailed, None),
         ] {
             let record = Record::new(Mono::ZERO, kind, reason, "");
             assert_eq!(event_of(&record), expected, "{kind:?} {reason}");

@@ -29,11 +29,7 @@ impl State {
             .pods
             .values()
             .filter(may_go)
-            .map(|p| Preemptable {
-                uid: p.id.uid.clone(),
-                qos: QosClass::of(&p.pod),
-                requests: p.requests,
-            })
+            .map(|p| Preemptable { uid: p.id.uid.clone(), qos: QosClass::of(&p.pod), requests: p.requests })
             .collect();
         let Some(victims) = preemption::victims(self.missing_for(wanted), &candidates) else { return false };
         for uid in &victims {
@@ -65,8 +61,7 @@ impl State {
 
     fn preempt(&mut self, uid: &PodUid, now: Mono) {
         let Some(mut pod) = self.pods.get_mut(uid) else { return };
-        let failure =
-            Failure { reason: Reason::Preempting, message: MESSAGE.to_owned(), disruption: true };
+        let failure = Failure { reason: Reason::Preempting, message: MESSAGE.to_owned(), disruption: true };
         pod.mode = Mode::Evicted { failure, grace: pod.grace_period(), stopped: false };
         pod.next_sync = None;
         pod.unsaved = true;

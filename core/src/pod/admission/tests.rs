@@ -165,7 +165,11 @@ fn a_taint_that_evicts_keeps_out_who_does_not_tolerate_it() {
     ] {
         let tainted = NodeFacts { taints: vec![taint(effect)], ..node() };
         let got = admit(&pod("1", spec.clone()), &tainted, &Taken::default());
-        assert_eq!(got.map_err(|no| no.reason).err(), refused.then_some(Reason::TaintToleration), "{effect} {spec}");
+        assert_eq!(
+            got.map_err(|no| no.reason).err(),
+            refused.then_some(Reason::TaintToleration),
+            "{effect} {spec}"
+        );
         let static_pod = NodeFacts { is_static_pod: true, ..tainted };
         assert_eq!(admit(&pod("1", spec), &static_pod, &Taken::default()), Ok(()));
     }

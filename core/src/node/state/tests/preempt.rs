@@ -30,7 +30,10 @@ fn others_make_room_for_a_critical_pod() {
     node.step(synced("l"));
     let critical = asks("critical", "x", "1", 2_000_000_000);
     let steps = node.step(api(vec![small.clone(), large.clone(), critical.clone()]));
-    assert!(steps.contains(&"stop s grace 7".to_owned()) && !steps.iter().any(|s| s.contains("sync x")), "{steps:?}");
+    assert!(
+        steps.contains(&"stop s grace 7".to_owned()) && !steps.iter().any(|s| s.contains("sync x")),
+        "{steps:?}"
+    );
     let published = node.state.pod(&"s".into()).unwrap().published().unwrap().clone();
     assert_eq!(published.status.reason.as_deref(), Some("Preempting"));
     let conditions = published.status.conditions.as_ref().unwrap();
