@@ -272,7 +272,8 @@ impl StatusManager {
             again_at: Instant::now(),
             told: String::new(),
         });
-        if failing.told != text {
+        // A mirror of our own making that the watch has yet to tell of is no news.
+        if failing.told != text && !error.is_conflict() {
             tracing::warn!(pod_uid = %uid, error = text, "the API server has not been told of the pod");
             failing.told = text;
         }

@@ -64,6 +64,8 @@ pub(super) fn session(
         update_every: config.node_status_update_frequency,
         report_every: config.node_status_report_frequency,
         lease_duration: Duration::from_secs(config.node_lease_duration_seconds.into()),
+        qps: config.kube_api_qps,
+        burst: config.kube_api_burst,
         event_qps: config.event_record_qps,
         event_burst: config.event_burst,
         journal,
