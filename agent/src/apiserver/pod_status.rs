@@ -168,7 +168,7 @@ impl StatusManager {
                     merged.insert(uid.clone(), Arc::clone(old));
                 }
                 DiffItem::Add(_, pod) | DiffItem::Update { new: (_, pod), .. } => {
-                    changed.push(Arc::clone(pod))
+                    changed.push(Arc::clone(pod));
                 }
                 DiffItem::Remove(uid, pod) => {
                     self.written.remove(uid);
@@ -218,7 +218,8 @@ impl StatusManager {
 
     fn start(&mut self, uid: PodUid, step: Step) {
         let published = self.snapshot.pods.get(&uid).or_else(|| self.snapshot.ended.get(&uid));
-        let status = published.map(|pod| Arc::clone(&pod.status));
+        let status =
+            published.filter(|_| matches!(step, Step::Patch { .. })).map(|pod| Arc::clone(&pod.status));
         if let (Step::Patch { pod, .. }, Some(status)) = (&step, &status) {
             let version = self.pods.get(&pod.uid).and_then(|there| there.metadata.resource_version.clone());
             let same =
@@ -271,7 +272,8 @@ impl StatusManager {
             again_at: Instant::now(),
             told: String::new(),
         });
-        if failing.told != text {
+        // A mirror of our own making that the watch has yet to tell of is no news.
+        if failing.told != text && !error.is_conflict() {
             tracing::warn!(pod_uid = %uid, error = text, "the API server has not been told of the pod");
             failing.told = text;
         }

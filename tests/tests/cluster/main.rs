@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod certificates;
 mod control_plane;
 mod node;
 mod pods;
 mod stability;
+mod volumes;
