@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use super::outcome::oom_kills;
 use super::show::Watcher;
 use super::wait::wait;
 use super::{Interrupted, Options, hog_arguments, longest_leak};
@@ -123,7 +124,7 @@ fn play(node: &mut TestNode, cluster: &Cluster, options: &Options, stop: &Interr
     let marks = node.scratch().create_dir("marks")?;
     cluster.apply(&objects::hog(cluster.name(), &hog_arguments(options, objects::MARK)?, &marks))?;
     let evicted = wait(node, &mut watcher, stop, longest_leak(options), "the hog is evicted", |node| {
-        let killed = node.trace()?.iter().any(|r| r.kind == "OomKill");
+        let killed = !oom_kills(&node.trace()?).is_empty();
         let evicted = pods_of(cluster, HOG)?.into_iter().find(is_evicted);
         // A kernel kill ends the waiting too: it is what the table has to show then.
         Ok(if evicted.is_some() { Some(evicted) } else { killed.then_some(None) })

@@ -90,9 +90,10 @@ impl Outcome {
     }
 }
 
-/// Of the kernel.
+/// The kernel's, within the cap: a limit elsewhere on the machine has nothing to do with this node.
 pub fn oom_kills(trace: &[TraceRecord]) -> Vec<&TraceRecord> {
-    trace.iter().filter(|r| r.kind == "OomKill").collect()
+    let elsewhere = |r: &TraceRecord| r.domain.as_deref() == Some("other");
+    trace.iter().filter(|r| r.kind == "OomKill" && !elsewhere(r)).collect()
 }
 
 /// The decisions to evict a pod for memory.
@@ -158,12 +159,15 @@ mod tests {
 
     #[test]
     fn the_agent_evicts() {
-        let trace = [record(
+        let mut elsewhere = record("OomKill", "OomKilled", "", "");
+        elsewhere.domain = Some("other".to_owned());
+        let decision = record(
             "Decision",
             "ForecastOutOfMemory",
             "hog-node",
             r#""usage_bytes":314572800,"limit_bytes":419430400,"signal_to_decision_us":220"#,
-        )];
+        );
+        let trace = [elsewhere, decision];
         let outcome = Outcome::of(&trace, &seen(true, "sigterm received 700\nsigterm handled 1201\n"));
         assert_eq!(outcome.failures(), Vec::<String>::new());
         assert_eq!((outcome.warning_ms, outcome.signal_to_decision_us), (501, Some(220)));

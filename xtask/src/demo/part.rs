@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::outcome::{HOG, NEIGHBOURS, Outcome, Seen};
+use super::outcome::{HOG, NEIGHBOURS, Outcome, Seen, oom_kills};
 use super::show::Watcher;
 use super::wait::wait;
 use super::{Interrupted, Options, hog_arguments, longest_leak};
@@ -61,11 +61,9 @@ fn play(node: &mut TestNode, options: &Options, eviction: bool, stop: &Interrupt
     };
     // In B a kernel kill ends the waiting too: it is what the table has to show then.
     wait(node, &mut watcher, stop, SETTLE, what, |node| {
-        Ok(node
-            .trace()?
-            .iter()
-            .any(|r| (r.kind == kind && r.pod.is_some()) || r.kind == "OomKill")
-            .then_some(()))
+        let trace = node.trace()?;
+        let told = trace.iter().any(|r| r.kind == kind && r.pod.is_some()) || !oom_kills(&trace).is_empty();
+        Ok(told.then_some(()))
     })?;
     let after = neighbours_of(&node.running()?);
     let seen = Seen {

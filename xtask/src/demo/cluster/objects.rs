@@ -91,7 +91,7 @@ fn deployment(namespace: &str, app: &str, replicas: usize, mut spec: Value) -> V
     spec["nodeSelector"] = json!({ KEY: namespace });
     spec["tolerations"] = json!([
         { "key": KEY, "operator": "Exists" },
-        // After an eviction the node is tainted for five minutes, and pods come up elsewhere. These have one node only.
+        // Once a threshold is met the node is tainted for five minutes, and pods come up elsewhere. These have one node.
         { "key": "node.kubernetes.io/memory-pressure", "operator": "Exists" },
     ]);
     json!({
