@@ -9,7 +9,6 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use sha2::{Digest, Sha256};
 
 use super::backoff::CrashLoopBackOff;
 use super::order::ContainerWaiting;
@@ -20,8 +19,11 @@ use super::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
 use crate::reason::Reason;
 
 mod garbage;
+mod hash;
 mod init;
 pub use garbage::{Garbage, garbage};
+pub use hash::container_hash;
+use hash::is_other;
 use init::Init;
 
 /// In the order in which the worker carries it out.
@@ -72,17 +74,6 @@ pub struct ContainerStart {
     pub init: bool,
     /// One more than the instance before, of whatever sandbox, had; 0 for the first.
     pub restart_count: u32,
-}
-
-/// What makes a running container another one: its name and image, as for kubelet since 1.31 (`HashContainer`,
-/// pkg/kubelet/container/helpers.go). Nothing else of a container may change while its pod keeps its UID, and a
-/// field that a later agent learns to read must not restart containers. Stable across processes and versions.
-#[must_use]
-pub fn container_hash(container: &Container) -> u64 {
-    let image = container.image.as_deref().unwrap_or_default();
-    let text = serde_json::json!({"image": image, "name": container.name}).to_string();
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }
 
 /// What to do next for a pod that shall run. `now_unix_ns`: wall clock, nanoseconds since the epoch, for
@@ -347,7 +338,7 @@ fn succeeded(status: &ContainerStatus) -> bool {
 
 fn changed(container: &Container, status: &ContainerStatus) -> bool {
     // Without a hash the container was started by something else; it is taken as it is.
-    status.hash.is_some_and(|hash| hash != container_hash(container))
+    status.hash.is_some_and(|hash| is_other(container, hash))
 }
 
 fn spec_changed(container: &Container, status: &ContainerStatus) -> ContainerKill {
