@@ -259,7 +259,7 @@ fn the_hash_is_a_promise_to_later_versions() {
     assert_eq!(base, 0xafe2_c234, "{base:#x}");
     let of_kubelet = c(json!({"name": "main", "image": "oomlet.dev/busybox:1"}));
     assert_eq!(of_kubelet, 0xae56_e617, "as kubelet 1.37.2 marks it");
-    let first = super::hash::first_hash(&serde_json::from_value(json!({"name": "a", "image": "i"})).unwrap());
+    let first = hash::first_hash(&serde_json::from_value(json!({"name": "a", "image": "i"})).unwrap());
     assert_eq!(first, 0x4f21_71cf_170f_945c, "{first:#x}");
     assert_eq!(base, c(json!({"name": "a", "image": "i", "args": ["x"]})));
     assert_ne!(base, c(json!({"name": "a", "image": "i2"})));
