@@ -216,7 +216,7 @@ impl StatusManager {
         }
     }
 
-    fn start(&mut self, uid: PodUid, step: Step) {
+    fn start(&mut self, uid: PodUid, mut step: Step) {
         let published = self.snapshot.pods.get(&uid).or_else(|| self.snapshot.ended.get(&uid));
         let status =
             published.filter(|_| matches!(step, Step::Patch { .. })).map(|pod| Arc::clone(&pod.status));
@@ -226,7 +226,11 @@ impl StatusManager {
                 |(told, at): &(Arc<PodStatus>, Option<String>)| Arc::ptr_eq(told, status) && *at == version;
             if self.written.get(&pod.uid).is_some_and(same) {
                 tracing::debug!(%pod, "the API server keeps something of the status otherwise than it was written");
-                return;
+                if !self.snapshot.ended.contains_key(&uid) {
+                    return;
+                }
+                // All of it that can be told has been.
+                step = Step::Delete(pod.clone());
             }
         }
         self.busy.insert(uid.clone());

@@ -5,6 +5,7 @@
 
 mod certificates;
 mod control_plane;
+mod e2e;
 mod node;
 mod pods;
 mod stability;
