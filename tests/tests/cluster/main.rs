@@ -5,6 +5,7 @@
 
 mod control_plane;
 mod e2e;
+mod eviction;
 mod node;
 mod pods;
 mod stability;
