@@ -9,3 +9,4 @@ mod eviction;
 mod node;
 mod pods;
 mod stability;
+mod updates;
