@@ -6,6 +6,7 @@
 mod control_plane;
 mod e2e;
 mod eviction;
+mod faults;
 mod node;
 mod pods;
 mod stability;
