@@ -6,7 +6,10 @@
 mod certificates;
 mod control_plane;
 mod e2e;
+mod eviction;
+mod faults;
 mod node;
 mod pods;
 mod stability;
+mod updates;
 mod volumes;
