@@ -59,7 +59,10 @@ impl Normal {
             Value::String(text) => Value::String(self.text(text)),
             Value::Array(all) => Value::Array(all.iter().map(|one| self.value(one)).collect()),
             Value::Object(all) => {
-                let kept = all.iter().filter(|(key, _)| !LEFT_OUT.contains(&key.as_str()));
+                // A user's id is a number.
+                let kept = all.iter().filter(|(key, one)| {
+                    !LEFT_OUT.contains(&key.as_str()) || (*key == "uid" && one.is_number())
+                });
                 Value::Object(kept.map(|(key, one)| (self.text(key), self.value(one))).collect::<Map<_, _>>())
             }
             other => other.clone(),
