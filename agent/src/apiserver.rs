@@ -21,6 +21,7 @@ pub mod kubeconfig;
 pub mod lease;
 pub mod node;
 pub mod node_info;
+mod pace;
 pub mod pod_status;
 pub mod pods;
 pub mod services;

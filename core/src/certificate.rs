@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::jiff::Timestamp;
 
 /// Signers of the two kinds of certificate that a node has.
 pub const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -62,10 +63,16 @@ pub enum Fault {
     Missing,
     #[error("is no certificate with its key: {0}")]
     Broken(String),
-    #[error("expired {ago_s} s ago")]
-    Expired { ago_s: i64 },
-    #[error("is not valid for {in_s} s yet; is the clock right?")]
-    NotYet { in_s: i64 },
+    #[error("expired at {}", time(*.at_s))]
+    Expired { at_s: i64 },
+    #[error("is not valid before {}; is the clock right?", time(*.from_s))]
+    NotYet { from_s: i64 },
+}
+
+/// Unix seconds as people read them: the same words at each attempt.
+#[must_use]
+pub fn time(unix_s: i64) -> String {
+    Timestamp::from_second(unix_s).map_or_else(|_| format!("{unix_s} s after 1970"), |time| time.to_string())
 }
 
 /// `jitter`, 0 to 1, spreads the nodes of a cluster.
@@ -77,10 +84,10 @@ pub fn need(found: &Found, jitter: f64, now_s: i64) -> Need {
         Found::Certificate(validity) => *validity,
     };
     if now_s >= validity.not_after_s {
-        return Need::Replace(Fault::Expired { ago_s: now_s - validity.not_after_s });
+        return Need::Replace(Fault::Expired { at_s: validity.not_after_s });
     }
     if now_s < validity.not_before_s {
-        return Need::Replace(Fault::NotYet { in_s: validity.not_before_s - now_s });
+        return Need::Replace(Fault::NotYet { from_s: validity.not_before_s });
     }
     let rotate_at_s = rotate_at_s(validity, jitter);
     if now_s >= rotate_at_s { Need::Rotate } else { Need::Nothing { rotate_at_s } }
@@ -164,16 +171,17 @@ mod tests {
     fn what_a_certificate_needs() {
         let found = Found::Certificate(LIFE);
         for (now, expected) in [
-            (999, Need::Replace(Fault::NotYet { in_s: 1 })),
+            (999, Need::Replace(Fault::NotYet { from_s: 1000 })),
             (1000, Need::Nothing { rotate_at_s: 1800 }),
             (1799, Need::Nothing { rotate_at_s: 1800 }),
             (1800, Need::Rotate),
             (1999, Need::Rotate),
-            (2000, Need::Replace(Fault::Expired { ago_s: 0 })),
+            (2000, Need::Replace(Fault::Expired { at_s: 2000 })),
         ] {
             assert_eq!(need(&found, 0.5, now), expected, "{now}");
         }
         assert_eq!(need(&Found::Missing, 0.5, 0), Need::Replace(Fault::Missing));
+        assert_eq!(Fault::Expired { at_s: 2000 }.to_string(), "expired at 1970-01-01T00:33:20Z");
         let broken = Found::Broken("half".to_owned());
         assert_eq!(need(&broken, 0.5, 0), Need::Replace(Fault::Broken("half".to_owned())));
     }

@@ -11,7 +11,7 @@
 //! - [`memory_limit`]: what is to happen at a container's own memory limit.
 //! - [`env`]: environment and `$(VAR)` expansion; [`services`]: its variables of Services.
 //! - [`references`]: the ConfigMaps and Secrets that a pod names.
-//! - [`admission`]: whether the node takes the pod.
+//! - [`admission`]: whether the node takes the pod; [`preemption`]: who goes for a critical one.
 //! - [`mailbox`]: the one standing order of a pod's worker; [`stop_order`]: who of its containers ends first.
 //! - [`spec`]: what is asked of a manifest in more than one place; [`hosts`], [`termination_message`]: texts.
 
@@ -24,6 +24,7 @@ pub mod lifecycle;
 pub mod mailbox;
 pub mod memory_limit;
 pub mod order;
+pub mod preemption;
 pub mod probe;
 pub mod qos;
 pub mod references;

@@ -99,6 +99,8 @@ reasons! {
     LocalStorageLimitExceeded,
     /// Disk use or process ids could not be read, or nothing could be removed.
     ResourcesUnreadable,
+    /// The pod goes so that there is room for a critical one.
+    Preempting,
     /// A container's image is being pulled.
     Pulling,
     /// A container's image is on the node.
@@ -173,6 +175,8 @@ reasons! {
     StartupProbeSucceeded,
     /// Not admitted: the pod's node selector or affinity does not match the node.
     NodeAffinity,
+    /// Not admitted: the node has a taint NoExecute that the pod does not tolerate.
+    TaintToleration,
     /// Not admitted: the pod is for another operating system.
     PodOSNotSupported,
     /// All pods together may not have so little memory yet: what they use does not fit.

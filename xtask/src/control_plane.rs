@@ -9,7 +9,7 @@ pub mod command;
 mod component;
 mod kubeconfig;
 mod layout;
-mod objects;
+pub(crate) mod objects;
 mod pki;
 pub mod programs;
 pub mod version;

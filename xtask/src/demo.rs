@@ -1,16 +1,21 @@
 //! `cargo xtask demo`: a hog among three neighbours on a real containerd, under a kubepods cap. Part A without
-//! eviction, where the kernel kills; part B with it.
+//! eviction, where the kernel kills; part B with it. [`cluster`] is the other demo, `--cluster`: the same hog as a
+//! Deployment on a node of a cluster.
 //!
 //! Reads the agent's trace, the kernel's cgroup files, containerd's tasks and the mark that the hog's SIGTERM handler
 //! leaves; prints the trace as it comes, a table of A against B, and with `--headless` one line of JSON.
 
+mod cluster;
 mod outcome;
 mod part;
 mod show;
+mod wait;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -18,10 +23,18 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::private_containerd::Version;
 use crate::scratch;
+use crate::setup::role::{self, Role};
 
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// For scripts: adds a last line of JSON, `{"a": …, "b": …}`.
+    /// On a node of a cluster: a control plane is started, the node joins it by a bootstrap token, and the hog is a
+    /// Deployment.
+    #[arg(long)]
+    pub cluster: bool,
+    /// An administrator's, of a cluster that is there already, instead of a control plane of the demo's own.
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    pub kubeconfig: Option<PathBuf>,
+    /// For scripts: adds a last line of JSON, `{"a": …, "b": …}`, or with --cluster `{"node_ready_ms": …}`.
     #[arg(long)]
     pub headless: bool,
     /// How fast the hog leaks, in MiB a second.
@@ -35,11 +48,23 @@ pub struct Options {
     pub sigterm_ms: u64,
 }
 
-/// Exit code 0 only when part B held.
+impl Options {
+    /// What the machine needs for it.
+    #[must_use]
+    pub fn roles(&self) -> &'static [Role] {
+        let builds_programs = self.cluster && !(self.kubeconfig.is_some() && cluster::has_kubectl());
+        if builds_programs { role::CLUSTER_DEMO } else { role::DEMO }
+    }
+}
+
+/// Exit code 0 only when it held: part B, or the demo in a cluster.
 pub fn run(options: &Options) -> Result<ExitCode> {
     scratch::sweep_leftovers()?;
     let stop = Interrupted::install()?;
     let version = Version::of_the_system()?;
+    if options.cluster {
+        return cluster::run(options, version, &stop);
+    }
     println!(
         "containerd {}, {} MiB for all pods, a hog that leaks {} MiB/s\n",
         version.series(),
@@ -84,9 +109,20 @@ impl Interrupted {
     }
 }
 
-/// The hog needs room to leak in: neighbours and thresholds take the rest.
-fn hog_max_mib(options: &Options) -> Result<u64> {
+/// Of `oomlet-workload hog`; what its SIGTERM handler did is added to `mark`.
+fn hog_arguments(options: &Options, mark: &str) -> Result<Vec<String>> {
+    // It needs room to leak in: neighbours and thresholds take the rest.
     let max = options.cap_mib * 4;
     ensure!(max > options.cap_mib, "a cap of {} MiB is too large", options.cap_mib);
-    Ok(max)
+    let numbers =
+        [("--rate-mib-s", options.rate_mib_s), ("--max-mib", max), ("--sigterm-ms", options.sigterm_ms)];
+    let mut arguments: Vec<String> =
+        numbers.iter().flat_map(|(name, number)| [(*name).to_owned(), number.to_string()]).collect();
+    arguments.extend(["--mark".to_owned(), mark.to_owned()]);
+    Ok(arguments)
+}
+
+/// Time to reach the cap, with much to spare for a machine that is busy.
+fn longest_leak(options: &Options) -> Duration {
+    Duration::from_secs(60 + 4 * options.cap_mib / options.rate_mib_s)
 }

@@ -45,7 +45,8 @@ enum Command {
         #[arg(last = true)]
         filter: Vec<String>,
     },
-    /// A hog against its neighbours on a real containerd: first without eviction, then with it.
+    /// A hog against its neighbours on a real containerd: first without eviction, then with it. With --cluster: on a node
+    /// of a Kubernetes cluster.
     Demo(demo::Options),
     /// Measures; prints a table and writes target/bench/NAME.json.
     Bench {
@@ -104,7 +105,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(options) => {
             root::require("it starts pods in cgroups and a network namespace of their own")?;
             let begun = Instant::now();
-            setup::run(role::DEMO)?;
+            setup::run(options.roles())?;
             build::all(Profile::Dev, Selection::Agent)?;
             println!("ready after {:.0} s", begun.elapsed().as_secs_f64());
             return demo::run(&options);

@@ -7,11 +7,11 @@
 pub mod agent;
 pub mod kubelet;
 pub mod manifest;
+mod network;
 pub mod trace;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -26,11 +26,10 @@ use crate::process;
 use crate::relay::Relay;
 use crate::scratch::Scratch;
 use agent::Agent;
+pub use network::NODE_IP;
 use trace::TraceRecord;
 
 const MIB: u64 = 1 << 20;
-/// Of a node of a cluster, in its own network namespace. From a block for tests (RFC 5737).
-pub const NODE_IP: &str = "198.51.100.1";
 
 /// Fields are dropped in this order: the agent first, so that it does not see its node fall apart; the scratch last.
 #[derive(Debug)]
@@ -135,30 +134,6 @@ impl TestNode {
     /// Added to the agent's command line from the next start on.
     pub fn add_arguments(&mut self, arguments: &[&str]) {
         self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-    }
-
-    /// From its next start on the agent runs in the namespace of its pods, which it can reach there, and the API server at
-    /// this address on loopback is relayed to it. The namespace gets an address of the node's own.
-    pub fn join(&mut self, api_server: SocketAddr) -> Result<()> {
-        let namespace = self.containerd.netns();
-        namespace.sh(&format!(
-            "ip link add eth0 type bridge && ip address add {NODE_IP}/24 dev eth0 && ip link set eth0 up && \
-             ip route add default dev eth0"
-        ))?;
-        self.relay = Some(Relay::start(namespace, api_server)?);
-        self.join_pod_network();
-        Ok(())
-    }
-
-    /// Between the agent and the API server.
-    #[must_use]
-    pub fn relay(&self) -> Option<&Relay> {
-        self.relay.as_ref()
-    }
-
-    /// From the next start on the agent runs where the pods' bridge is, and reaches their addresses as on a real node.
-    pub fn join_pod_network(&mut self) {
-        self.in_pod_network = true;
     }
 
     /// Caps kubepods at `mib` from the next start on: kubelet enforces capacity − systemReserved there.

@@ -14,8 +14,9 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 
+use super::pace::Pace;
 use super::{ApiServer, RequestError, chain, request, retry_delays};
 use crate::trace::journal::Journal;
 use oomlet_core::apiserver::event::{Correlator, Telling, Write};
@@ -45,17 +46,17 @@ impl EventWriter {
     /// Ends with the journal.
     pub async fn run(self) {
         let mut correlator = Correlator::new(self.node_name.clone());
-        let mut pace = Pace::new(self.per_second, self.burst);
+        let pace = Pace::new(self.per_second, self.burst);
         let (backlog, mut live) = self.journal.follow(self.after_seq);
         let mut last = self.after_seq;
         for record in backlog {
             last = last.max(record.seq);
-            self.tell(&record, &mut correlator, &mut pace).await;
+            self.tell(&record, &mut correlator, &pace).await;
         }
         loop {
             match live.recv().await {
                 Ok(record) if record.seq <= last => {}
-                Ok(record) => self.tell(&record, &mut correlator, &mut pace).await,
+                Ok(record) => self.tell(&record, &mut correlator, &pace).await,
                 Err(RecvError::Lagged(lost)) => {
                     tracing::warn!(
                         records = lost,
@@ -67,7 +68,7 @@ impl EventWriter {
         }
     }
 
-    async fn tell(&self, record: &Record, correlator: &mut Correlator, pace: &mut Pace) {
+    async fn tell(&self, record: &Record, correlator: &mut Correlator, pace: &Pace) {
         let Some((type_, reason)) = event_of(record) else { return };
         let (about, message) = match &record.pod {
             Some(pod) => {
@@ -168,53 +169,4 @@ fn node_message(node: &str, reason: &str, record: &Record) -> String {
         return format!("Node {node} status is now: {reason}");
     }
     record.message.clone()
-}
-
-/// At most so many a second, and as many at once as were not used up before.
-struct Pace {
-    gap: Duration,
-    ahead: Duration,
-    free_at: Instant,
-}
-
-impl Pace {
-    fn new(per_second: u32, burst: u32) -> Pace {
-        let gap = if per_second == 0 { Duration::ZERO } else { Duration::from_secs(1) / per_second };
-        Pace { gap, ahead: gap * burst, free_at: Instant::now() }
-    }
-
-    async fn next(&mut self) {
-        let now = Instant::now();
-        self.free_at = self.free_at.max(now) + self.gap;
-        if self.free_at > now + self.ahead {
-            sleep_until(self.free_at - self.ahead).await;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_burst_goes_at_once_and_the_rest_at_its_pace() {
-        let mut pace = Pace::new(10, 5);
-        let start = Instant::now();
-        let mut taken = Vec::new();
-        for _ in 0..8 {
-            pace.next().await;
-            taken.push(start.elapsed().as_millis());
-        }
-        assert_eq!(taken, [0, 0, 0, 0, 0, 100, 200, 300]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_bound_no_wait() {
-        let mut pace = Pace::new(0, 0);
-        let start = Instant::now();
-        for _ in 0..1000 {
-            pace.next().await;
-        }
-        assert_eq!(start.elapsed(), Duration::ZERO);
-    }
 }

@@ -4,10 +4,14 @@
 //! inner client of its moment. A watch that runs goes on with the old certificate until its end, which the server sets at
 //! five to ten minutes: long before a certificate that is replaced at 70 to 90 per cent of its life ends.
 
+use std::sync::Arc;
+
 use kube::Client;
 use kube::client::Body;
 use tokio::sync::watch;
 use tower::service_fn;
+
+use super::pace::Pace;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the node has no usable identity for the API server yet: {0}")]
@@ -36,9 +40,18 @@ impl std::fmt::Debug for Connection {
 /// Before there is an identity requests fail at once, with the problem in words.
 #[must_use]
 pub fn client(connection: watch::Receiver<Connection>) -> Client {
+    paced_client(connection, 0, 0)
+}
+
+/// The same for at most so many requests a second (`kubeAPIQPS`; 0: no bound), and so many at once (`kubeAPIBurst`).
+#[must_use]
+pub fn paced_client(connection: watch::Receiver<Connection>, per_second: u32, burst: u32) -> Client {
+    let pace = Arc::new(Pace::new(per_second, burst));
     let service = service_fn(move |request: http::Request<Body>| {
-        let current = connection.borrow().clone();
+        let (connection, pace) = (connection.clone(), Arc::clone(&pace));
         async move {
+            pace.next().await;
+            let current = connection.borrow().clone();
             match current.client {
                 Some(client) => client.send(request).await,
                 None => {

@@ -7,7 +7,7 @@ use kube::config::{AuthInfo, Cluster, Config, Kubeconfig, KubeconfigError as Cau
 use secrecy::ExposeSecret as _;
 
 use super::credentials::{self, Credentials};
-use oomlet_core::certificate::{Fault, Found, Need, need};
+use oomlet_core::certificate::{Fault, Found, Need, need, time};
 
 /// Labels of PEM blocks that are keys.
 const KEYS: [&str; 3] = ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"];
@@ -32,9 +32,10 @@ pub enum KubeconfigError {
     #[error("kubeconfig {path}: the client certificate {of} {fault}. Remedy: {remedy}")]
     Certificate { path: PathBuf, of: String, fault: Fault, remedy: &'static str },
     #[error(
-        "kubeconfig {path}: the token expired {ago_s} s ago. Remedy: a new one by kubeadm token create, or by the service account's owner"
+        "kubeconfig {path}: the token expired at {}. Remedy: a new one by kubeadm token create, or by the service account's owner",
+        time(*.at_s)
     )]
-    TokenExpired { path: PathBuf, ago_s: i64 },
+    TokenExpired { path: PathBuf, at_s: i64 },
     #[error(
         "kubeconfig {path} cannot be written: {source}. Remedy: check its directory; the agent runs as root"
     )]
@@ -155,9 +156,8 @@ fn check_token(auth: &AuthInfo, path: &Path) -> Result<(), KubeconfigError> {
     let of_file = || auth.token_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
     let token = auth.token.as_ref().map(|token| token.expose_secret().to_owned()).or_else(of_file);
     let Some(expiry_s) = token.and_then(|token| expiry_s(token.trim())) else { return Ok(()) };
-    let ago_s = credentials::now_s() - expiry_s;
-    if ago_s >= 0 {
-        return Err(KubeconfigError::TokenExpired { path: path.to_owned(), ago_s });
+    if credentials::now_s() >= expiry_s {
+        return Err(KubeconfigError::TokenExpired { path: path.to_owned(), at_s: expiry_s });
     }
     Ok(())
 }
@@ -296,6 +296,15 @@ pub fn explain(path: &Path, server: &str, error: &kube::Error) -> Option<Kubecon
             Some(KubeconfigError::Unreachable { path, server, cause })
         }
         _ => None,
+    }
+}
+
+/// What the API server said, or why it was not reached.
+#[must_use]
+pub fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => chain(other),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The Node object: registered when it is not there, kept as it should be while it is.
 //!
 //! Reads: a watch of the object itself, so that what others do to it is seen; the SyncLoop's snapshot; the runtime.
-//! Emits: the object (patches of what differs, `nodeStatusReportFrequency` at the latest), [`Event::NodeLabels`], and the
+//! Emits: the object (patches of what differs, `nodeStatusReportFrequency` at the latest), [`Event::NodeObject`], and the
 //! object as the API server has it on a `watch`.
 
 use std::pin::pin;
@@ -126,12 +126,18 @@ impl NodeTask {
         known: &mut Known,
         there: Option<Arc<Node>>,
     ) -> Result<(), mpsc::error::SendError<Event>> {
-        let labels = |node: &Option<Arc<Node>>| node.as_ref().and_then(|n| n.metadata.labels.clone());
+        let says = |node: &Option<Arc<Node>>| {
+            let node = node.as_ref()?;
+            let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+            Some((node.metadata.labels.clone().unwrap_or_default(), taints))
+        };
         let before = std::mem::replace(&mut known.there, there);
         self.node.send_replace(known.there.clone());
-        match labels(&known.there) {
-            Some(now) if Some(&now) != labels(&before).as_ref() => {
-                self.events.send(Event::NodeLabels(now)).await
+        match says(&known.there) {
+            Some((labels, taints))
+                if Some((&labels, &taints)) != says(&before).as_ref().map(|(l, t)| (l, t)) =>
+            {
+                self.events.send(Event::NodeObject { labels, taints }).await
             }
             _ => Ok(()),
         }

@@ -168,7 +168,7 @@ impl StatusManager {
                     merged.insert(uid.clone(), Arc::clone(old));
                 }
                 DiffItem::Add(_, pod) | DiffItem::Update { new: (_, pod), .. } => {
-                    changed.push(Arc::clone(pod))
+                    changed.push(Arc::clone(pod));
                 }
                 DiffItem::Remove(uid, pod) => {
                     self.written.remove(uid);
@@ -216,16 +216,21 @@ impl StatusManager {
         }
     }
 
-    fn start(&mut self, uid: PodUid, step: Step) {
+    fn start(&mut self, uid: PodUid, mut step: Step) {
         let published = self.snapshot.pods.get(&uid).or_else(|| self.snapshot.ended.get(&uid));
-        let status = published.map(|pod| Arc::clone(&pod.status));
+        let status =
+            published.filter(|_| matches!(step, Step::Patch { .. })).map(|pod| Arc::clone(&pod.status));
         if let (Step::Patch { pod, .. }, Some(status)) = (&step, &status) {
             let version = self.pods.get(&pod.uid).and_then(|there| there.metadata.resource_version.clone());
             let same =
                 |(told, at): &(Arc<PodStatus>, Option<String>)| Arc::ptr_eq(told, status) && *at == version;
             if self.written.get(&pod.uid).is_some_and(same) {
                 tracing::debug!(%pod, "the API server keeps something of the status otherwise than it was written");
-                return;
+                if !self.snapshot.ended.contains_key(&uid) {
+                    return;
+                }
+                // All of it that can be told has been.
+                step = Step::Delete(pod.clone());
             }
         }
         self.busy.insert(uid.clone());
@@ -271,7 +276,8 @@ impl StatusManager {
             again_at: Instant::now(),
             told: String::new(),
         });
-        if failing.told != text {
+        // A mirror of our own making that the watch has yet to tell of is no news.
+        if failing.told != text && !error.is_conflict() {
             tracing::warn!(pod_uid = %uid, error = text, "the API server has not been told of the pod");
             failing.told = text;
         }

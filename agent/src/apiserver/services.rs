@@ -1,6 +1,9 @@
 //! All Services of the cluster: every container's environment names those of its namespace.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use super::{Clients, current, retry_delays};
 type Name = (String, String);
 
 /// Services change rarely, and a burst of changes is written once.
-const SAVE_AFTER: Duration = Duration::from_secs(2);
+const SAVE_AFTER: Duration = Duration::from_millis(200);
 /// How long a first client is waited for.
 const SAVED_AFTER: Duration = Duration::from_secs(5);
 
@@ -121,7 +124,9 @@ async fn write(path: &Path, services: Vec<Service>) {
     let path = path.to_owned();
     let written = tokio::task::spawn_blocking(move || {
         let temporary = path.with_extension("tmp");
-        std::fs::write(&temporary, serde_json::to_vec(&services)?)?;
+        // As everything that the agent keeps.
+        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+        options?.write_all(&serde_json::to_vec(&services)?)?;
         std::fs::rename(&temporary, &path)
     });
     match written.await {

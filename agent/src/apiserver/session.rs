@@ -35,6 +35,9 @@ pub struct Session {
     pub update_every: Duration,
     pub report_every: Duration,
     pub lease_duration: Duration,
+    /// `kubeAPIQPS`, `kubeAPIBurst`.
+    pub qps: u32,
+    pub burst: u32,
     /// `eventRecordQPS`, `eventBurst`.
     pub event_qps: u32,
     pub event_burst: u32,
@@ -58,11 +61,11 @@ impl Session {
     }
 
     async fn hold(self) {
-        let Some(client) = self.connect().await else { return };
+        let Some((client, heartbeats)) = self.connect().await else { return };
         self.client.send_replace(Some(client.clone()));
         loop {
             // Dropped with this future, and the tasks with it.
-            let mut tasks = self.start(&client);
+            let mut tasks = self.start(&client, &heartbeats);
             if let Some(Err(error)) = tasks.join_next().await {
                 tracing::error!(%error, "a task that talks to the API server has failed, which is a defect of the agent");
             }
@@ -72,7 +75,7 @@ impl Session {
         }
     }
 
-    fn start(&self, client: &ApiServer) -> JoinSet<()> {
+    fn start(&self, client: &ApiServer, heartbeats: &ApiServer) -> JoinSet<()> {
         let (pods_tx, pods) = watch::channel(None);
         let (node_tx, node) = watch::channel(None);
         let node_name = self.identity.name.clone();
@@ -85,7 +88,7 @@ impl Session {
         };
         tasks.spawn(watch.run());
         let node_task = NodeTask {
-            client: client.clone(),
+            client: heartbeats.clone(),
             identity: Arc::clone(&self.identity),
             register: self.register,
             update_every: self.update_every,
@@ -100,7 +103,7 @@ impl Session {
         };
         tasks.spawn(node_task.run());
         let lease = LeaseTask {
-            client: client.clone(),
+            client: heartbeats.clone(),
             node_name: node_name.clone(),
             duration: self.lease_duration,
             node: node.clone(),
@@ -122,7 +125,7 @@ impl Session {
     }
 
     /// Waits for the first client. Who waits for the node's pods hears of it when that takes longer.
-    async fn connect(&self) -> Option<ApiServer> {
+    async fn connect(&self) -> Option<(ApiServer, ApiServer)> {
         let mut connection = self.connection.clone();
         loop {
             let (there, problem) = {
@@ -130,7 +133,10 @@ impl Session {
                 (now.client.is_some(), now.problem.is_some())
             };
             if there {
-                return Some(ApiServer(following::client(connection)));
+                // What tells that the node is alive does not wait behind the rest (kubelet: its heartbeat client).
+                let heartbeats = ApiServer(following::client(connection.clone()));
+                let client = following::paced_client(connection, self.qps, self.burst);
+                return Some((ApiServer(client), heartbeats));
             }
             if problem {
                 // The loop's end is the agent's.

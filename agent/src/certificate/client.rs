@@ -113,7 +113,10 @@ impl ClientIdentity {
             if let (Err(error), Some(bootstrap)) = (&loaded, &self.options.bootstrap_kubeconfig)
                 && error.wants_bootstrap()
             {
-                tracing::info!(because = %error, bootstrap = %bootstrap.display(), "TLS bootstrap");
+                // At further attempts it is the same: what goes wrong with them is told.
+                if self.told.is_none() {
+                    tracing::info!(because = %error, bootstrap = %bootstrap.display(), "TLS bootstrap");
+                }
                 self.bootstrap(bootstrap).await?;
                 loaded = kubeconfig::load(path);
             }
@@ -172,7 +175,11 @@ impl ClientIdentity {
                         retry_delay(failed)
                     }
                 },
-                Some(Need::Rotate | Need::Nothing { .. }) | None => LOOK_EVERY,
+                Some(Need::Nothing { rotate_at_s }) => {
+                    let left_s = u64::try_from(rotate_at_s - credentials::now_s()).unwrap_or(0);
+                    LOOK_EVERY.min(Duration::from_secs(left_s.max(1)))
+                }
+                Some(Need::Rotate) | None => LOOK_EVERY,
             };
             sleep(delay).await;
             if self.stamps() != in_use.stamps {
@@ -219,18 +226,17 @@ impl ClientIdentity {
         let client = Client::try_from(config)
             .map_err(|source| CertificateError::Client { path: bootstrap.to_owned(), source })?;
         self.store.make_dir()?;
-        let pending = self.store.pending_key();
-        let key = request::kept_key(&pending)?;
+        let key = request::kept_key(&self.store.pending_key())?;
         let asked = request::certificate(&client, &self.options.node_name, &Purpose::Client, &key).await;
         let pem = asked.map_err(|error| {
             if error.spoils_the_key() {
-                forget(&pending);
+                self.store.forget_pending_key();
             }
             match error {
-                request::RequestError::Api { signer, source } => {
-                    match kubeconfig::explain(bootstrap, &server, &source) {
+                request::RequestError::Api { signer, cause } => {
+                    match kubeconfig::explain(bootstrap, &server, &cause) {
                         Some(explained) => CertificateError::Kubeconfig(explained),
-                        None => request::RequestError::Api { signer, source }.into(),
+                        None => request::RequestError::Api { signer, cause }.into(),
                     }
                 }
                 error => error.into(),
@@ -238,26 +244,24 @@ impl ClientIdentity {
         })?;
         let path = self.store.save(&pem, &key.serialize_pem())?;
         kubeconfig::write(&self.options.kubeconfig, kubeconfig::cluster(bootstrap)?, &self.store.current())?;
-        forget(&pending);
+        self.store.forget_pending_key();
         tracing::info!(certificate = %path.display(), kubeconfig = %self.options.kubeconfig.display(), "the node has its client certificate");
         Ok(())
     }
 
     /// A new key and a new certificate by the identity in use.
     async fn rotate(&self, client: &Client) -> Result<(), CertificateError> {
-        let key = request::new_key()?;
-        let pem = request::certificate(client, &self.options.node_name, &Purpose::Client, &key).await?;
+        let key = request::kept_key(&self.store.pending_key())?;
+        let asked = request::certificate(client, &self.options.node_name, &Purpose::Client, &key).await;
+        let pem = asked.inspect_err(|error| {
+            if error.spoils_the_key() {
+                self.store.forget_pending_key();
+            }
+        })?;
         let path = self.store.save(&pem, &key.serialize_pem())?;
+        self.store.forget_pending_key();
         tracing::info!(certificate = %path.display(), "the client certificate is rotated");
         Ok(())
-    }
-}
-
-fn forget(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(file = %path.display(), %error, "cannot be removed");
     }
 }
 

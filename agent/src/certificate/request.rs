@@ -14,6 +14,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData
 use sha2::{Digest as _, Sha256};
 
 use crate::apiserver::credentials;
+use crate::apiserver::kubeconfig::words;
 use oomlet_core::certificate::{
     APPROVAL_TIMEOUT, CLIENT_SIGNER, CLIENT_USAGES, NODES_GROUP, Outcome, SERVING_SIGNER, SERVING_USAGES,
     outcome, user_name,
@@ -23,8 +24,8 @@ use oomlet_core::certificate::{
 pub enum RequestError {
     #[error("cannot make a key or a certificate request: {0}")]
     Make(#[from] rcgen::Error),
-    #[error("cannot ask the API server for a certificate of {signer}: {source}")]
-    Api { signer: &'static str, source: Box<kube::Error> },
+    #[error("cannot ask the API server for a certificate of {signer}: {}", words(.cause))]
+    Api { signer: &'static str, cause: Box<kube::Error> },
     #[error("the watch of certificate request {name} broke: {source}")]
     Watch { name: String, source: Box<kube::runtime::wait::Error> },
     #[error(
@@ -162,7 +163,7 @@ async fn submit(
         Ok(_) => Ok(name),
         // The name is made of the key: it is ours.
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(name),
-        Err(source) => Err(RequestError::Api { signer: purpose.signer(), source: Box::new(source) }),
+        Err(cause) => Err(RequestError::Api { signer: purpose.signer(), cause: Box::new(cause) }),
     }
 }
 

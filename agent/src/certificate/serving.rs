@@ -150,8 +150,15 @@ impl Serving {
         let Ok(client) = following::ready(&mut self.connection).await else { return Ok(None) };
         store.make_dir()?;
         let purpose = Purpose::Serving { addresses, dns_names: vec![self.node_name.clone()] };
-        let key = request::new_key()?;
-        let pem = request::certificate(&client, &self.node_name, &purpose, &key).await?;
+        let pending = store.pending_key();
+        let key = request::kept_key(&pending)?;
+        let asked = request::certificate(&client, &self.node_name, &purpose, &key).await;
+        let pem = asked.inspect_err(|error| {
+            if error.spoils_the_key() {
+                store.forget_pending_key();
+            }
+        })?;
+        store.forget_pending_key();
         let path = store.save(&pem, &key.serialize_pem())?;
         tracing::info!(certificate = %path.display(), "the node has its serving certificate");
         Ok(store.look().1)

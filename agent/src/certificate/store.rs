@@ -29,9 +29,10 @@ fn wrong<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StoreE
 }
 
 impl Store {
+    /// The directory as an absolute path: the link and the kubeconfig are read from elsewhere.
     #[must_use]
     pub fn new(dir: &Path, name: &'static str) -> Store {
-        Store { dir: dir.to_owned(), name }
+        Store { dir: std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()), name }
     }
 
     /// What the kubeconfig points to.
@@ -44,6 +45,16 @@ impl Store {
     #[must_use]
     pub fn pending_key(&self) -> PathBuf {
         self.dir.join(format!("{}.key.tmp", self.name))
+    }
+
+    /// Its request has been answered: another one has another key.
+    pub fn forget_pending_key(&self) {
+        let path = self.pending_key();
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %path.display(), %error, "cannot be removed");
+        }
     }
 
     /// The certificate in use. Where its file is of no use, the newest other that is good takes its place: what a crash has

@@ -11,6 +11,7 @@ use super::{Setup, facts};
 use crate::apiserver::node_info::{NodeIdentity, file_system_bytes};
 use crate::apiserver::session::Session;
 use crate::certificate::client::{self, ClientIdentity};
+use crate::certificate::serving::{Origin, Serving};
 use crate::cri::connection::RuntimeVersion;
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::pleg::PlegHandle;
@@ -45,6 +46,16 @@ pub(super) fn session(
     });
     tracker.spawn(identity_task.run(cancel.clone()));
     let config = &setup.config;
+    let addresses = node.host_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
+    let serving = Serving {
+        origin: if config.server_tls_bootstrap { Origin::Cluster } else { Origin::SelfSigned },
+        cert_dir: setup.cluster.cert_dir.clone(),
+        node_name: node.facts.name.clone(),
+        addresses: watch::channel(addresses).1,
+        connection: connection.clone(),
+    };
+    // Nothing listens yet that would show it: what is kept up is the certificate.
+    tracker.spawn(serving.start(cancel.clone()).1);
     let Parts { snapshots, pleg, runtime, images, events, journal } = parts;
     Some(Session {
         connection,
@@ -53,6 +64,8 @@ pub(super) fn session(
         update_every: config.node_status_update_frequency,
         report_every: config.node_status_report_frequency,
         lease_duration: Duration::from_secs(config.node_lease_duration_seconds.into()),
+        qps: config.kube_api_qps,
+        burst: config.kube_api_burst,
         event_qps: config.event_record_qps,
         event_burst: config.event_burst,
         journal,

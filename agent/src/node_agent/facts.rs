@@ -68,6 +68,8 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
             disk_pressure: false,
             pid_pressure: false,
             critical: false,
+            is_static_pod: false,
+            taints: Vec::new(),
         },
         kubepods: CgroupResources {
             // The enforced limit leaves out the eviction threshold, as kubelet's does.

@@ -52,7 +52,6 @@ impl Worker {
 
     async fn try_sync(&mut self, pod: &Pod, probes: &ProbeResults) -> Result<WorkerOutcome, WorkerError> {
         let status = self.read().await?;
-        self.context.contents.follow(pod, status.any_running());
         let actions = lifecycle::compute(pod, &status, &self.backoff, probes, unix_ns());
         debug!(pod = %self.who, ?actions, "sync");
         if actions.kill_pod {
@@ -66,6 +65,7 @@ impl Worker {
             self.went_well();
             return Ok(WorkerOutcome::Completed { succeeded });
         }
+        self.context.contents.follow(pod, status.any_running());
         let mut progress =
             Progress { next_sync_in: actions.next_sync_in, transient: true, ..Progress::default() };
         progress.waiting.clone_from(&actions.waiting);

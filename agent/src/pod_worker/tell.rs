@@ -69,7 +69,7 @@ impl Worker {
 
     /// Why a container was not started: for an image what is wrong with it first, then the word that its status has.
     pub(super) fn tell_failure(&self, container: &str, failure: &Failure) {
-        if let Some((kind, reason, message)) = failure.image.as_ref().and_then(|e| of_image(e)) {
+        if let Some((kind, reason, message)) = failure.image.as_ref().and_then(of_image) {
             self.tell_container(kind, reason, container, message);
         }
         let word = match failure.image {

@@ -137,7 +137,13 @@ fn unix_s() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU16, Ordering};
+
+    use kube::client::Body;
     use serde_json::json;
+    use tonic::codegen::http;
+
+    use crate::apiserver::ApiServer;
 
     fn key() -> TokenKey {
         TokenKey {
@@ -171,6 +177,73 @@ mod tests {
         let token = answer(json!({"token": "t", "expirationTimestamp": "1970-01-01T01:00:00Z"}));
         assert_eq!(token, Some(Token { value: "t".into(), expires_unix_s: 3600, lifetime_s: 600 }));
         assert_eq!(answer(json!({"token": "", "expirationTimestamp": "1970-01-01T01:00:00Z"})), None);
+    }
+
+    /// A server that answers with `status`, and counts how often it was asked.
+    fn tokens(status: Arc<AtomicU16>, asked: Arc<AtomicU16>, lifetime_s: i64) -> Arc<ApiTokens> {
+        let answer = move |request: http::Request<Body>| {
+            assert_eq!(request.uri().path(), "/api/v1/namespaces/ns/serviceaccounts/robot/token");
+            let n = asked.fetch_add(1, Ordering::SeqCst) + 1;
+            let code = status.load(Ordering::SeqCst);
+            let expires = k8s_openapi::jiff::Timestamp::from_second(unix_s() + lifetime_s).unwrap();
+            let body = if code == 201 {
+                json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {},
+                    "spec": {"audiences": [], "expirationSeconds": 600},
+                    "status": {"token": format!("token-{n}"), "expirationTimestamp": expires.to_string()}})
+            } else {
+                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "no more",
+                    "reason": "Forbidden", "code": code})
+            };
+            let answer =
+                http::Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
+            async move { Ok::<_, std::convert::Infallible>(answer.unwrap()) }
+        };
+        let client = kube::Client::new(tower::service_fn(answer), "default");
+        ApiTokens::new(tokio::sync::watch::channel(Some(ApiServer(client))).1)
+    }
+
+    #[tokio::test]
+    async fn a_token_is_kept_until_it_is_due_and_for_as_long_as_there_is_no_other() {
+        for (what, left_s, want) in [
+            ("fresh: not asked again", 600, [Ok("token-1"), Ok("token-1"), Ok("token-1")]),
+            ("due: another, or the old one", 60, [Ok("token-1"), Ok("token-1"), Ok("token-3")]),
+            (
+                "over: none",
+                -5,
+                [
+                    Ok("token-1"),
+                    Err("token of ServiceAccount \"robot\" expired and refresh failed: no more"),
+                    Ok("token-3"),
+                ],
+            ),
+        ] {
+            let (status, asked) = (Arc::new(AtomicU16::new(201)), Arc::default());
+            let tokens = tokens(Arc::clone(&status), Arc::clone(&asked), left_s);
+            let mut got = Vec::new();
+            for code in [201, 403, 201] {
+                status.store(code, Ordering::SeqCst);
+                let answer = tokens.token(&key()).await;
+                // Back within 30 s of the server's return, its timeout included.
+                assert!(code == 201 || answer.again_in < Duration::from_secs(20) || left_s == 600, "{what}");
+                got.push(answer.token.map(|t| t.value));
+            }
+            let want = want.map(|w| w.map(str::to_owned).map_err(str::to_owned));
+            assert_eq!(got, want, "{what}");
+            tokens.forget_pod(&"u".into());
+            let before = asked.load(Ordering::SeqCst);
+            tokens.token(&key()).await.token.unwrap();
+            assert_eq!(asked.load(Ordering::SeqCst), before + 1, "{what}: a pod's token goes with it");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_first_token_that_cannot_be_had_is_none() {
+        let status = Arc::new(AtomicU16::new(403));
+        let tokens = tokens(status, Arc::default(), 600);
+        let answer = tokens.token(&key()).await;
+        assert_eq!(answer.token, Err("failed to fetch token: no more".to_owned()));
+        assert!((5..=15).contains(&answer.again_in.as_secs()));
+        assert!(!format!("{tokens:?}").contains("token-"));
     }
 
     #[test]

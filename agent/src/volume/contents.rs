@@ -192,9 +192,22 @@ impl Contents {
         Content { node: self.node.clone(), objects, tokens: tokens.into_iter().collect() }
     }
 
-    /// The task. Ends when `cancel` is cancelled.
-    pub async fn run(self: Arc<Self>, events: mpsc::Sender<Event>, cancel: CancellationToken) {
-        let mut changes = self.objects.changes();
+    /// The task. Ends when `cancel` is cancelled. A change after this call is seen, whenever the task begins.
+    pub fn run(
+        self: Arc<Self>,
+        events: mpsc::Sender<Event>,
+        cancel: CancellationToken,
+    ) -> impl Future<Output = ()> + Send {
+        let changes = self.objects.changes();
+        self.follow_changes(changes, events, cancel)
+    }
+
+    async fn follow_changes(
+        self: Arc<Self>,
+        mut changes: broadcast::Receiver<ObjectRef>,
+        events: mpsc::Sender<Event>,
+        cancel: CancellationToken,
+    ) {
         loop {
             let mut changed = BTreeSet::new();
             let mut all = false;
@@ -344,3 +357,6 @@ impl Followed {
             || token::keys(&pod).next().is_some()
     }
 }
+
+#[cfg(test)]
+mod tests;

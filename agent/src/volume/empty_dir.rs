@@ -100,10 +100,16 @@ fn mount_tmpfs(dir: &Path, group: Option<u32>, size_bytes: Option<u64>) -> Resul
     if let Some(size) = size_bytes {
         options.push_str(&format!(",size={size}"));
     }
-    // Made of digits and fixed words: no NUL.
-    let options =
-        CString::new(options).map_err(|e| VolumeProblem::io("mount tmpfs on", dir, io::Error::other(e)))?;
-    rustix::mount::mount("tmpfs", dir, "tmpfs", MountFlags::empty(), options.as_c_str())
+    let mount = |options: &str| {
+        // Made of digits and fixed words: no NUL.
+        let options = CString::new(options).map_err(io::Error::other)?;
+        rustix::mount::mount("tmpfs", dir, "tmpfs", MountFlags::empty(), options.as_c_str())
+            .map_err(io::Error::from)
+    };
+    // What is in memory stays out of swap, as with kubelet: a Secret may be in it. Linux 6.4 has the option, and an older
+    // one refuses it.
+    mount(&format!("{options},noswap"))
+        .or_else(|_| mount(&options))
         .map_err(|e| VolumeProblem::io("mount tmpfs on", dir, e))
 }
 

@@ -53,12 +53,24 @@ pub fn difference(from: &Value, to: &Value, merge_keys: &[MergeKey]) -> Option<M
     (!patch.is_empty()).then_some(patch)
 }
 
-/// Items that are new or differ, whole; and a deletion for each of ours that is gone.
+/// Items that are new or differ, whole, with the fields that an item has no more; and a deletion for each of ours that is gone.
 fn changed_items(from: Option<&Value>, to: &Value, by: MergeKey) -> Option<Value> {
     let items = |list: Option<&Value>| list.and_then(Value::as_array).cloned().unwrap_or_default();
     let (from, to) = (items(from), items(Some(to)));
     let has = |list: &[Value], item: &Value| list.iter().any(|other| other[by.key] == item[by.key]);
-    let mut changed: Vec<Value> = to.iter().filter(|item| !from.contains(item)).cloned().collect();
+    let new = to.iter().filter(|item| !from.contains(item)).cloned();
+    let mut changed: Vec<Value> = new
+        .map(|mut item| {
+            let before = from.iter().find(|other| other[by.key] == item[by.key]).and_then(Value::as_object);
+            if let (Some(before), Some(item)) = (before, item.as_object_mut()) {
+                // The API server merges it into the one it has.
+                for field in before.keys() {
+                    item.entry(field.clone()).or_insert(Value::Null);
+                }
+            }
+            item
+        })
+        .collect();
     if by.owned {
         let gone = from.iter().filter(|item| !has(&to, item));
         changed.extend(gone.map(|item| serde_json::json!({ "$patch": "delete", by.key: item[by.key] })));
@@ -111,6 +123,11 @@ mod tests {
                 json!({"conditions": [{"type": "A", "status": "True"}, {"type": "Other"}]}),
                 json!({"conditions": [{"type": "A", "status": "False"}]}),
                 json!({"conditions": [{"type": "A", "status": "False"}]}),
+            ),
+            (
+                json!({"conditions": [{"type": "A", "status": "True", "message": "m"}]}),
+                json!({"conditions": [{"type": "A", "status": "False"}]}),
+                json!({"conditions": [{"type": "A", "status": "False", "message": null}]}),
             ),
             (json!({"conditions": [{"type": "Other"}]}), json!({}), json!(null)),
             (

@@ -173,7 +173,7 @@ fn set(document: &mut Map<String, Value>, path: &str, value: Value) {
     let Some((first, rest)) = path.split_once('.') else {
         match (document.get_mut(path), value) {
             (Some(Value::Object(there)), Value::Object(gates)) if path == "featureGates" => {
-                there.extend(gates)
+                there.extend(gates);
             }
             (_, value) => {
                 document.insert(path.to_owned(), value);

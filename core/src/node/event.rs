@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Serialize};
 
 use crate::brake::Held;
@@ -23,8 +24,8 @@ pub enum Event {
     Pods(PodUpdate),
     /// A source cannot be reached. What the last run of the agent knew of its pods holds until it can.
     SourceSilent(PodSource),
-    /// The labels that the Node object has, whoever gave them to it.
-    NodeLabels(BTreeMap<String, String>),
+    /// The labels and taints that the Node object has, whoever gave them to it.
+    NodeObject { labels: BTreeMap<String, String>, taints: Vec<Taint> },
     /// PLEG saw something change in the runtime.
     Lifecycle(PodLifecycleEvent),
     /// PLEG finished a relist: everything the runtime has, by pod.

@@ -3,6 +3,7 @@
 //! - [`pod`]: one pod's part.
 //! - [`sources`]: pod lists arrive: new, gone, replaced; orphans. - [`update`]: a known pod's manifest has changed.
 //! - [`admit`]: admission, and adoption of what already runs. - [`retry`]: static pods that were refused or evicted.
+//! - [`preempt`]: a critical pod that there is no room for.
 //! - [`runtime`]: PLEG and worker reports.
 //! - [`memory`]: kernel events and readings, in relation to pods.
 //! - [`resources`]: disks, process ids and images.
@@ -20,6 +21,7 @@ mod note;
 mod oom;
 mod pod;
 mod pod_table;
+mod preempt;
 mod probes;
 mod publish;
 mod resources;
@@ -188,7 +190,7 @@ impl Follows {
             | Event::KernelSilent(_)
             | Event::Cgroups(_)
             | Event::BrakeFailed { .. }
-            | Event::NodeLabels(_)
+            | Event::NodeObject { .. }
             | Event::ObjectsChanged(_)
             | Event::Warning { .. }
             | Event::Runtime(_) => nothing,
@@ -248,7 +250,9 @@ impl State {
             Event::Reading(reading) => self.apply_reading(&reading, now),
             Event::Resources(answer) => self.apply_resources(answer, now),
             Event::SourceSilent(source) => self.resume_saved(source, now),
-            Event::NodeLabels(labels) => self.config.node.labels = labels,
+            Event::NodeObject { labels, taints } => {
+                (self.config.node.labels, self.config.node.taints) = (labels, taints);
+            }
             Event::ObjectsChanged(pods) => self.apply_objects_changed(&pods),
             Event::Warning { pod, reason, message } => {
                 self.record_pod(now, Kind::Warning, reason, &pod, message);

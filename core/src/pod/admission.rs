@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint};
 
 use super::qos::{Amounts, QosClass, is_critical, pod_requests};
 use crate::reason::Reason;
@@ -28,11 +28,15 @@ pub struct NodeFacts {
     pub arch: String,
     /// All other labels. `kubernetes.io/hostname`, `os` and `arch` need not be among them.
     pub labels: BTreeMap<String, String>,
+    /// Of the Node object.
+    pub taints: Vec<Taint>,
     pub memory_pressure: bool,
     pub disk_pressure: bool,
     pub pid_pressure: bool,
     /// The pod in question counts as critical whatever its priority.
     pub critical: bool,
+    /// It is a static one: taints say nothing of it.
+    pub is_static_pod: bool,
 }
 
 impl NodeFacts {
@@ -84,6 +88,12 @@ pub fn admit(pod: &Pod, node: &NodeFacts, taken: &Taken) -> Result<(), Rejection
         let message = "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return Err(Rejection { reason: Reason::NodeAffinity, message: message.to_owned() });
     }
+    if !node.is_static_pod
+        && node.taints.iter().any(|taint| taint.effect == "NoExecute" && !tolerates(pod, taint))
+    {
+        let message = "Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
+        return Err(Rejection { reason: Reason::TaintToleration, message: message.to_owned() });
+    }
     fits(pod, node, taken)
 }
 
@@ -112,14 +122,24 @@ fn under_pressure(pod: &Pod, node: &NodeFacts) -> Result<(), Rejection> {
 
 /// A toleration of `node.kubernetes.io/memory-pressure:NoSchedule`.
 fn tolerates_memory_pressure(pod: &Pod) -> bool {
-    const KEY: &str = "node.kubernetes.io/memory-pressure";
+    let taint = Taint {
+        key: "node.kubernetes.io/memory-pressure".to_owned(),
+        effect: "NoSchedule".to_owned(),
+        ..Taint::default()
+    };
+    tolerates(pod, &taint)
+}
+
+/// `ToleratesTaint`, k8s.io/api/core/v1/toleration.go.
+fn tolerates(pod: &Pod, taint: &Taint) -> bool {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
     pod.spec.iter().flat_map(|s| s.tolerations.iter().flatten()).any(|t| {
-        let effect = t.effect.as_deref().unwrap_or_default();
-        let key = t.key.as_deref().unwrap_or_default();
+        let (effect, key) = (text(&t.effect), text(&t.key));
         let exists = t.operator.as_deref() == Some("Exists");
-        // The taint's value is empty.
-        let value = exists || t.value.as_deref().unwrap_or_default().is_empty();
-        matches!(effect, "" | "NoSchedule") && value && (key == KEY || key.is_empty() && exists)
+        let value = exists || text(&t.value) == text(&taint.value);
+        (effect.is_empty() || effect == taint.effect)
+            && value
+            && (key == taint.key || key.is_empty() && exists)
     })
 }
 

@@ -40,6 +40,7 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         Reason::NodeReady => (Normal, "NodeReady"),
         Reason::NodeNotReady => (Normal, "NodeNotReady"),
         Reason::Evicted => (Warning, "Evicted"),
+        Reason::Preempting => (Warning, "Preempting"),
         Reason::MemoryLimitForestalled | Reason::GraceCutShort => (Warning, "Killing"),
         Reason::OomKilled => (Warning, "OOMKilling"),
         Reason::RetryAfterError => (Warning, "FailedSync"),
@@ -52,6 +53,7 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         Reason::OutOfcpu => (Warning, "OutOfcpu"),
         Reason::OutOfpods => (Warning, "OutOfpods"),
         Reason::NodeAffinity => (Warning, "NodeAffinity"),
+        Reason::TaintToleration => (Warning, "TaintToleration"),
         Reason::PodOSNotSupported => (Warning, "PodOSNotSupported"),
         Reason::UnsupportedFeature => (Warning, "UnsupportedFeature"),
         // The decision to evict, whatever it was made on.
@@ -134,7 +136,7 @@ mod tests {
             (Kind::Warning, Reason::BackOff, Some((Warning, "BackOff"))),
             (Kind::Signal, Reason::KernelSignal, None),
             (Kind::Warning, Reason::Unhealthy, Some((Warning, "Unhealthy"))),
-            (Kind::Pod, Reason::LivenessProbeFailed, Some((Normal, "Killing"))),
+            (Kind::Pod, Reason::LivenessProbeFailed, None),
         ] {
             let record = Record::new(Mono::ZERO, kind, reason, "");
             assert_eq!(event_of(&record), expected, "{kind:?} {reason}");

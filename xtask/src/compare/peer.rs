@@ -19,8 +19,9 @@ use crate::process;
 
 /// Until the node is Ready.
 const READY: Duration = Duration::from_secs(120);
-/// What a manifest may take until it has done what it is there for, and to go.
-const EACH: Duration = Duration::from_secs(60);
+/// What a manifest may take until it has done what it is there for, and then to go.
+const EACH: Duration = Duration::from_secs(45);
+const GOING: Duration = Duration::from_secs(30);
 /// A pod whose status has not changed for so long has come to rest: more than a second, which is how often kubelet lists.
 const REST: Duration = Duration::from_millis(2500);
 /// A pod that never rests is looked at after this.
@@ -163,7 +164,7 @@ impl<'a> Peer<'a> {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        self.wait_gone(&running, pods)?;
+        self.wait_gone(&mut running, pods)?;
         for one in &mut running {
             let changes = pods.of_name(&one.case.name);
             let known = one.seen.before.len();
@@ -250,11 +251,18 @@ impl<'a> Peer<'a> {
         self.plane.kubectl(&delete).map(drop)
     }
 
-    fn wait_gone(&self, running: &[Running<'_>], pods: &Watch) -> Result<()> {
+    /// A pod that does not go is a finding, and nothing to wait for longer.
+    fn wait_gone(&self, running: &mut [Running<'_>], pods: &Watch) -> Result<()> {
         let gone = |name: &str| pods.of_name(name).last().is_some_and(|change| change["type"] == "DELETED");
-        let left = || running.iter().map(|one| one.case.name.as_str()).find(|name| !gone(name));
-        let all = process::holds_within(EACH, || left().is_none());
-        ensure!(all, "pod {} is still there after {EACH:?}", left().unwrap_or_default());
+        process::holds_within(GOING, || running.iter().all(|one| gone(&one.case.name)));
+        for one in running {
+            one.seen.gone = gone(&one.case.name);
+            if !one.seen.gone {
+                let namespace = ["--namespace", self.namespace.as_str()];
+                let args = [&["delete", "pod", &one.case.name, "--force"], &namespace[..]].concat();
+                self.plane.kubectl(&args)?;
+            }
+        }
         Ok(())
     }
 

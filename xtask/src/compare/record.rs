@@ -59,6 +59,8 @@ impl Recording {
 pub(super) struct Seen {
     /// Until what was waited for held.
     pub reached: bool,
+    /// Whether it went after its deletion.
+    pub gone: bool,
     /// Changes of the pod until then, and from its deletion on.
     pub before: Vec<Value>,
     pub after: Vec<Value>,
@@ -79,6 +81,7 @@ impl Seen {
         let settled = normal.value(&self.settled);
         json!({
             "reached": self.reached,
+            "gone": self.gone,
             "over_time": sequence::of(before.iter()),
             "settled": { "status": settled["status"], "metadata": metadata(&settled["metadata"]) },
             "after_deletion": sequence::of(after.iter()),

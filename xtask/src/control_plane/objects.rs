@@ -61,6 +61,12 @@ impl BootstrapToken {
         Ok(BootstrapToken { id: id.to_owned(), secret: secret.to_owned() })
     }
 
+    /// The part that is no secret: it names the token.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     #[must_use]
     pub fn text(&self) -> String {
         format!("{}.{}", self.id, self.secret)

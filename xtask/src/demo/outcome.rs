@@ -42,22 +42,16 @@ pub struct Seen {
 
 impl Outcome {
     pub fn of(trace: &[TraceRecord], seen: &Seen) -> Outcome {
-        let kills: Vec<&TraceRecord> = trace.iter().filter(|r| r.kind == "OomKill").collect();
-        let evictions: Vec<&TraceRecord> = trace
-            .iter()
-            .filter(|r| {
-                r.kind == "Decision" && matches!(r.reason.as_str(), "ThresholdMet" | "ForecastOutOfMemory")
-            })
-            .filter(|r| r.pod.is_some())
-            .collect();
+        let (kills, evictions) = (oom_kills(trace), evictions(trace));
+        let known = [&NEIGHBOURS[..], &[HOG]].concat();
         let first = evictions.iter().find(|r| is_pod_of(r.pod_name(), HOG)).or(evictions.first()).copied();
         let usage = first.or(kills.first().copied()).and_then(|r| r.number("usage_bytes"));
         let received_ms = mark_ms(&seen.mark, "sigterm received");
         let handled_ms = mark_ms(&seen.mark, "sigterm handled");
         Outcome {
             kernel_oom_kills: kills.len(),
-            died: names(&kills),
-            evicted: names(&evictions),
+            died: names(&kills, &known),
+            evicted: names(&evictions, &known),
             sigterm_handled: handled_ms.is_some(),
             neighbours_alive: seen.neighbours_alive,
             warning_ms: received_ms.map_or(0, |from| handled_ms.unwrap_or(seen.hog_gone_ms) - from),
@@ -96,12 +90,24 @@ impl Outcome {
     }
 }
 
-/// Manifest names without repetition, in order of appearance; a pod of nobody's manifest keeps its own.
-fn names(records: &[&TraceRecord]) -> Vec<String> {
+/// The kernel's, within the cap: a limit elsewhere on the machine has nothing to do with this node.
+pub fn oom_kills(trace: &[TraceRecord]) -> Vec<&TraceRecord> {
+    let elsewhere = |r: &TraceRecord| r.domain.as_deref() == Some("other");
+    trace.iter().filter(|r| r.kind == "OomKill" && !elsewhere(r)).collect()
+}
+
+/// The decisions to evict a pod for memory.
+pub fn evictions(trace: &[TraceRecord]) -> Vec<&TraceRecord> {
+    let for_memory = |r: &TraceRecord| matches!(r.reason.as_str(), "ThresholdMet" | "ForecastOutOfMemory");
+    trace.iter().filter(|r| r.kind == "Decision" && for_memory(r) && r.pod.is_some()).collect()
+}
+
+/// What the pods are of, without repetition, in order of appearance; a pod of none of the known keeps its own name.
+pub fn names(records: &[&TraceRecord], known: &[&str]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for record in records {
         let pod = record.pod_name();
-        let known = NEIGHBOURS.into_iter().chain([HOG]).find(|name| is_pod_of(pod, name));
+        let known = known.iter().copied().find(|name| is_pod_of(pod, name));
         let name = known.unwrap_or(if pod.is_empty() { "(no pod)" } else { pod });
         if !names.iter().any(|n| n == name) {
             names.push(name.to_owned());
@@ -111,7 +117,7 @@ fn names(records: &[&TraceRecord]) -> Vec<String> {
 }
 
 /// The time of a line `WHAT MS` of the mark file.
-fn mark_ms(mark: &str, what: &str) -> Option<i64> {
+pub fn mark_ms(mark: &str, what: &str) -> Option<i64> {
     mark.lines().find_map(|line| line.strip_prefix(what)?.trim().parse().ok())
 }
 
@@ -153,12 +159,15 @@ mod tests {
 
     #[test]
     fn the_agent_evicts() {
-        let trace = [record(
+        let mut elsewhere = record("OomKill", "OomKilled", "", "");
+        elsewhere.domain = Some("other".to_owned());
+        let decision = record(
             "Decision",
             "ForecastOutOfMemory",
             "hog-node",
             r#""usage_bytes":314572800,"limit_bytes":419430400,"signal_to_decision_us":220"#,
-        )];
+        );
+        let trace = [elsewhere, decision];
         let outcome = Outcome::of(&trace, &seen(true, "sigterm received 700\nsigterm handled 1201\n"));
         assert_eq!(outcome.failures(), Vec::<String>::new());
         assert_eq!((outcome.warning_ms, outcome.signal_to_decision_us), (501, Some(220)));

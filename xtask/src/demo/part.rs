@@ -1,14 +1,15 @@
 //! One part of the demo on a node of its own.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::outcome::{HOG, NEIGHBOURS, Outcome, Seen};
+use super::outcome::{HOG, NEIGHBOURS, Outcome, Seen, oom_kills};
 use super::show::Watcher;
-use super::{Interrupted, Options, hog_max_mib};
+use super::wait::wait;
+use super::{Interrupted, Options, hog_arguments, longest_leak};
 use crate::node::manifest::{guaranteed, is_pod_of, pod, with_host_path, with_memory};
 use crate::node::{RunningContainer, TestNode};
 use crate::private_containerd::Version;
@@ -49,9 +50,7 @@ fn play(node: &mut TestNode, options: &Options, eviction: bool, stop: &Interrupt
     wait(node, &mut watcher, stop, START, "the hog runs", |node| {
         Ok((running(&node.running()?, HOG) || hog_ended(node)?).then_some(()))
     })?;
-    // Time to reach the cap, with much to spare for a machine that is busy.
-    let bound = Duration::from_secs(60 + 4 * options.cap_mib / options.rate_mib_s);
-    wait(node, &mut watcher, stop, bound, "the hog is gone", |node| {
+    wait(node, &mut watcher, stop, longest_leak(options), "the hog is gone", |node| {
         Ok((!running(&node.running()?, HOG)).then_some(()))
     })?;
     let hog_gone_ms = monotonic_ms();
@@ -62,11 +61,9 @@ fn play(node: &mut TestNode, options: &Options, eviction: bool, stop: &Interrupt
     };
     // In B a kernel kill ends the waiting too: it is what the table has to show then.
     wait(node, &mut watcher, stop, SETTLE, what, |node| {
-        Ok(node
-            .trace()?
-            .iter()
-            .any(|r| (r.kind == kind && r.pod.is_some()) || r.kind == "OomKill")
-            .then_some(()))
+        let trace = node.trace()?;
+        let told = trace.iter().any(|r| r.kind == kind && r.pod.is_some()) || !oom_kills(&trace).is_empty();
+        Ok(told.then_some(()))
     })?;
     let after = neighbours_of(&node.running()?);
     let seen = Seen {
@@ -90,9 +87,8 @@ fn neighbours() -> [Value; 3] {
 
 /// It asks for little and takes all; once gone it stays away, so that each part shows one end.
 fn hog(options: &Options) -> Result<Value> {
-    let (rate, max, sigterm) =
-        (options.rate_mib_s.to_string(), hog_max_mib(options)?.to_string(), options.sigterm_ms.to_string());
-    let args = ["--rate-mib-s", &rate, "--max-mib", &max, "--sigterm-ms", &sigterm, "--mark", "/marks/mark"];
+    let args = hog_arguments(options, "/marks/mark")?;
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let mut hog = with_memory(pod(HOG, "hog", &args), "16Mi", "");
     hog["spec"]["restartPolicy"] = json!("Never");
     hog["spec"]["terminationGracePeriodSeconds"] = json!(30);
@@ -113,32 +109,6 @@ fn hog_ended(node: &TestNode) -> Result<bool> {
         .trace()?
         .iter()
         .any(|r| matches!(r.kind.as_str(), "OomKill" | "Decision") && is_pod_of(r.pod_name(), HOG)))
-}
-
-/// Shows the trace while it waits.
-fn wait<T>(
-    node: &mut TestNode,
-    watcher: &mut Watcher,
-    stop: &Interrupted,
-    bound: Duration,
-    what: &str,
-    mut find: impl FnMut(&TestNode) -> Result<Option<T>>,
-) -> Result<T> {
-    let end = Instant::now() + bound;
-    loop {
-        stop.check()?;
-        watcher.show(node)?;
-        if let Some(found) = find(node)? {
-            return Ok(found);
-        }
-        if let Some(status) = node.agent.as_mut().and_then(|agent| agent.ended()) {
-            bail!("the agent ended with {status} while waiting: {what}");
-        }
-        if Instant::now() >= end {
-            bail!("not within {} s: {what}", bound.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn monotonic_ms() -> i64 {

@@ -45,6 +45,8 @@ impl Role {
 pub const BUILD: &[Role] = &[Role::Build, Role::Ebpf];
 /// Pods on this machine: `demo`, `bench`.
 pub const DEMO: &[Role] = &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf];
+/// `demo --cluster`.
+pub const CLUSTER_DEMO: &[Role] = &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::ControlPlane];
 /// `cargo xtask control-plane`.
 pub const CONTROL_PLANE: &[Role] = &[Role::ControlPlane];
 /// Pods of a control plane on this machine.

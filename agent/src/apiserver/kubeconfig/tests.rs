@@ -55,7 +55,7 @@ fn each_way_to_be_of_no_use_is_told() {
         (without("/clusters/0/cluster", "server"), "has no server"),
         (other_user.to_string(), "has no user \"nobody\""),
         (other_cluster.to_string(), "has no cluster \"nowhere\""),
-        (file(json!({"token": token(1000)})).to_string(), "the token expired"),
+        (file(json!({"token": token(1000)})).to_string(), "the token expired at 1970"),
         (with(&old, &old_key), "expired"),
         (with(&good, &old_key), "the key cannot be used with the certificate"),
         (with(&good[..80], &good_key), "is no certificate with its key"),

@@ -161,6 +161,7 @@ impl State {
         facts.memory_pressure = self.conditions.memory_pressure;
         facts.disk_pressure = self.conditions.resources.contains(&Condition::DiskPressure);
         facts.pid_pressure = self.conditions.resources.contains(&Condition::PidPressure);
+        facts.is_static_pod = pod.is_static();
         facts.critical = pod.is_static() && self.config.static_pods_critical;
         let replaced = self.pods.named(&pod.id.namespace, &pod.id.name).filter(|p| p.superseded);
         let without: Vec<PodUid> = replaced.map(|p| p.id.uid.clone()).chain([pod.id.uid.clone()]).collect();
@@ -225,7 +226,11 @@ impl State {
                 Some(Record::new(now, Kind::Pod, Reason::PodAdopted, message)),
             )
         } else {
-            match self.verdict(state) {
+            let verdict = match self.verdict(state) {
+                Verdict::No(no) if self.make_room_for(id, &no, now) => Verdict::Later,
+                verdict => verdict,
+            };
+            match verdict {
                 Verdict::Fits => {
                     let message = refused.as_ref().map_or_else(
                         || "admitted".to_owned(),
@@ -235,7 +240,8 @@ impl State {
                 }
                 Verdict::Later => {
                     // Once, or its start time would be that of the last look.
-                    let first = state.waits_for.as_deref() != Some("room");
+                    let first =
+                        self.pods.get(&id.uid).is_some_and(|p| p.waits_for.as_deref() != Some("room"));
                     if let (true, Some(mut state)) = (first && refused.is_some(), self.pods.get_mut(&id.uid))
                     {
                         state.status = None;

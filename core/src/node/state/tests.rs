@@ -2,6 +2,7 @@ mod any_events;
 mod brake;
 mod kernel_records;
 mod limits;
+mod preempt;
 mod probes;
 mod races;
 mod resources;

@@ -98,7 +98,6 @@ pub fn unsupported(pod: &Pod) -> Vec<String> {
         ("spec.hostAliases", listed(spec.host_aliases.as_ref().map(Vec::len))),
         ("spec.imagePullSecrets", listed(spec.image_pull_secrets.as_ref().map(Vec::len))),
         ("spec.subdomain", spec.subdomain.is_some()),
-        ("spec.securityContext.fsGroup", security.is_some_and(|s| s.fs_group.is_some())),
         ("spec.securityContext.sysctls", security.is_some_and(|s| listed(s.sysctls.as_ref().map(Vec::len)))),
         ("spec.securityContext.appArmorProfile", security.is_some_and(|s| s.app_armor_profile.is_some())),
         ("spec.securityContext.seccompProfile", security.is_some_and(|s| s.seccomp_profile.is_some())),

@@ -14,6 +14,8 @@ fn node() -> NodeFacts {
         disk_pressure: false,
         pid_pressure: false,
         critical: false,
+        is_static_pod: false,
+        taints: Vec::new(),
     }
 }
 
@@ -142,6 +144,35 @@ fn selectors() {
     let windows =
         admit(&pod("1", json!({"os": {"name": "windows"}})), &node(), &Taken::default()).unwrap_err();
     assert_eq!(windows.reason, Reason::PodOSNotSupported);
+}
+
+#[test]
+fn a_taint_that_evicts_keeps_out_who_does_not_tolerate_it() {
+    let taint = |effect: &str| Taint {
+        key: "k".into(),
+        value: Some("v".into()),
+        effect: effect.into(),
+        ..Taint::default()
+    };
+    let tolerates = |value: Value| json!({ "tolerations": [value] });
+    for (effect, spec, refused) in [
+        ("NoExecute", json!({}), true),
+        ("NoSchedule", json!({}), false),
+        ("NoExecute", tolerates(json!({"operator": "Exists"})), false),
+        ("NoExecute", tolerates(json!({"key": "k", "value": "v"})), false),
+        ("NoExecute", tolerates(json!({"key": "k", "value": "other"})), true),
+        ("NoExecute", tolerates(json!({"key": "k", "operator": "Exists", "effect": "NoSchedule"})), true),
+    ] {
+        let tainted = NodeFacts { taints: vec![taint(effect)], ..node() };
+        let got = admit(&pod("1", spec.clone()), &tainted, &Taken::default());
+        assert_eq!(
+            got.map_err(|no| no.reason).err(),
+            refused.then_some(Reason::TaintToleration),
+            "{effect} {spec}"
+        );
+        let static_pod = NodeFacts { is_static_pod: true, ..tainted };
+        assert_eq!(admit(&pod("1", spec), &static_pod, &Taken::default()), Ok(()));
+    }
 }
 
 #[test]
