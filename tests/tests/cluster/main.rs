@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod certificates;
+mod compare;
 mod control_plane;
 mod e2e;
 mod eviction;
