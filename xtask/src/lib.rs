@@ -8,6 +8,7 @@
 //! - [`test_run`]: every check and test of the workspace.
 //! - [`lab`]: virtual machines with the kernels that the agent supports.
 //! - [`demo`], [`bench`]: the agent at work, and its figures.
+//! - [`compare`]: the agent held against kubelet.
 //! - [`control_plane`]: a real Kubernetes control plane, for tests and to join by hand.
 //! - [`private_containerd`], [`images`], [`netns`], [`scratch`], [`node`]: a containerd and a node of their own for
 //!   a test, which are gone afterwards.
@@ -15,6 +16,7 @@
 pub mod bench;
 pub mod build;
 pub mod cgroup_driver;
+pub mod compare;
 pub mod control_plane;
 pub mod demo;
 pub mod elf;

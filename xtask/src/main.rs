@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use xtask::build::{self, Profile, Selection};
 use xtask::control_plane::command as control_plane;
 use xtask::setup::role;
-use xtask::{bench, demo, lab, root, scratch, setup, test_run};
+use xtask::{bench, compare, demo, lab, root, scratch, setup, test_run};
 
 /// Developer commands for oomlet.
 #[derive(Debug, Parser)]
@@ -53,6 +53,9 @@ enum Command {
         #[command(subcommand)]
         bench: bench::Bench,
     },
+    /// Runs a corpus of manifests and holds what is seen against what kubelet did; writes docs/differences.md. Exit code 1
+    /// when something differs without a reason.
+    Compare(compare::Options),
     /// Boots a virtual machine with a kernel that the agent supports, on cgroup v2, and runs a command inside.
     Lab(lab::Options),
     /// A real Kubernetes control plane on loopback, without nodes.
@@ -114,6 +117,12 @@ fn run(command: Command) -> Result<ExitCode> {
                 build::all(Profile::Release, Selection::Agent)?;
             }
             bench::run(&bench)?;
+        }
+        Command::Compare(options) => {
+            root::require("it starts pods in cgroups and a network namespace of their own")?;
+            setup::run(role::COMPARE)?;
+            build::all(Profile::Dev, Selection::Agent)?;
+            return compare::run(&options);
         }
         Command::Lab(options) => {
             root::require("its machines' root file system is made with the owners of its files")?;

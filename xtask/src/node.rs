@@ -5,6 +5,7 @@
 //! the agent's own trace.
 
 pub mod agent;
+pub mod kubelet;
 pub mod manifest;
 mod network;
 pub mod trace;

@@ -92,6 +92,12 @@ impl Scratch {
         Ok(mount.path.join(self.driver.path(self.cgroup_root())))
     }
 
+    /// The folder of the cgroup root in every hierarchy.
+    pub fn cgroup_dirs(&self) -> Result<Vec<PathBuf>> {
+        let below = self.driver.path(self.cgroup_root());
+        Ok(sweep::cgroup_mounts()?.into_iter().map(|mount| mount.path.join(&below)).collect())
+    }
+
     /// Mounts a file system of this size, in memory, on a folder of its own. It goes with the scratch.
     pub fn mount_tmpfs(&self, name: &str, mib: u64) -> Result<PathBuf> {
         let dir = self.create_dir(name)?;

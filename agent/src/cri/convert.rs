@@ -3,7 +3,7 @@
 use k8s_cri::v1 as cri;
 
 use super::names;
-use oomlet_core::pod::runtime_status::{ContainerState, ContainerStatus, SandboxStatus};
+use oomlet_core::pod::runtime_status::{ContainerState, ContainerStatus, ContainerUser, SandboxStatus};
 use oomlet_core::pod::stop_signal::StopSignal;
 use oomlet_core::pod::{PodRef, PodUid};
 
@@ -129,6 +129,11 @@ pub fn container_status(c: cri::ContainerStatus, info: &Labels, sandbox_id: &str
             .unwrap_or(metadata.attempt),
         hash: annotation(names::CONTAINER_HASH).and_then(|v| u64::from_str_radix(v, 16).ok()),
         stop_signal: annotation(names::STOP_SIGNAL).and_then(StopSignal::parse),
+        user: c.user.and_then(|user| user.linux).map(|user| ContainerUser {
+            uid: user.uid,
+            gid: user.gid,
+            supplemental_groups: user.supplemental_groups,
+        }),
         state,
         created_at_ns: c.created_at,
         started_at_ns: c.started_at,

@@ -54,6 +54,15 @@ pub struct ContainerStatus {
     pub pid: Option<u32>,
     /// What the agent noted when it made the container.
     pub stop_signal: Option<StopSignal>,
+    /// Who its first process ran as, where the runtime tells it.
+    pub user: Option<ContainerUser>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerUser {
+    pub uid: i64,
+    pub gid: i64,
+    pub supplemental_groups: Vec<i64>,
 }
 
 impl PodRuntimeStatus {
@@ -103,6 +112,7 @@ impl ContainerStatus {
             log_path: String::new(),
             pid: None,
             stop_signal: None,
+            user: None,
         }
     }
 }

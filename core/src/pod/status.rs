@@ -12,10 +12,11 @@ use k8s_openapi::jiff::Timestamp;
 use super::order::ContainerWaiting;
 use super::probe::ProbeResults;
 use super::qos::{QosClass, is_sidecar};
-use super::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
+use super::runtime_status::{ContainerState, ContainerStatus, ContainerUser, PodRuntimeStatus};
 use crate::reason::Reason;
 
 mod conditions;
+mod given;
 mod phase;
 
 pub use conditions::of_others as conditions_of_others;
@@ -95,7 +96,12 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         Some(_) if host_network => input.host_ips,
         Some(sandbox) => &sandbox.ips,
     };
+    // A pod that was refused was given nothing.
+    let refused = input.failed.is_some_and(|f| !f.disruption) && input.runtime.sandboxes.is_empty();
+    let resources = given::of_pod(input.pod).filter(|_| !refused);
     PodStatus {
+        allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
+        resources,
         phase: Some(phase.to_owned()),
         reason: input.failed.map(|f| f.reason.clone()),
         message: input.failed.map(|f| f.message.clone()),
@@ -196,7 +202,12 @@ fn container_status(
         Role::Init => state.terminated.as_ref().is_some_and(|t| t.exit_code == 0),
         Role::Regular | Role::Sidecar => id.is_some_and(|id| input.probes.is_ready(container, id)),
     };
+    let resources = newest.and_then(|_| given::of_container(container));
     api::ContainerStatus {
+        allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
+        resources,
+        user: newest.and_then(|s| s.user.as_ref()).map(user),
+        volume_mounts: given::volume_mounts(container),
         name: container.name.clone(),
         image: newest
             .map(|s| s.image.clone())
@@ -211,6 +222,16 @@ fn container_status(
         state: Some(state),
         last_state: last.map(|ended| api::ContainerState { terminated: Some(ended), ..Default::default() }),
         ..api::ContainerStatus::default()
+    }
+}
+
+fn user(of: &ContainerUser) -> api::ContainerUser {
+    api::ContainerUser {
+        linux: Some(api::LinuxContainerUser {
+            uid: of.uid,
+            gid: of.gid,
+            supplemental_groups: Some(of.supplemental_groups.clone()).filter(|all| !all.is_empty()),
+        }),
     }
 }
 

@@ -4,8 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod certificates;
+mod compare;
 mod control_plane;
+mod e2e;
+mod eviction;
+mod faults;
 mod node;
 mod pods;
 mod stability;
+mod updates;
 mod volumes;

@@ -49,6 +49,9 @@ pub const DEMO: &[Role] = &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf];
 pub const CLUSTER_DEMO: &[Role] = &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::ControlPlane];
 /// `cargo xtask control-plane`.
 pub const CONTROL_PLANE: &[Role] = &[Role::ControlPlane];
+/// Pods of a control plane on this machine.
+pub const COMPARE: &[Role] =
+    &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Containerds, Role::ControlPlane];
 /// Pods in virtual machines.
 pub const LAB: &[Role] = &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Lab];
 /// `cargo xtask test`, and what `cargo xtask setup` installs: all but Vagrant, whose hundred packages of Ruby check

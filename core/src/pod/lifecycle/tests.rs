@@ -59,6 +59,7 @@ fn container(
         log_path: String::new(),
         pid: None,
         stop_signal: None,
+        user: None,
     }
 }
 

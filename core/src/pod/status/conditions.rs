@@ -21,6 +21,10 @@ pub(super) fn conditions(
     conditions.push(condition("Ready", containers.clone().and_then(|()| gates_open(input.pod))));
     conditions.push(condition("ContainersReady", containers));
     conditions.push(condition("PodScheduled", Ok(())));
+    // All that it was asked to do is done.
+    if phase == "Succeeded" {
+        conditions[1].reason = Some("PodCompleted".to_owned());
+    }
     if let Some(failure) = input.failed.filter(|f| f.disruption) {
         conditions.push(PodCondition {
             reason: Some("TerminationByKubelet".to_owned()),
@@ -62,7 +66,12 @@ fn condition(type_: &str, verdict: Verdict) -> PodCondition {
 }
 
 fn sandbox_ready(input: &StatusInput<'_>) -> Verdict {
-    input.runtime.ready_sandbox().map(|_| ()).ok_or((None, None))
+    if input.runtime.ready_sandbox().is_some() {
+        return Ok(());
+    }
+    let none = input.runtime.sandboxes.is_empty();
+    let message = if none { "no pod sandbox exists" } else { "pod sandbox is not ready" };
+    Err((Some("PodSandboxNotReady"), Some(message.to_owned())))
 }
 
 fn ended(phase: &str) -> Option<&'static str> {

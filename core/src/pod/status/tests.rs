@@ -98,6 +98,7 @@ fn instance(name: &str, state: ContainerState, exit_code: i32) -> ContainerStatu
         log_path: String::new(),
         pid: None,
         stop_signal: None,
+        user: None,
     }
 }
 
