@@ -237,6 +237,8 @@ impl StatusManager {
         let client = self.client.0.clone();
         self.in_flight.spawn(async move {
             let creation = matches!(step, Step::Create(_));
+            // A mirror that was made has no status yet.
+            let status = status.filter(|_| matches!(step, Step::Patch { .. }));
             let result = carry_out(client, step).await;
             Done { uid, status, result, creation }
         });
@@ -260,29 +262,32 @@ impl StatusManager {
                     self.pods.insert(of, Arc::new(object));
                 }
             }
-            // Deleted meanwhile, or another by now: the watch tells.
-            Err(error) if error.is_not_found() || error.is_conflict() && !creation => {}
+            // Deleted meanwhile: the watch tells.
+            Err(error) if error.is_not_found() && !creation => {}
             Err(error) => {
-                self.failed(uid.clone(), &error);
+                // Another by now, which the watch tells; or written by many at once, and nothing else may come of it.
+                let quiet = error.is_conflict() && !creation;
+                self.failed(uid.clone(), &error, quiet);
                 self.dirty.insert(uid);
             }
         }
     }
 
-    fn failed(&mut self, uid: PodUid, error: &RequestError) {
+    fn failed(&mut self, uid: PodUid, error: &RequestError, quiet: bool) {
         let text = chain(error);
         let failing = self.failing.entry(uid.clone()).or_insert_with(|| Failing {
             delays: retry_delays(),
             again_at: Instant::now(),
             told: String::new(),
         });
-        // A mirror of our own making that the watch has yet to tell of is no news.
-        if failing.told != text && !error.is_conflict() {
+        if failing.told != text && !quiet {
             tracing::warn!(pod_uid = %uid, error = text, "the API server has not been told of the pod");
             failing.told = text;
         }
         let delay = failing.delays.next().unwrap_or(REFUSED_AGAIN);
-        failing.again_at = Instant::now() + if error.is_invalid() { REFUSED_AGAIN } else { delay };
+        // A mirror's namespace may be made any time, and perhaps never is.
+        let hopeless = error.is_invalid() || error.is_not_found() && delay > Duration::from_secs(3);
+        failing.again_at = Instant::now() + if hopeless { REFUSED_AGAIN } else { delay };
     }
 }
 

@@ -119,3 +119,58 @@ fn a_static_pod_has_a_mirror_that_follows_it() {
     node.wait_api_pod_gone("web-mirrors");
     assert_eq!(node.running().unwrap(), []);
 }
+
+/// As when its manifest is there before the add-on that brings the namespace.
+#[test]
+fn a_mirror_waits_for_its_namespace() {
+    let plane = cluster::shared();
+    let mut node = Joined::new(plane, "early");
+    let mut manifest = script("web", "trap 'exit 0' TERM; while true; do sleep 0.1; done");
+    manifest["metadata"]["namespace"] = json!("early-later");
+    node.put(&manifest);
+    node.start();
+    node.wait_ready();
+    node.wait("it runs without", |_| !node.containers_of_pod("web-early").is_empty());
+    node.wait("that is told", |node| node.agent_log().contains("has not been told of the pod"));
+    cluster::namespace(plane, "early-later");
+    cluster::wait_object(plane, &["pod", "web-early", "--namespace", "early-later"], "there", is_running);
+    node.kill_agent().unwrap();
+    plane.kubectl(&["delete", "namespace", "early-later", "--wait=false"]).unwrap();
+    plane.kubectl(&["delete", "pods", "--all", "--force", "--namespace", "early-later"]).unwrap();
+}
+
+/// Its SIGTERM does nothing, and nobody waits for the end of its grace.
+#[test]
+fn a_pod_that_is_deleted_by_force_does_not_run_on() {
+    let plane = cluster::shared();
+    let node = Joined::ready(plane, "forces");
+    let stubborn = json!({ "terminationGracePeriodSeconds": 600, "automountServiceAccountToken": false,
+        "containers": [shell("main", "trap '' TERM; while true; do sleep 0.1; done")] });
+    let running_anew = |old: &Value| {
+        let uid = old["metadata"]["uid"].clone();
+        node.wait_api_pod("stubborn", "running anew", move |pod| {
+            pod["metadata"]["uid"] != uid && is_running(pod)
+        })
+    };
+    node.run_pod("stubborn", &stubborn);
+    let first = node.wait_api_pod("stubborn", "running", is_running);
+    let container = node.container_of_pod("stubborn");
+    plane.kubectl(&["delete", "pod", "stubborn", "--force", "--namespace", "forces"]).unwrap();
+    node.run_pod("stubborn", &stubborn);
+    let second = running_anew(&first);
+    // It gets the little grace that there always is.
+    node.wait("the first has ended", |_| {
+        node.containers_of_pod("stubborn").iter().all(|c| c.id != container.id)
+    });
+    assert_eq!(node.containers_of_pod("stubborn").len(), 1, "its like runs");
+
+    // In order at first, and with less patience then.
+    let delete = ["delete", "pod", "stubborn", "--wait=false", "--namespace", "forces"];
+    plane.kubectl(&delete).unwrap();
+    node.wait_api_pod("stubborn", "to be deleted", |pod| pod["metadata"]["deletionTimestamp"].is_string());
+    assert!(!node.containers_of_pod("stubborn").is_empty(), "it has ten minutes");
+    plane.kubectl(&[&delete[..], &["--grace-period=1"]].concat()).unwrap();
+    node.wait_api_pod_gone("stubborn");
+    assert_eq!(node.running().unwrap(), []);
+    assert_ne!(second["metadata"]["uid"], first["metadata"]["uid"]);
+}
