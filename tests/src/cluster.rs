@@ -5,6 +5,7 @@
 //! nodes. A pod that may land on one node only says so by a node selector.
 
 mod at_exit;
+pub mod fault_proxy;
 pub mod joined;
 
 use std::ops::{Deref, DerefMut};

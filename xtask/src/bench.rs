@@ -4,6 +4,7 @@
 mod brake;
 mod forestall;
 mod machine;
+mod pods;
 mod signal;
 mod sync_loop;
 
@@ -23,6 +24,8 @@ pub enum Bench {
     Brake(brake::Options),
     /// What an event costs the SyncLoop with 110, 1,000 and 5,000 pods, and what a pod takes of memory; no runtime.
     Loop(sync_loop::Options),
+    /// Many pods at once on a node of a real control plane, their end, and a minute at rest: oomlet beside kubelet.
+    Pods(pods::Options),
     /// Leaks of each speed and shape: who ends them before the kernel does, and how.
     Forestall(forestall::Options),
 }
@@ -36,6 +39,7 @@ impl Bench {
             // It builds the little that it needs by itself.
             Bench::Loop(_) => true,
             Bench::Brake(options) => options.is_report(),
+            Bench::Pods(options) => options.is_built(),
             Bench::Forestall(options) => options.is_inside(),
         }
     }
@@ -46,6 +50,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Signal(options) => write("signal", signal::run(options)?),
         Bench::Brake(options) => return brake::run(options),
         Bench::Loop(options) => return sync_loop::run(options),
+        Bench::Pods(options) => return pods::run(options),
         Bench::Forestall(options) => return forestall::run(options),
     }?;
     println!("written: {}", shown(&path));
@@ -122,7 +127,7 @@ mod tests {
 
     #[test]
     fn pages_have_their_marks() {
-        for (name, bench) in [(README, "forestall"), (PAGE, "brake"), (PAGE, "loop")] {
+        for (name, bench) in [(README, "forestall"), (README, "pods"), (PAGE, "brake"), (PAGE, "loop")] {
             let text = std::fs::read_to_string(paths::repository().join(name)).unwrap();
             replace_between(&text, bench, "new").unwrap();
         }

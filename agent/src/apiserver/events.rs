@@ -23,7 +23,7 @@ use oomlet_core::apiserver::event::{Correlator, Telling, Write};
 use oomlet_core::node::published::NodeSnapshot;
 use oomlet_core::pod::PodUid;
 use oomlet_core::trace::event_reason::event_of;
-use oomlet_core::trace::record::{Record, RecordPod};
+use oomlet_core::trace::record::{Kind, Record, RecordPod};
 
 /// client-go's `maxTriesPerEvent`.
 const TRIES: usize = 12;
@@ -78,7 +78,13 @@ impl EventWriter {
             }
             None => (self.node(), node_message(&self.node_name, reason, record)),
         };
-        let telling = Telling { about, type_, reason, message };
+        // The next kill has another pid and other numbers, and is one more of the same to people.
+        let kill = record.kind == Kind::OomKill;
+        let message = match &record.container {
+            Some(container) if kill => format!("container {container}: {message}"),
+            _ => message,
+        };
+        let telling = Telling { about, type_, reason, message, same_as: kill.then_some("OOM kill") };
         let Some(write) = correlator.take(telling, Timestamp::now()) else { return };
         pace.next().await;
         let written = match self.write(&write).await {

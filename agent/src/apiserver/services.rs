@@ -132,7 +132,7 @@ async fn write(path: &Path, services: Vec<Service>) {
     match written.await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the Services are not kept for a start without the API server")
+            tracing::warn!(%error, "the Services are not kept for a start without the API server");
         }
         Err(error) => tracing::warn!(%error, "the Services are not kept for a start without the API server"),
     }

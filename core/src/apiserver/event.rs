@@ -28,6 +28,9 @@ pub struct Telling {
     pub type_: EventType,
     pub reason: &'static str,
     pub message: String,
+    /// It is one with those about the same object and field that say this, whatever else their messages say; the newest
+    /// stands. `None`: with those of the same message.
+    pub same_as: Option<&'static str>,
 }
 
 /// What is to be written.
@@ -82,13 +85,17 @@ impl Correlator {
         if !self.may_tell(&telling, second) {
             return None;
         }
-        let combined = self.is_one_of_many(&telling, second);
+        let combined = telling.same_as.is_none() && self.is_one_of_many(&telling, second);
         let message = if combined {
             format!("(combined from similar events): {}", telling.message)
         } else {
             telling.message.clone()
         };
-        let key = if combined { alike_key(&telling) } else { format!("{}|{message}", alike_key(&telling)) };
+        let key = match telling.same_as {
+            _ if combined => alike_key(&telling),
+            Some(what) => format!("{}|={what}", alike_key(&telling)),
+            None => format!("{}|{message}", alike_key(&telling)),
+        };
         if let Some(known) = self.known.get_mut(&key) {
             let count = known.event.count.unwrap_or(1).saturating_add(1);
             known.event.count = Some(count);
@@ -214,6 +221,7 @@ mod tests {
             type_: EventType::Warning,
             reason: "Failed",
             message: message.into(),
+            same_as: None,
         }
     }
 
@@ -245,6 +253,17 @@ mod tests {
         let Some(Write::Create(event)) = correlator.again(&namespace, &name) else { panic!("it is known") };
         assert_eq!(event.count, Some(3));
         assert_ne!(event.first_timestamp, event.last_timestamp);
+    }
+
+    #[test]
+    fn what_is_the_same_in_other_words_is_counted() {
+        let mut correlator = Correlator::new("n".into());
+        let killed = |message| Telling { same_as: Some("kill"), ..telling("a", message) };
+        assert_eq!(short(correlator.take(killed("pid 1"), at(0))), "new: pid 1");
+        for n in 2..20 {
+            assert_eq!(short(correlator.take(killed("pid 2"), at(n))), format!("x{n}: pid 2"));
+        }
+        assert_eq!(short(correlator.take(telling("a", "pid 1"), at(20))), "new: pid 1");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The message of an evicted pod, in kubelet's wording (`evictionMessage`, pkg/kubelet/eviction/helpers.go), which
-//! people and scripts look for in `status.message` and in Events.
+//! people and scripts look for in `status.message` and in Events; between its sentences, how long memory would have lasted
+//! and why it is this pod.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,11 +8,13 @@ use std::time::Duration;
 use super::{Candidate, Numbers, StalledFor};
 use crate::quantity::format_bytes;
 
-/// `container_usage` gives the working set of a container where it is known.
+/// `why_first` as [`super::ranking::why_first`] has it; `container_usage` gives the working set of a container where it is
+/// known.
 #[must_use]
 pub fn eviction_message(
     candidate: &Candidate,
     numbers: &Numbers,
+    why_first: &str,
     container_usage: impl Fn(&str) -> Option<u64>,
 ) -> String {
     let mut text = match numbers.stalled {
@@ -25,13 +28,15 @@ pub fn eviction_message(
     } else if let Some(threshold) = numbers.threshold_bytes {
         let (threshold, available) = (format_bytes(threshold), format_bytes(numbers.available_bytes));
         let _ = write!(text, "Threshold quantity: {threshold}, available: {available}. ");
-    } else if let Some(left) = numbers.time_to_oom {
+    }
+    if let (Some(left), None) = (numbers.time_to_oom, numbers.stalled) {
         let (headroom, rate) =
             (format_bytes(numbers.headroom_bytes), format_bytes(numbers.fast_rate_bytes_per_s >> 20 << 20));
         let left = short(left);
         let _ =
             write!(text, "Forecast: {headroom} left, growing by {rate} a second, out of memory in {left}. ");
     }
+    text.push_str(why_first);
     for c in &candidate.containers {
         if let Some(usage) = container_usage(&c.name)
             && usage > c.memory_request_bytes
@@ -85,9 +90,9 @@ mod tests {
         let met =
             Numbers { threshold_bytes: Some(100 << 20), available_bytes: 95 << 20, ..Numbers::default() };
         assert_eq!(
-            eviction_message(&candidate, &met, usage),
+            eviction_message(&candidate, &met, "First of 3 pods: because. ", usage),
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 95Mi. \
-             Container hog was using 200Mi, request is 0, has larger consumption of memory. "
+             First of 3 pods: because. Container hog was using 200Mi, request is 0, has larger consumption of memory. "
         );
         let ahead = Numbers {
             headroom_bytes: 120 << 20,
@@ -96,14 +101,20 @@ mod tests {
             ..Numbers::default()
         };
         assert_eq!(
-            eviction_message(&candidate, &ahead, |_| None),
+            eviction_message(&candidate, &ahead, "", |_| None),
             "The node was low on resource: memory. Forecast: 120Mi left, growing by 480Mi a second, out of memory in 250 ms. "
+        );
+        let both = Numbers { threshold_bytes: Some(130 << 20), available_bytes: 120 << 20, ..ahead };
+        assert_eq!(
+            eviction_message(&candidate, &both, "", |_| None),
+            "The node was low on resource: memory. Threshold quantity: 130Mi, available: 120Mi. \
+             Forecast: 120Mi left, growing by 480Mi a second, out of memory in 250 ms. "
         );
         let window = Duration::from_secs(10);
         for (pod, whose) in [(false, "node"), (true, "pod")] {
             let stalled = Some(StalledFor { per_mille: 457, window, pod });
             assert_eq!(
-                eviction_message(&candidate, &Numbers { stalled, ..Numbers::default() }, |_| None),
+                eviction_message(&candidate, &Numbers { stalled, ..Numbers::default() }, "", |_| None),
                 format!(
                     "The {whose} was low on resource: memory. All tasks waited for memory for 45.7 % of the last 10.0 s. "
                 )

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 
 use super::Candidate;
 use crate::pod::PodUid;
+use crate::quantity::format_bytes;
 
 /// A pod that accounts for this share of the growth is alone responsible for it.
 pub const RUNAWAY_SHARE: f64 = 0.8;
@@ -19,6 +20,25 @@ pub struct Ranked<'a> {
 impl Ranked<'_> {
     fn over_request(&self) -> i128 {
         i128::from(self.working_set_bytes) - i128::from(self.candidate.memory_request_bytes)
+    }
+}
+
+/// Why the first of them is the first, as the sentence of a message.
+#[must_use]
+pub fn why_first(ranked: &[Ranked<'_>], runaway: Option<&PodUid>) -> String {
+    let Some(first) = ranked.first() else { return String::new() };
+    let over = first.over_request();
+    let why = if over > 0 && runaway == Some(&first.candidate.pod.uid) {
+        "it alone makes the growth".to_owned()
+    } else {
+        // Bytes of memory fit.
+        let by = format_bytes(u64::try_from(over.unsigned_abs()).unwrap_or(u64::MAX) >> 20 << 20);
+        let side = if over > 0 { "over its request by" } else { "within its request by" };
+        format!("{side} {by}, priority {}", first.candidate.priority)
+    };
+    match ranked.len() {
+        1 => "No other pod can go. ".to_owned(),
+        pods => format!("First of {pods} pods: {why}. "),
     }
 }
 
@@ -101,6 +121,24 @@ mod tests {
         let runaway = runaway.map(PodUid::from);
         let ranked = rank(&candidates, |uid| usage[uid], runaway.as_ref());
         ranked.iter().map(|r| r.candidate.pod.name.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn why_it_is_the_first() {
+        let uid = PodUid::from("a");
+        for (priority, request_mib, runaway, expected) in [
+            (0, 10, None, "First of 2 pods: over its request by 90Mi, priority 0. "),
+            (-5, 300, None, "First of 2 pods: within its request by 200Mi, priority -5. "),
+            (0, 10, Some(&uid), "First of 2 pods: it alone makes the growth. "),
+        ] {
+            let first = candidate("a", priority, request_mib << 20, false);
+            let other = candidate("b", 0, 0, false);
+            let ranked = [(&first, 100 << 20), (&other, 0)]
+                .map(|(candidate, working_set_bytes)| Ranked { candidate, working_set_bytes });
+            assert_eq!(why_first(&ranked, runaway), expected);
+            assert_eq!(why_first(&ranked[..1], runaway), "No other pod can go. ");
+        }
+        assert_eq!(why_first(&[], None), "");
     }
 
     #[test]

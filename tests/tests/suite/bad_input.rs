@@ -62,7 +62,7 @@ fn runtime_sockets(node: &mut Node) {
     ]);
     run(node, "tcp://127.0.0.1:1", |_| ()).refused(&[
         "tcp://127.0.0.1:1",
-        "is not a unix socket",
+        "must be a unix socket",
         "unix:///",
     ]);
     drop(UnixListener::bind(dir.join("left.sock")).unwrap());

@@ -139,7 +139,8 @@ fn killed_in_the_middle_of_an_eviction_the_agent_leaves_nothing_held() {
     for (step, reached) in steps {
         // Long enough for a second run on its budget.
         parallel_hog(&capped, "8000");
-        let known = capped.node.wait_pod("hog", "known", |pod| pod::phase(pod) != "Failed");
+        // It counts as Failed from the decision on, which may come before the first look.
+        let known = capped.node.wait_pod("hog", "known", |_| true);
         let uid = pod::uid(&known).to_owned();
         let dir_name = format!("pod{uid}");
         capped.node.wait(step, |node| reached(&capped, &uid, &cgroup::named(node.scratch(), &dir_name)));

@@ -7,7 +7,7 @@ use crate::brake::{Gear, KILL_TAKES};
 use crate::clock::Mono;
 use crate::eviction::message::eviction_message;
 use crate::eviction::psi::Stalled;
-use crate::eviction::ranking::{Ranked, rank, runaway};
+use crate::eviction::ranking::{Ranked, rank, runaway, why_first};
 use crate::eviction::threshold::Signal;
 use crate::eviction::{Candidate, Eviction, EvictionStep, Numbers, ReadScope, StalledFor};
 use crate::forecast::DomainForecast;
@@ -142,8 +142,10 @@ impl EvictionManager {
             }
         };
         let working_set = |uid: &PodUid| self.pods.get(uid).map(|p| p.working_set_bytes);
-        let ranked = rank(eligible(), working_set, self.runaway(&danger));
-        Some(EvictionStep::Evict(Box::new(self.eviction(&danger, ranked.first()?, read_at))))
+        let runaway = self.runaway(&danger);
+        let ranked = rank(eligible(), working_set, runaway);
+        let why_first = why_first(&ranked, runaway);
+        Some(EvictionStep::Evict(Box::new(self.eviction(&danger, ranked.first()?, &why_first, read_at))))
     }
 
     /// Read since the last evicted pod stopped, and just now.
@@ -241,7 +243,7 @@ impl EvictionManager {
         runaway(growth, danger.domain.with_pods.fast())
     }
 
-    fn eviction(&self, danger: &Danger<'_>, victim: &Ranked<'_>, read_at: Mono) -> Eviction {
+    fn eviction(&self, danger: &Danger<'_>, victim: &Ranked<'_>, why_first: &str, read_at: Mono) -> Eviction {
         let candidate = victim.candidate;
         let uid = &candidate.pod.uid;
         let numbers = Numbers {
@@ -270,7 +272,7 @@ impl EvictionManager {
             signal: danger.signal,
             domain: domain_of(danger.signal),
             brake,
-            message: eviction_message(candidate, &numbers, container_usage),
+            message: eviction_message(candidate, &numbers, why_first, container_usage),
             lead: numbers.time_to_oom,
             caused_by: self.caused_by,
             read_at,

@@ -125,7 +125,7 @@ fn nothing_is_decided_without_fresh_numbers_of_all_pods() {
     assert!(
         eviction
             .message
-            .contains("Threshold quantity: 60Mi, available: 50Mi. Container main was using 240Mi")
+            .contains("Threshold quantity: 60Mi, available: 50Mi. First of 2 pods: over its request by")
     );
     assert!(eviction.numbers.entries().contains(&("available_bytes", 50 << 20)));
 }

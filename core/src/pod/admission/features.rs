@@ -89,19 +89,12 @@ fn unsupported_volume(volume: &Volume) -> Option<&'static str> {
 #[must_use]
 pub fn unsupported(pod: &Pod) -> Vec<String> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let security = spec.security_context.as_ref();
     let listed = |list: Option<usize>| list.is_some_and(|len| len > 0);
     let mut fields: Vec<String> = [
         ("spec.activeDeadlineSeconds", spec.active_deadline_seconds.is_some()),
-        ("spec.dnsConfig", spec.dns_config.is_some()),
         ("spec.ephemeralContainers", listed(spec.ephemeral_containers.as_ref().map(Vec::len))),
-        ("spec.hostAliases", listed(spec.host_aliases.as_ref().map(Vec::len))),
         ("spec.imagePullSecrets", listed(spec.image_pull_secrets.as_ref().map(Vec::len))),
         ("spec.subdomain", spec.subdomain.is_some()),
-        ("spec.securityContext.sysctls", security.is_some_and(|s| listed(s.sysctls.as_ref().map(Vec::len)))),
-        ("spec.securityContext.appArmorProfile", security.is_some_and(|s| s.app_armor_profile.is_some())),
-        ("spec.securityContext.seccompProfile", security.is_some_and(|s| s.seccomp_profile.is_some())),
-        ("spec.securityContext.seLinuxOptions", security.is_some_and(|s| s.se_linux_options.is_some())),
     ]
     .into_iter()
     .filter(|(_, set)| *set)
@@ -121,16 +114,11 @@ pub fn unsupported(pod: &Pod) -> Vec<String> {
 
 fn container_fields(container: &Container) -> impl Iterator<Item = &'static str> {
     let lifecycle = container.lifecycle.as_ref();
-    let security = container.security_context.as_ref();
     [
         ("lifecycle.postStart", lifecycle.is_some_and(|l| l.post_start.is_some())),
         ("lifecycle.preStop", lifecycle.is_some_and(|l| l.pre_stop.is_some())),
         ("lifecycle.stopSignal", lifecycle.is_some_and(|l| l.stop_signal.is_some())),
         ("restartPolicyRules", container.restart_policy_rules.is_some()),
-        ("securityContext.appArmorProfile", security.is_some_and(|s| s.app_armor_profile.is_some())),
-        ("securityContext.procMount", security.is_some_and(|s| s.proc_mount.is_some())),
-        ("securityContext.seccompProfile", security.is_some_and(|s| s.seccomp_profile.is_some())),
-        ("securityContext.seLinuxOptions", security.is_some_and(|s| s.se_linux_options.is_some())),
     ]
     .into_iter()
     .filter(|(_, set)| *set)

@@ -219,9 +219,12 @@ fn what_is_left_undone_is_listed() {
     let busy = pod(
         "1",
         json!({
-            "dnsConfig": {},
+            // These are acted on.
+            "dnsConfig": {}, "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["a"]}],
+            "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+            "subdomain": "s",
             "containers": [{"name": "a", "livenessProbe": {}, "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}],
         }),
     );
-    assert_eq!(unsupported(&busy), ["spec.dnsConfig", "spec.containers[a].lifecycle.preStop"]);
+    assert_eq!(unsupported(&busy), ["spec.subdomain", "spec.containers[a].lifecycle.preStop"]);
 }

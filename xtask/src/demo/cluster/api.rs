@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -14,6 +15,9 @@ use crate::process;
 const TOKEN_HOLDS: &str = "1 hour";
 /// Whom kubeadm lets join, besides everybody with a token (`system:bootstrappers`).
 const KUBEADM_JOINERS: &str = "system:bootstrappers:kubeadm:default-node-token";
+
+/// Twice the controller's `--node-monitor-period`.
+const NODE_IS_MISSED: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct Cluster {
@@ -180,6 +184,10 @@ impl Cluster {
             &["lease", &self.name, "--namespace=kube-node-lease"],
             &["events", &of_node, "--namespace=default"],
         ] {
+            if args[0] == "events" {
+                // The last one is the node lifecycle controller's. Without it the rest is all there is.
+                process::holds_within(NODE_IS_MISSED, || self.tells_of_removal(&of_node));
+            }
             if let Err(error) = process::output(self.command().arg("delete").args(args).args(QUIETLY)) {
                 failures.push(format!("{error:#}"));
             }
@@ -188,6 +196,11 @@ impl Cluster {
             failures.push(format!("{error:#}"));
         }
         if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("\n")) }
+    }
+
+    fn tells_of_removal(&self, of_node: &str) -> bool {
+        let listed = self.get(&["events", of_node, "--namespace=default"]).unwrap_or_default();
+        listed["items"].as_array().into_iter().flatten().any(|event| event["reason"] == "RemovingNode")
     }
 
     fn delete_requests(&self) -> Result<()> {
