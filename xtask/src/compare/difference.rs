@@ -52,7 +52,7 @@ pub struct Reasons {
 #[derive(Debug)]
 pub(super) struct Reason {
     pub text: String,
-    manifests: Regex,
+    manifests: Vec<Regex>,
     paths: Vec<Regex>,
     used: Cell<bool>,
 }
@@ -63,12 +63,12 @@ pub(super) struct Reason {
 struct Written {
     reason: String,
     #[serde(default = "any")]
-    manifests: String,
+    manifests: Vec<String>,
     paths: Vec<String>,
 }
 
-fn any() -> String {
-    "*".to_owned()
+fn any() -> Vec<String> {
+    vec!["*".to_owned()]
 }
 
 impl Reasons {
@@ -81,17 +81,16 @@ impl Reasons {
         let written: Vec<Written> = serde_saphyr::from_str(text).context("not a list of reasons")?;
         let reason = |one: Written| {
             ensure!(!one.reason.trim().is_empty(), "{:?} has no reason", one.paths);
-            let paths = one.paths.iter().map(|path| glob(path)).collect::<Result<_>>()?;
-            let text = one.reason.trim().to_owned();
-            Ok(Reason { text, manifests: glob(&one.manifests)?, paths, used: Cell::new(false) })
+            let globs = |all: &[String]| all.iter().map(|one| glob(one)).collect::<Result<Vec<Regex>>>();
+            let (manifests, paths) = (globs(&one.manifests)?, globs(&one.paths)?);
+            Ok(Reason { text: one.reason.trim().to_owned(), manifests, paths, used: Cell::new(false) })
         };
         Ok(Reasons { all: written.into_iter().map(reason).collect::<Result<_>>()? })
     }
 
     fn of(&self, manifest: &str, path: &str) -> Standing {
-        let fits = |one: &Reason| {
-            one.manifests.is_match(manifest) && one.paths.iter().any(|pattern| pattern.is_match(path))
-        };
+        let any = |patterns: &[Regex], text: &str| patterns.iter().any(|pattern| pattern.is_match(text));
+        let fits = |one: &Reason| any(&one.manifests, manifest) && any(&one.paths, path);
         let Some(index) = self.all.iter().position(fits) else { return Standing::Unexplained };
         self.all[index].used.set(true);
         Standing::Explained(index)
@@ -241,7 +240,7 @@ mod tests {
     fn a_reason_says_something() {
         assert!(Reasons::parse("- reason: ' '\n  paths: ['*']\n").is_err());
         assert!(Reasons::parse("- reason: x\n  path: ['*']\n").is_err());
-        let reasons = Reasons::parse("- reason: x\n  manifests: 'a*'\n  paths: ['b.*']\n").unwrap();
+        let reasons = Reasons::parse("- reason: x\n  manifests: ['a*']\n  paths: ['b.*']\n").unwrap();
         assert_eq!(reasons.of("ab", "b.c"), Standing::Explained(0));
         assert_eq!(reasons.of("b", "b.c"), Standing::Unexplained);
         let unused = Reasons::parse("- reason: x\n  paths: ['b']\n").unwrap();
