@@ -116,10 +116,12 @@ pub fn between(kubelet: &Recording, oomlet: &Recording, reasons: &Reasons) -> Ve
     for (manifest, ours) in &oomlet.of {
         let Some(theirs) = kubelet.of.get(manifest) else { continue };
         let (theirs, ours) = (flat(theirs), flat(ours));
+        let same_cgroups = is_cgroup_v2(&theirs) == is_cgroup_v2(&ours);
         let paths: BTreeSet<&String> = theirs.keys().chain(ours.keys()).collect();
         for path in paths {
             let [a, b] = [&theirs, &ours].map(|side| side.get(path).cloned().unwrap_or(Value::Null));
-            if a != b && !(is_over_time(path) && differ_in_steps_alone(&a, &b)) {
+            let is_comparable = same_cgroups || !path.starts_with("cgroups.");
+            if a != b && is_comparable && !(is_over_time(path) && differ_in_steps_alone(&a, &b)) {
                 let standing = reasons.of(manifest, path);
                 let (manifest, path) = (manifest.clone(), path.clone());
                 found.push(Difference { manifest, path, kubelet: a, oomlet: b, standing });
@@ -131,6 +133,11 @@ pub fn between(kubelet: &Recording, oomlet: &Recording, reasons: &Reasons) -> Ve
 
 /// Written by chance: by Go's order of a map.
 const UNORDERED: &str = ".envs";
+
+/// The files of the other version say the same in other words: what was recorded on one says nothing of the other.
+fn is_cgroup_v2(record: &BTreeMap<String, Value>) -> bool {
+    record.keys().any(|path| path.starts_with("cgroups.") && path.ends_with(".cpu.weight"))
+}
 
 fn is_over_time(path: &str) -> bool {
     path.starts_with("over_time.") || path.starts_with("after_deletion.")

@@ -27,6 +27,9 @@ static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
         (r"Image size: \d+ bytes", "Image size: $SIZE bytes"),
         // Where a container's termination message lies: kubelet calls it by chance.
         (r"/containers/[a-z0-9-]+/[0-9a-f]{1,8}$", "/containers/$CONTAINER/$RUN"),
+        // Of each machine another.
+        (r"^Max processes .*", "Max processes $MACHINE"),
+        (r"^Max pending signals .*", "Max pending signals $MACHINE"),
         // Of each node another.
         (r"\b10\.244\.\d+\.0/24\b", "$POD_CIDR"),
     ]
@@ -93,6 +96,6 @@ mod tests {
         ] {
             assert_eq!(normal.text(text), expected);
         }
-        assert_eq!(PATTERNS.len(), 11);
+        assert_eq!(PATTERNS.len(), 13);
     }
 }
