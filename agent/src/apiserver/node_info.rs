@@ -57,7 +57,7 @@ impl NodeIdentity {
         ]);
         if let Some(bytes) = self.storage_bytes {
             let left = bytes.saturating_sub(self.reserved_storage_bytes);
-            capacity.insert("ephemeral-storage".to_owned(), kibibytes(bytes));
+            capacity.insert("ephemeral-storage".to_owned(), bytes.to_string());
             allocatable.insert("ephemeral-storage".to_owned(), left.to_string());
         }
         for (name, bytes) in huge_pages(Path::new("/sys/kernel/mm/hugepages")) {

@@ -186,7 +186,8 @@ impl Executor {
                 }
                 self.watch_charges(&uid, &[]);
                 self.charged.remove(&uid);
-                self.outlet.forget(&uid);
+                let now = k8s_openapi::jiff::Timestamp::now().as_nanosecond();
+                self.outlet.forget(&uid, i64::try_from(now).unwrap_or(i64::MAX));
                 self.held.send_if_modified(|held| held.forget(&uid));
                 if let Some(limit) = &self.kubepods_limit {
                     limit.a_pod_has_gone();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use oomlet_core::node::published::{NodeSnapshot, PublishedNode, PublishedPod};
+use oomlet_core::pod::status::of_gone;
 use oomlet_core::pod::{PodRef, PodUid};
 
 #[derive(Debug)]
@@ -31,10 +32,12 @@ impl Outlet {
     }
 
     /// Nothing of the pod is left on the node. One that was deleted stays listed as ended, see [`Outlet::unlist`].
-    pub fn forget(&mut self, uid: &PodUid) {
+    pub fn forget(&mut self, uid: &PodUid, now_unix_ns: i64) {
         let Some(pod) = self.snapshot.pods.remove(uid) else { return };
         if pod.pod.metadata.deletion_timestamp.is_some() {
-            self.snapshot.ended.insert(uid.clone(), pod);
+            let mut last = PublishedPod::clone(&pod);
+            last.status = Arc::new(of_gone(&pod.status, now_unix_ns));
+            self.snapshot.ended.insert(uid.clone(), Arc::new(last));
         }
         self.changed = true;
     }
@@ -73,12 +76,12 @@ mod tests {
         let (mut outlet, mut rx) = Outlet::new(NodeSnapshot::default());
         outlet.publish(pod("a"));
         outlet.publish(pod("b"));
-        outlet.forget(&"b".into());
+        outlet.forget(&"b".into(), 0);
         assert!(!rx.has_changed().unwrap());
         outlet.flush();
         let seen = Arc::clone(&rx.borrow_and_update());
         assert_eq!(seen.pods.keys().map(PodUid::as_str).collect::<Vec<_>>(), ["a"]);
-        outlet.forget(&"never".into());
+        outlet.forget(&"never".into(), 0);
         outlet.flush();
         assert!(!rx.has_changed().unwrap());
     }

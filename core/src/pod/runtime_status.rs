@@ -67,6 +67,11 @@ pub struct ContainerUser {
 
 impl PodRuntimeStatus {
     #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sandboxes.is_empty() && self.containers.is_empty()
+    }
+
+    #[must_use]
     pub fn ready_sandbox(&self) -> Option<&SandboxStatus> {
         self.sandboxes.iter().find(|s| s.ready)
     }

@@ -17,9 +17,14 @@ use crate::reason::Reason;
 
 mod conditions;
 mod given;
+mod gone;
 mod phase;
 
 pub use conditions::of_others as conditions_of_others;
+pub use gone::of_gone;
+
+/// The message of `ContainerStatusUnknown`.
+const NOT_LOCATED: &str = "The container could not be located when the pod was terminated";
 
 /// What the status is made from.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +82,9 @@ impl PodFailure {
 /// The status as `kubectl get pod -o yaml` would show it.
 #[must_use]
 pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
+    if let Some(failure) = input.failed.filter(|f| !f.disruption && input.runtime.is_empty()) {
+        return refused(input, failure);
+    }
     let spec = input.pod.spec.as_ref();
     let containers = spec.map_or(&[][..], |s| &s.containers);
     let init = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
@@ -91,14 +99,15 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         None => phase::phase(input.pod, &init_statuses, &statuses, input.completed),
     };
     let host_network = spec.and_then(|s| s.host_network) == Some(true);
-    let pod_ips: &[String] = match input.runtime.ready_sandbox() {
-        None => &[],
-        Some(_) if host_network => input.host_ips,
-        Some(sandbox) => &sandbox.ips,
+    let pod_ips: Vec<String> = match input.runtime.ready_sandbox() {
+        // One that has ended is still told by the address that it had.
+        None => {
+            input.previous.and_then(|p| p.pod_ips.clone()).into_iter().flatten().map(|ip| ip.ip).collect()
+        }
+        Some(_) if host_network => input.host_ips.to_vec(),
+        Some(sandbox) => sandbox.ips.clone(),
     };
-    // A pod that was refused was given nothing.
-    let refused = input.failed.is_some_and(|f| !f.disruption) && input.runtime.sandboxes.is_empty();
-    let resources = given::of_pod(input.pod).filter(|_| !refused);
+    let resources = given::of_pod(input.pod);
     PodStatus {
         allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
         resources,
@@ -112,6 +121,19 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         host_ips: some_unless_empty(input.host_ips.iter().map(|ip| HostIP { ip: ip.clone() })),
         pod_ip: pod_ips.first().cloned(),
         pod_ips: some_unless_empty(pod_ips.iter().map(|ip| PodIP { ip: ip.clone() })),
+        qos_class: Some(QosClass::of(input.pod).as_str().to_owned()),
+        start_time: start_time(input),
+        observed_generation: input.pod.metadata.generation,
+        ..PodStatus::default()
+    }
+}
+
+/// Of a pod that the node did not take: there is nothing more to say.
+fn refused(input: &StatusInput<'_>, failure: &PodFailure) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(failure.reason.clone()),
+        message: Some(failure.message.clone()),
         qos_class: Some(QosClass::of(input.pod).as_str().to_owned()),
         start_time: start_time(input),
         observed_generation: input.pod.metadata.generation,
@@ -182,7 +204,7 @@ fn container_status(
             state.terminated = Some(ContainerStateTerminated {
                 exit_code: 137,
                 reason: Some("ContainerStatusUnknown".to_owned()),
-                message: Some("The container could not be located when the pod was terminated".to_owned()),
+                message: Some(NOT_LOCATED.to_owned()),
                 container_id: Some(container_id(input, s)),
                 ..ContainerStateTerminated::default()
             });

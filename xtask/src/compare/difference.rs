@@ -52,7 +52,7 @@ pub struct Reasons {
 #[derive(Debug)]
 pub(super) struct Reason {
     pub text: String,
-    manifests: Regex,
+    manifests: Vec<Regex>,
     paths: Vec<Regex>,
     used: Cell<bool>,
 }
@@ -63,12 +63,12 @@ pub(super) struct Reason {
 struct Written {
     reason: String,
     #[serde(default = "any")]
-    manifests: String,
+    manifests: Vec<String>,
     paths: Vec<String>,
 }
 
-fn any() -> String {
-    "*".to_owned()
+fn any() -> Vec<String> {
+    vec!["*".to_owned()]
 }
 
 impl Reasons {
@@ -81,17 +81,16 @@ impl Reasons {
         let written: Vec<Written> = serde_saphyr::from_str(text).context("not a list of reasons")?;
         let reason = |one: Written| {
             ensure!(!one.reason.trim().is_empty(), "{:?} has no reason", one.paths);
-            let paths = one.paths.iter().map(|path| glob(path)).collect::<Result<_>>()?;
-            let text = one.reason.trim().to_owned();
-            Ok(Reason { text, manifests: glob(&one.manifests)?, paths, used: Cell::new(false) })
+            let globs = |all: &[String]| all.iter().map(|one| glob(one)).collect::<Result<Vec<Regex>>>();
+            let (manifests, paths) = (globs(&one.manifests)?, globs(&one.paths)?);
+            Ok(Reason { text: one.reason.trim().to_owned(), manifests, paths, used: Cell::new(false) })
         };
         Ok(Reasons { all: written.into_iter().map(reason).collect::<Result<_>>()? })
     }
 
     fn of(&self, manifest: &str, path: &str) -> Standing {
-        let fits = |one: &Reason| {
-            one.manifests.is_match(manifest) && one.paths.iter().any(|pattern| pattern.is_match(path))
-        };
+        let any = |patterns: &[Regex], text: &str| patterns.iter().any(|pattern| pattern.is_match(text));
+        let fits = |one: &Reason| any(&one.manifests, manifest) && any(&one.paths, path);
         let Some(index) = self.all.iter().position(fits) else { return Standing::Unexplained };
         self.all[index].used.set(true);
         Standing::Explained(index)
@@ -117,10 +116,12 @@ pub fn between(kubelet: &Recording, oomlet: &Recording, reasons: &Reasons) -> Ve
     for (manifest, ours) in &oomlet.of {
         let Some(theirs) = kubelet.of.get(manifest) else { continue };
         let (theirs, ours) = (flat(theirs), flat(ours));
+        let same_cgroups = is_cgroup_v2(&theirs) == is_cgroup_v2(&ours);
         let paths: BTreeSet<&String> = theirs.keys().chain(ours.keys()).collect();
         for path in paths {
             let [a, b] = [&theirs, &ours].map(|side| side.get(path).cloned().unwrap_or(Value::Null));
-            if a != b {
+            let is_comparable = same_cgroups || !path.starts_with("cgroups.");
+            if a != b && is_comparable && !(is_over_time(path) && differ_in_steps_alone(&a, &b)) {
                 let standing = reasons.of(manifest, path);
                 let (manifest, path) = (manifest.clone(), path.clone());
                 found.push(Difference { manifest, path, kubelet: a, oomlet: b, standing });
@@ -128,6 +129,27 @@ pub fn between(kubelet: &Recording, oomlet: &Recording, reasons: &Reasons) -> Ve
         }
     }
     found
+}
+
+/// Written by chance: by Go's order of a map.
+const UNORDERED: &str = ".envs";
+
+/// The files of the other version say the same in other words: what was recorded on one says nothing of the other.
+fn is_cgroup_v2(record: &BTreeMap<String, Value>) -> bool {
+    record.keys().any(|path| path.starts_with("cgroups.") && path.ends_with(".cpu.weight"))
+}
+
+fn is_over_time(path: &str) -> bool {
+    path.starts_with("over_time.") || path.starts_with("after_deletion.")
+}
+
+/// Two sequences that end alike, of which one has what the other has and more: whoever writes faster than the API server
+/// answers, or lists what runs once a second only, leaves out what was overtaken meanwhile.
+fn differ_in_steps_alone(a: &Value, b: &Value) -> bool {
+    let (Some(a), Some(b)) = (a.as_array(), b.as_array()) else { return false };
+    let (fewer, more) = if a.len() < b.len() { (a, b) } else { (b, a) };
+    let mut rest = more.iter();
+    fewer.last() == more.last() && fewer.iter().all(|step| rest.any(|other| other == step))
 }
 
 /// What names an item of a list.
@@ -159,7 +181,7 @@ fn flatten(path: &str, value: &Value, all: &mut BTreeMap<String, Value>) {
                 flatten(&format!("{path}[{index}]"), one, all);
                 order.push(Value::String(index));
             }
-            if name.is_some() {
+            if name.is_some() && !path.ends_with(UNORDERED) {
                 all.insert(format!("{path}[order]"), Value::Array(order));
             }
         }
@@ -209,10 +231,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_overtaken_is_no_difference() {
+        for (a, b, expected) in [
+            (json!(["Pending", "Running"]), json!(["Running"]), true),
+            (json!(["Running"]), json!(["Pending", "Running"]), true),
+            (json!(["Pending", "Running"]), json!(["Pending"]), false),
+            (json!(["Pending", "Failed"]), json!(["Running", "Failed"]), false),
+            (json!(["Running"]), json!(null), false),
+        ] {
+            assert_eq!(differ_in_steps_alone(&a, &b), expected, "{a} {b}");
+        }
+    }
+
+    #[test]
     fn a_reason_says_something() {
         assert!(Reasons::parse("- reason: ' '\n  paths: ['*']\n").is_err());
         assert!(Reasons::parse("- reason: x\n  path: ['*']\n").is_err());
-        let reasons = Reasons::parse("- reason: x\n  manifests: 'a*'\n  paths: ['b.*']\n").unwrap();
+        let reasons = Reasons::parse("- reason: x\n  manifests: ['a*']\n  paths: ['b.*']\n").unwrap();
         assert_eq!(reasons.of("ab", "b.c"), Standing::Explained(0));
         assert_eq!(reasons.of("b", "b.c"), Standing::Unexplained);
         let unused = Reasons::parse("- reason: x\n  paths: ['b']\n").unwrap();

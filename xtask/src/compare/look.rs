@@ -14,12 +14,11 @@ use crate::node::TestNode;
 use crate::process;
 
 /// By controller of cgroup version 1; on version 2 all are in one folder.
-const FILES: [(&str, &[&str]); 5] = [
+const FILES: [(&str, &[&str]); 4] = [
     ("cpu", &["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.weight", "cpu.max"]),
     ("memory", &["memory.limit_in_bytes", "memory.max", "memory.high", "memory.min", "memory.oom.group"]),
     ("pids", &["pids.max"]),
     ("hugetlb", &["hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"]),
-    ("cpuset", &["cpuset.cpus", "cpuset.mems"]),
 ];
 
 /// Each container's log, by its first attempt.

@@ -25,6 +25,13 @@ static PATTERNS: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
         // A connection's own end.
         (r"\$POD_IP:\d{5}\b", "$POD_IP:$PORT"),
         (r"Image size: \d+ bytes", "Image size: $SIZE bytes"),
+        // Where a container's termination message lies: kubelet calls it by chance.
+        (r"/containers/[a-z0-9-]+/[0-9a-f]{1,8}$", "/containers/$CONTAINER/$RUN"),
+        // Of each machine another.
+        (r"^Max processes .*", "Max processes $MACHINE"),
+        (r"^Max pending signals .*", "Max pending signals $MACHINE"),
+        // Of each node another.
+        (r"\b10\.244\.\d+\.0/24\b", "$POD_CIDR"),
     ]
     .into_iter()
     .filter_map(|(pattern, word)| Some((Regex::new(pattern).ok()?, word)))
@@ -89,6 +96,6 @@ mod tests {
         ] {
             assert_eq!(normal.text(text), expected);
         }
-        assert_eq!(PATTERNS.len(), 9);
+        assert_eq!(PATTERNS.len(), 13);
     }
 }

@@ -136,6 +136,9 @@ fn node_record(node: &Value) -> Value {
     for image in node["status"]["images"].as_array_mut().into_iter().flatten() {
         image["sizeBytes"] = json!("$NUMBER");
     }
+    let version = node["status"]["nodeInfo"]["kubeletVersion"].as_str().unwrap_or_default().to_owned();
+    // Of the release that it speaks as.
+    node["status"]["nodeInfo"]["kubeletVersion"] = json!(version.split('+').next());
     node["metadata"]["creationTimestamp"].take();
     node
 }

@@ -93,9 +93,6 @@ fn initialized(
     if init.is_empty() || phase == "Succeeded" || statuses.iter().any(ran) {
         return Ok(());
     }
-    if phase == "Failed" {
-        return Err((Some("PodFailed"), None));
-    }
     let incomplete: Vec<&str> = init
         .iter()
         .zip(init_statuses)
