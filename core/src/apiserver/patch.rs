@@ -53,12 +53,25 @@ pub fn difference(from: &Value, to: &Value, merge_keys: &[MergeKey]) -> Option<M
     (!patch.is_empty()).then_some(patch)
 }
 
-/// Items that are new or differ, whole; and a deletion for each of ours that is gone.
+/// Items that are new or differ, whole, with a null for each field that the API server's item has and ours has not: it
+/// would stay otherwise, for items are merged. And a deletion for each of ours that is gone.
 fn changed_items(from: Option<&Value>, to: &Value, by: MergeKey) -> Option<Value> {
     let items = |list: Option<&Value>| list.and_then(Value::as_array).cloned().unwrap_or_default();
     let (from, to) = (items(from), items(Some(to)));
     let has = |list: &[Value], item: &Value| list.iter().any(|other| other[by.key] == item[by.key]);
-    let mut changed: Vec<Value> = to.iter().filter(|item| !from.contains(item)).cloned().collect();
+    let differing = to.iter().filter(|item| !from.contains(item));
+    let mut changed: Vec<Value> = differing
+        .map(|item| {
+            let mut item = item.clone();
+            let there = from.iter().find(|other| other[by.key] == item[by.key]).and_then(Value::as_object);
+            if let (Some(fields), Some(there)) = (item.as_object_mut(), there) {
+                for field in there.keys() {
+                    fields.entry(field.clone()).or_insert(Value::Null);
+                }
+            }
+            item
+        })
+        .collect();
     if by.owned {
         let gone = from.iter().filter(|item| !has(&to, item));
         changed.extend(gone.map(|item| serde_json::json!({ "$patch": "delete", by.key: item[by.key] })));
@@ -111,6 +124,11 @@ mod tests {
                 json!({"conditions": [{"type": "A", "status": "True"}, {"type": "Other"}]}),
                 json!({"conditions": [{"type": "A", "status": "False"}]}),
                 json!({"conditions": [{"type": "A", "status": "False"}]}),
+            ),
+            (
+                json!({"conditions": [{"type": "A", "status": "True", "message": "m"}]}),
+                json!({"conditions": [{"type": "A", "status": "True"}]}),
+                json!({"conditions": [{"type": "A", "status": "True", "message": null}]}),
             ),
             (json!({"conditions": [{"type": "Other"}]}), json!({}), json!(null)),
             (
