@@ -90,8 +90,17 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         None => phase::phase(input.pod, &init_statuses, &statuses, input.completed),
     };
     let host_network = spec.and_then(|s| s.host_network) == Some(true);
+    // A pod without a ready sandbox shows what it had, also while it ends (getPodIPs, pkg/kubelet/pleg/generic.go): the
+    // API server does not take an address back.
+    let shown: Vec<String> = input
+        .previous
+        .and_then(|p| p.pod_ips.as_ref())
+        .into_iter()
+        .flatten()
+        .map(|ip| ip.ip.clone())
+        .collect();
     let pod_ips: &[String] = match input.runtime.ready_sandbox() {
-        None => &[],
+        None => &shown,
         Some(_) if host_network => input.host_ips,
         Some(sandbox) => &sandbox.ips,
     };
