@@ -48,6 +48,8 @@ pub struct StatusManager {
     /// What was written last, and the version of the object that came of it: the API server may have kept something
     /// otherwise than it was written, which writing it again would not change.
     written: HashMap<PodUid, (Arc<PodStatus>, Option<String>)>,
+    /// The API server has taken the deletion, and the watch has not told of it yet: it is not asked for twice.
+    deleted: BTreeSet<PodUid>,
 }
 
 struct Failing {
@@ -70,6 +72,8 @@ struct Done {
     /// The object that came of it.
     result: Result<Option<Pod>, RequestError>,
     creation: bool,
+    /// The object's UID.
+    deletion: Option<PodUid>,
 }
 
 impl StatusManager {
@@ -96,6 +100,7 @@ impl StatusManager {
             busy: BTreeSet::new(),
             failing: HashMap::new(),
             written: HashMap::new(),
+            deleted: BTreeSet::new(),
         }
     }
 
@@ -173,6 +178,7 @@ impl StatusManager {
                 DiffItem::Remove(uid, pod) => {
                     self.written.remove(uid);
                     self.failing.remove(uid);
+                    self.deleted.remove(uid);
                     changed.push(Arc::clone(pod));
                 }
             }
@@ -233,25 +239,30 @@ impl StatusManager {
                 step = Step::Delete(pod.clone());
             }
         }
+        if matches!(&step, Step::Delete(pod) if self.deleted.contains(&pod.uid)) {
+            return;
+        }
         self.busy.insert(uid.clone());
         let client = self.client.0.clone();
         self.in_flight.spawn(async move {
             let creation = matches!(step, Step::Create(_));
-            // A mirror that was made has no status yet.
-            let status = status.filter(|_| matches!(step, Step::Patch { .. }));
+            let deletion = if let Step::Delete(pod) = &step { Some(pod.uid.clone()) } else { None };
             let result = carry_out(client, step).await;
-            Done { uid, status, result, creation }
+            Done { uid, status, result, creation, deletion }
         });
     }
 
     fn done(&mut self, done: Done) {
-        let Done { uid, status, result, creation } = done;
+        let Done { uid, status, result, creation, deletion } = done;
         self.busy.remove(&uid);
         match result {
             Ok(object) => {
                 self.failing.remove(&uid);
-                // What is deleted is gone once the watch says so.
-                let Some(object) = object else { return };
+                // What is deleted is gone once the watch says so, which may have been before the answer.
+                let Some(object) = object else {
+                    self.deleted.extend(deletion.filter(|uid| self.pods.contains_key(uid)));
+                    return;
+                };
                 self.dirty.insert(uid);
                 let of = PodRef::of(&object).uid;
                 if let Some(status) = status {

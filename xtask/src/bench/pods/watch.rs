@@ -1,22 +1,30 @@
 //! A client's view of a namespace's pods: one `kubectl` that watches, and when it has seen what.
 
-use std::collections::BTreeMap;
-use std::io::BufReader;
-use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
 
 use crate::control_plane::ControlPlane;
+use crate::process;
+
+/// Of each notice: its type; the pod's name, deletion, phase, and whether it is Ready.
+const WORDS: &str = "--output=jsonpath={.type}/{.object.metadata.name}/{.object.metadata.deletionTimestamp}/\
+    {.object.status.phase}/{.object.status.conditions[?(@.type=='Ready')].status}{\"\\n\"}";
 
 /// Ended when dropped. It is to be started while there is no pod yet.
 #[derive(Debug)]
-pub struct PodWatch {
-    kubectl: Child,
-    seen: Arc<Mutex<Seen>>,
+pub struct PodWatch(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    seen: Seen,
+    kubectl: Option<Child>,
+    ended: bool,
 }
 
 /// By pod, when it was first seen so.
@@ -25,129 +33,146 @@ pub struct Seen {
     pub there: BTreeMap<String, Instant>,
     pub ready: BTreeMap<String, Instant>,
     pub gone: BTreeMap<String, Instant>,
-    /// Pods that have ended by themselves, which none should.
+    /// Nothing more is seen, or a pod has ended by itself, which none should.
     failed: Option<String>,
-    /// Why nothing more is seen.
-    ended: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Notice {
-    #[serde(rename = "type")]
-    kind: String,
-    object: Pod,
-}
-
-#[derive(Deserialize)]
-struct Pod {
-    metadata: Metadata,
-    #[serde(default)]
-    status: Status,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    name: String,
-    #[serde(rename = "deletionTimestamp")]
-    deletion_timestamp: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Status {
-    phase: String,
-    conditions: Vec<Condition>,
-}
-
-#[derive(Deserialize)]
-struct Condition {
-    #[serde(rename = "type")]
-    kind: String,
-    status: String,
 }
 
 impl PodWatch {
     pub fn start(plane: &ControlPlane, namespace: &str) -> Result<PodWatch> {
-        let mut command = plane.kubectl_command(plane.kubeconfig_admin());
-        command.args(["get", "pods", "--namespace", namespace, "--watch", "--output-watch-events"]);
-        command.arg("--output=json").stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut kubectl = command.spawn().context("starting kubectl")?;
-        let output = kubectl.stdout.take().context("kubectl has no stdout")?;
-        let seen = Arc::<Mutex<Seen>>::default();
-        let into = Arc::clone(&seen);
+        let get = move |plane: &ControlPlane, args: &[&str]| {
+            let mut command = plane.kubectl_command(plane.kubeconfig_admin());
+            command.args(["get", "pods", "--namespace", namespace]).args(args);
+            command
+        };
+        // A few words a notice: a client that takes them too slowly loses its watch.
+        let watch = get(plane, &["--watch", "--output-watch-events", WORDS]);
+        let list = get(plane, &["--output=jsonpath={.items[*].metadata.name}"]);
+        let state = Arc::<Mutex<State>>::default();
+        let (mut watching, shared) = (again(&watch), Arc::clone(&state));
+        let mut output = spawn(&mut watching, &state)?;
         thread::Builder::new().name("pod-watch".to_owned()).spawn(move || {
-            let notices = serde_json::Deserializer::from_reader(BufReader::new(output)).into_iter::<Notice>();
-            let mut why = "kubectl has ended".to_owned();
-            for notice in notices {
-                match notice {
-                    Ok(notice) => into.lock().unwrap_or_else(PoisonError::into_inner).take(&notice),
+            loop {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    lock(&shared).seen.take(&line);
+                }
+                // It was ended, or its watch was.
+                if lock(&shared).ended {
+                    return;
+                }
+                let restarted = spawn(&mut again(&watch), &shared).and_then(|output| {
+                    let there = process::output(&mut again(&list))?;
+                    lock(&shared).seen.missed(&there);
+                    Ok(output)
+                });
+                match restarted {
+                    Ok(next) => output = next,
                     Err(error) => {
-                        why = format!("kubectl's output: {error}");
-                        break;
+                        lock(&shared).seen.failed = Some(format!("{error:#}"));
+                        return;
                     }
                 }
             }
-            into.lock().unwrap_or_else(PoisonError::into_inner).ended = Some(why);
         })?;
-        Ok(PodWatch { kubectl, seen })
+        Ok(PodWatch(state))
     }
 
     /// Until now.
     pub fn seen(&self) -> Result<Seen> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(why) = seen.failed.as_ref().or(seen.ended.as_ref()) {
-            bail!("watching the pods: {why}");
+        let seen = lock(&self.0).seen.clone();
+        match &seen.failed {
+            Some(why) => bail!("watching the pods: {why}"),
+            None => Ok(seen),
         }
-        Ok(seen)
     }
 }
 
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn again(command: &Command) -> Command {
+    let mut same = Command::new(command.get_program());
+    same.args(command.get_args());
+    same
+}
+
+fn spawn(watch: &mut Command, state: &Mutex<State>) -> Result<ChildStdout> {
+    let mut kubectl =
+        watch.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("starting kubectl")?;
+    let output = kubectl.stdout.take().context("kubectl has no stdout")?;
+    let mut state = lock(state);
+    if state.ended {
+        kubectl.kill().context("ending kubectl")?;
+    }
+    if let Some(mut before) = state.kubectl.replace(kubectl) {
+        before.wait().context("waiting for kubectl")?;
+    }
+    Ok(output)
+}
+
 impl Seen {
-    fn take(&mut self, notice: &Notice) {
+    /// A line of [`WORDS`].
+    fn take(&mut self, line: &str) {
         let now = Instant::now();
-        let (pod, name) = (&notice.object, &notice.object.metadata.name);
+        let mut words = line.split('/');
+        let mut word = || words.next().unwrap_or_default();
+        let (kind, name, deleted, phase, ready) = (word(), word().to_owned(), word(), word(), word());
         self.there.entry(name.clone()).or_insert(now);
-        let is_ready = pod.status.conditions.iter().any(|c| c.kind == "Ready" && c.status == "True");
-        if is_ready {
+        if ready == "True" {
             self.ready.entry(name.clone()).or_insert(now);
         }
-        if notice.kind == "DELETED" {
+        if kind == "DELETED" {
             self.gone.entry(name.clone()).or_insert(now);
         }
-        let has_ended = matches!(pod.status.phase.as_str(), "Failed" | "Succeeded");
-        if has_ended && pod.metadata.deletion_timestamp.is_none() {
-            self.failed = Some(format!("pod {name} is {}", pod.status.phase));
+        if matches!(phase, "Failed" | "Succeeded") && deleted.is_empty() {
+            self.failed = Some(format!("pod {name} is {phase}"));
+        }
+    }
+
+    /// Only these are there now: the others went while nobody watched.
+    fn missed(&mut self, there: &str) {
+        let (now, there): (_, BTreeSet<&str>) = (Instant::now(), there.split_whitespace().collect());
+        for name in self.there.keys().filter(|name| !there.contains(name.as_str())) {
+            self.gone.entry(name.clone()).or_insert(now);
         }
     }
 }
 
 impl Drop for PodWatch {
     fn drop(&mut self) {
-        let _ = self.kubectl.kill();
-        let _ = self.kubectl.wait();
+        let mut state = lock(&self.0);
+        state.ended = true;
+        if let Some(kubectl) = &mut state.kubectl {
+            let _ = kubectl.kill();
+            let _ = kubectl.wait();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
 
     #[test]
     fn each_state_is_seen_once() {
         let mut seen = Seen::default();
-        let mut take = |kind: &str, status: Value, deleted: Value| {
-            let metadata = json!({ "name": "a", "deletionTimestamp": deleted });
-            let notice = json!({ "type": kind, "object": { "metadata": metadata, "status": status } });
-            seen.take(&serde_json::from_value(notice).unwrap());
+        let mut take = |line: &str| {
+            seen.take(line);
             (seen.there.len(), seen.ready.len(), seen.gone.len(), seen.failed.is_some())
         };
-        let ready = |status: &str| json!({ "conditions": [{ "type": "Ready", "status": status }] });
-        assert_eq!(take("ADDED", json!({}), json!(null)), (1, 0, 0, false));
-        assert_eq!(take("MODIFIED", ready("False"), json!(null)), (1, 0, 0, false));
-        assert_eq!(take("MODIFIED", ready("True"), json!(null)), (1, 1, 0, false));
-        assert_eq!(take("MODIFIED", json!({ "phase": "Failed" }), json!("now")), (1, 1, 0, false));
-        assert_eq!(take("DELETED", json!({ "phase": "Failed" }), json!("now")), (1, 1, 1, false));
-        assert_eq!(take("MODIFIED", json!({ "phase": "Failed" }), json!(null)), (1, 1, 1, true));
+        assert_eq!(take("ADDED/a//Pending/"), (1, 0, 0, false));
+        assert_eq!(take("MODIFIED/a//Pending/False"), (1, 0, 0, false));
+        assert_eq!(take("MODIFIED/a//Running/True"), (1, 1, 0, false));
+        assert_eq!(take("MODIFIED/a/2026-11-30T01:00:00Z/Failed/False"), (1, 1, 0, false));
+        assert_eq!(take("DELETED/a/2026-11-30T01:00:00Z/Failed/False"), (1, 1, 1, false));
+        assert_eq!(take("MODIFIED/b//Failed/"), (2, 1, 1, true));
+    }
+
+    #[test]
+    fn what_went_unseen_is_gone() {
+        let mut seen = Seen::default();
+        ["ADDED/a///", "ADDED/b///"].iter().for_each(|line| seen.take(line));
+        seen.missed("b c");
+        assert_eq!(seen.gone.keys().collect::<Vec<_>>(), ["a"]);
     }
 }
