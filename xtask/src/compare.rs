@@ -50,9 +50,20 @@ pub struct Options {
     /// Another kubelet than the one built for the control plane.
     #[arg(long, value_name = "PATH")]
     kubelet: Option<PathBuf>,
-    /// Prints the agent's record of each manifest too.
-    #[arg(long)]
-    verbose: bool,
+    /// Writes what the agent did into this folder, one file a manifest.
+    #[arg(long, value_name = "DIR", conflicts_with = "replay")]
+    keep: Option<PathBuf>,
+    /// Takes what the agent did from such a folder, instead of running it: after reasons have been edited.
+    #[arg(long, value_name = "DIR", conflicts_with = "record")]
+    replay: Option<PathBuf>,
+}
+
+impl Options {
+    /// Nothing is run, and so nothing is to be installed or built for it.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.replay.is_some()
+    }
 }
 
 /// The project's own manifests.
@@ -79,21 +90,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let cases = corpus::read(&options.corpus.clone().unwrap_or_else(corpus_dir), options.only.as_deref())?;
     ensure!(!cases.is_empty(), "no manifest of the corpus is called so");
     let reasons = Reasons::read(&reasons_path())?;
-    let scratch = Scratch::new("compare")?;
-    let plane = ControlPlane::start(&scratch, &PlaneOptions::default())?;
-    let expected = if options.record || !own {
-        let recording = run_kubelet(&plane, options, &cases).context("kubelet")?;
-        if options.record && own {
-            recording.write(&recorded_dir())?;
-        }
-        recording
-    } else {
-        Recording::read(&recorded_dir(), &cases)?
+    let (expected, actual) = match &options.replay {
+        Some(dir) => (Recording::read(&recorded_dir(), &cases)?, Recording::read(dir, &cases)?),
+        None => run_both(options, own, &cases)?,
     };
-    let actual = run_peer(&plane, Kind::Oomlet, &cases).context("oomlet")?;
-    if options.verbose {
-        println!("{}", actual.text()?);
-    }
     let found = difference::between(&expected, &actual, &reasons);
     tell(&found);
     if own && options.only.is_none() {
@@ -106,6 +106,26 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         found.len()
     );
     Ok(if unexplained == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What kubelet did, now or when it was recorded, and what the agent does.
+fn run_both(options: &Options, own: bool, cases: &[Case]) -> Result<(Recording, Recording)> {
+    let scratch = Scratch::new("compare")?;
+    let plane = ControlPlane::start(&scratch, &PlaneOptions::default())?;
+    let expected = if options.record || !own {
+        let recording = run_kubelet(&plane, options, cases).context("kubelet")?;
+        if options.record && own {
+            recording.write(&recorded_dir())?;
+        }
+        recording
+    } else {
+        Recording::read(&recorded_dir(), cases)?
+    };
+    let actual = run_peer(&plane, Kind::Oomlet, cases).context("oomlet")?;
+    if let Some(dir) = &options.keep {
+        actual.write(dir)?;
+    }
+    Ok((expected, actual))
 }
 
 fn run_kubelet(plane: &ControlPlane, options: &Options, cases: &[Case]) -> Result<Recording> {

@@ -118,6 +118,7 @@ fn run(command: Command) -> Result<ExitCode> {
             }
             bench::run(&bench)?;
         }
+        Command::Compare(options) if options.is_replay() => return compare::run(&options),
         Command::Compare(options) => {
             root::require("it starts pods in cgroups and a network namespace of their own")?;
             setup::run(role::COMPARE)?;

@@ -45,10 +45,6 @@ impl Recording {
         Ok(())
     }
 
-    pub fn text(&self) -> Result<String> {
-        Ok(serde_json::to_string_pretty(&self.of)?)
-    }
-
     pub(super) fn set_node(&mut self, node: &Value, normal: &Normal) {
         self.of.insert(NODE.to_owned(), node_record(&normal.value(node)));
     }
