@@ -32,7 +32,7 @@ fn text(found: &[Difference], reasons: &Reasons) -> String {
          (`tests/compare/{KUBELET}`). The reasons are in `tests/compare/reasons.yaml`.\n"
     );
     for (index, reason) in reasons.all.iter().enumerate() {
-        section(&mut page, &reason.text, found, Standing::Explained(index));
+        section(&mut page, &format!("{}\n\n{}", index + 1, reason.text), found, Standing::Explained(index));
     }
     section(&mut page, "Without a reason", found, Standing::Unexplained);
     page
