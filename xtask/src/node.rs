@@ -7,12 +7,13 @@
 pub mod agent;
 pub mod kubelet;
 pub mod manifest;
+mod memory;
 mod network;
 pub mod trace;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,10 +27,9 @@ use crate::process;
 use crate::relay::Relay;
 use crate::scratch::Scratch;
 use agent::Agent;
+pub use memory::mem_total_bytes;
 pub use network::NODE_IP;
 use trace::TraceRecord;
-
-const MIB: u64 = 1 << 20;
 
 /// Fields are dropped in this order: the agent first, so that it does not see its node fall apart; the scratch last.
 #[derive(Debug)]
@@ -134,13 +134,6 @@ impl TestNode {
     /// Added to the agent's command line from the next start on.
     pub fn add_arguments(&mut self, arguments: &[&str]) {
         self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-    }
-
-    /// Caps kubepods at `mib` from the next start on: kubelet enforces capacity − systemReserved there.
-    pub fn cap_kubepods(&mut self, mib: u64) -> Result<()> {
-        let reserved = mem_total_bytes()?.saturating_sub(mib * MIB);
-        self.config["systemReserved"] = json!({ "memory": reserved.to_string() });
-        Ok(())
     }
 
     #[must_use]
@@ -316,20 +309,6 @@ impl TestNode {
         Some(labels)
     }
 
-    /// `kubepods` in the hierarchy that has the memory controller.
-    pub fn kubepods_dir(&self) -> Result<PathBuf> {
-        self.scratch.cgroup_dir_below("memory", "kubepods")
-    }
-
-    /// Current usage and limit of kubepods in bytes, from the kernel; `None` while the cgroup is not there.
-    pub fn kubepods_memory(&self) -> Result<Option<(u64, u64)>> {
-        let dir = self.kubepods_dir()?;
-        let read = |v1: &str, v2: &str| number(&dir.join(v1)).or_else(|| number(&dir.join(v2)));
-        let usage = read("memory.usage_in_bytes", "memory.current");
-        let limit = read("memory.limit_in_bytes", "memory.max");
-        Ok(usage.map(|usage| (usage, limit.unwrap_or(u64::MAX))))
-    }
-
     /// Polls `done` until it holds. Panics after `bound` with `what` and the end of the agent's log.
     #[track_caller]
     pub fn wait_for(&self, bound: Duration, what: &str, done: impl FnMut() -> bool) {
@@ -358,20 +337,6 @@ impl TestNode {
     }
 }
 
-fn number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-/// MemTotal of /proc/meminfo.
-pub fn mem_total_bytes() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    let kib: u64 = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok())
-        .context("/proc/meminfo has no MemTotal")?;
-    Ok(kib * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,7 +348,7 @@ mod tests {
         let dir = node.scratch().path().to_owned();
         node.cap_kubepods(300).unwrap();
         let reserved: u64 = node.config_mut()["systemReserved"]["memory"].as_str().unwrap().parse().unwrap();
-        assert_eq!(mem_total_bytes().unwrap() - reserved, 300 * MIB);
+        assert_eq!(mem_total_bytes().unwrap() - reserved, 300 << 20);
         node.put_manifest("a", &manifest::pod("a", "idle", &["--mib", "1"])).unwrap();
         assert!(node.manifest_dir().join("a.yaml").is_file());
         node.remove_manifest("a").unwrap();

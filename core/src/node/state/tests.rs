@@ -5,6 +5,7 @@ mod limits;
 mod preempt;
 mod probes;
 mod races;
+mod reports;
 mod resources;
 mod retry;
 mod sources;
@@ -332,29 +333,6 @@ fn what_was_evicted_stays_evicted_over_a_restart() {
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
 }
 
-#[test]
-fn a_failed_sync_is_retried_after_its_back_off_and_told_once() {
-    let mut node = Node::new(config());
-    node.step(relist(&[]));
-    node.step(source(&[("a", "1")]));
-    let failed = || {
-        let retry_in = Duration::from_secs(10);
-        let error = "image nope is not there".to_owned();
-        report(
-            "1",
-            WorkerOutcome::Failed { reason: Reason::RetryAfterError, error, retry_in, waiting: vec![] },
-            PodRuntimeStatus::default(),
-        )
-    };
-    node.records();
-    assert_eq!(node.step(failed()), [""; 0]);
-    assert_eq!(node.records().len(), 1);
-    node.now = node.now + Duration::from_secs(10);
-    assert_eq!(node.step(Event::Tick), ["sync 1"]);
-    node.step(failed());
-    assert_eq!(node.records(), []);
-}
-
 fn reading(now: Mono, why: Reason, usage: u64, pods: &[(&str, u64)]) -> Event {
     let domain = |domain, usage_bytes, limit_bytes| DomainReading {
         domain,
@@ -403,15 +381,4 @@ fn memory_short_of_the_threshold_evicts_the_pod_over_its_request_and_keeps_the_r
     assert_eq!(decision.pod.as_ref().unwrap().name, "hog");
     assert_eq!(decision.numbers["limit_bytes"], 300 << 20);
     assert!(decision.message.contains("low on resource: memory"), "{}", decision.message);
-}
-
-#[test]
-fn an_exit_seen_by_the_kernel_kicks_pleg() {
-    let mut node = Node::new(config());
-    node.step(relist(&[]));
-    node.step(source(&[("a", "1")]));
-    node.step(synced("1"));
-    let kind = KernelEventKind::InitExit { pid: 42 };
-    let event = Event::Kernel(KernelEvent { at: node.now, read_at: node.now, kind });
-    assert_eq!(node.step(event), ["kick"]);
 }
