@@ -63,7 +63,7 @@ pub async fn current(clients: &Clients) -> Client {
     std::future::pending().await
 }
 
-/// This node's pods as the API server has them, mirror pods among them. `None`: not known yet.
+/// This node's pods as the API server has them, mirror pods among them, without their `spec`. `None`: not known yet.
 pub type ApiPods = Option<Arc<OrdMap<PodUid, Arc<Pod>>>>;
 
 /// No request takes longer; a watch is none.

@@ -13,6 +13,7 @@
 //! - [`capability`]: what the node allows, for `oomlet check`.
 //! - [`pidfd`]: a process that is held by a descriptor.
 //! - [`scheduling`]: the class of a thread.
+//! - [`heap`]: how much memory is kept beyond what is used.
 //! - [`log_forward`]: the programs' own log lines → `tracing`.
 
 pub mod alarm;
@@ -20,6 +21,7 @@ pub mod btf;
 pub mod capability;
 pub mod decode;
 mod facts;
+pub mod heap;
 pub mod layout;
 mod log_forward;
 pub mod pidfd;
@@ -160,7 +162,8 @@ impl Kernel {
         };
         let programs = programs::load_all(loaded.as_mut().map_err(|why| why.as_str()), &facts, options);
         drop(facts);
-        release_parse_memory();
+        // Parsing BTF takes tens of megabytes for a moment.
+        heap::give_back();
         for program in &programs {
             match &program.state {
                 ProgramState::Loaded => {
@@ -347,15 +350,6 @@ fn raise_memlock() {
     let unlimited = Rlimit { current: None, maximum: None };
     if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
         tracing::debug!(%error, "RLIMIT_MEMLOCK stays as it is; kernels from 5.11 on do not care");
-    }
-}
-
-/// Parsing BTF takes tens of megabytes for a moment; without this glibc would keep them.
-fn release_parse_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no preconditions; it returns free heap pages to the kernel.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

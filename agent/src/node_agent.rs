@@ -241,7 +241,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let status = tell_start(&journal, &kernel, &node);
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
-    tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), cancel.clone()));
+    tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), config.sync_frequency, cancel.clone()));
     sources::watch(&setup, &node.facts.name, &tracker, (&events, &cancel))?;
     let limit_handle = lower_later.map(|limit| {
         let handle = KubepodsLimitHandle::default();

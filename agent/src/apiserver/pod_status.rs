@@ -341,7 +341,9 @@ async fn carry_out(client: Client, step: Step) -> Result<Option<Pod>, RequestErr
     }
 }
 
+/// What is compared with what should be; the rest is the larger part.
 fn lean(mut pod: Pod) -> Option<Pod> {
     pod.metadata.managed_fields = None;
+    pod.spec = None;
     Some(pod)
 }

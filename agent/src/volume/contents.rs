@@ -95,24 +95,22 @@ impl Contents {
 
     /// The pod is to run, and is as given now. `runs`: it was running before it was known here, as after a restart of the
     /// agent: its volumes are there, and may be behind.
-    pub fn follow(&self, pod: &Pod, runs: bool) {
+    pub fn follow(&self, pod: &Arc<Pod>, runs: bool) {
         let uid = PodRef::of(pod).uid;
         let known = lock(&self.followed).get(&uid).cloned();
         if let Some(known) = known {
             let mut kept = lock(&known.pod);
-            let (old, new) = (&kept.metadata, &pod.metadata);
-            let differs = old.labels != new.labels || old.annotations != new.annotations;
-            if **kept != *pod {
-                *kept = Arc::new(pod.clone());
-            }
+            let kept_before = std::mem::replace(&mut *kept, Arc::clone(pod));
             drop(kept);
+            let (old, new) = (&kept_before.metadata, &pod.metadata);
+            let differs = old.labels != new.labels || old.annotations != new.annotations;
             if differs && shows_its_metadata(pod) && known.set_up.load(Ordering::SeqCst) {
                 self.want(&uid);
             }
             return;
         }
         let followed = Followed {
-            pod: Mutex::new(Arc::new(pod.clone())),
+            pod: Mutex::new(Arc::clone(pod)),
             needs: references(pod),
             writing: Arc::default(),
             set_up: AtomicBool::new(runs),

@@ -101,7 +101,7 @@ impl Rig {
     }
 
     async fn set_up(&self, pod: &Pod) -> Result<(), String> {
-        self.contents.follow(pod, false);
+        self.contents.follow(&Arc::new(pod.clone()), false);
         let uid = PodRef::of(pod).uid;
         let writing = self.contents.writing(&uid).await;
         let content = self.contents.content(pod).await;
@@ -172,7 +172,7 @@ async fn whatever_changes_is_written() {
     assert_eq!(std::fs::read_to_string(rig.at(LABELS)).unwrap(), "a=\"1\"");
     rig.fake.set("cm", "two");
     rig.until(MAP, "two").await;
-    rig.contents.follow(&pod(&json!({"a": "2"})), true);
+    rig.contents.follow(&Arc::new(pod(&json!({"a": "2"}))), true);
     rig.until(LABELS, "a=\"2\"").await;
 
     // A token is asked for when it is due, and one that cannot be had leaves the old one where it is.
@@ -237,6 +237,6 @@ async fn a_pod_that_ran_before_the_agent_is_caught_up_with() {
     let _ = rig.contents.forget(&"u".into()).await;
     lock(&rig.fake.objects).clear();
     rig.fake.set("cm", "while it was away");
-    rig.contents.follow(&pod(&json!({})), true);
+    rig.contents.follow(&Arc::new(pod(&json!({}))), true);
     rig.until(MAP, "while it was away").await;
 }

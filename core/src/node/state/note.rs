@@ -83,6 +83,7 @@ impl State {
         match order {
             WorkOrder::Sync { .. } => {
                 pod.sync_wanted = None;
+                (pod.listed_news, pod.settled) = (false, false);
                 pod.outstanding = Outstanding::Sync;
             }
             WorkOrder::Terminate { grace, .. } => {

@@ -84,6 +84,9 @@ impl State {
 
     fn take_named(&mut self, source: PodSource, named: SourcePod, now: Mono) {
         let uid = PodRef::of(&named.pod).uid;
+        if self.pods.get(&uid).is_some_and(|known| is_named_as_before(known, &named)) {
+            return;
+        }
         let Some(mut known) = self.pods.get_mut(&uid) else {
             if !self.deleted.contains_key(&uid) {
                 self.add(source, named, now);
@@ -172,6 +175,11 @@ impl State {
 
     /// Pods that their source no longer names end. One that was edited ends once its successor could be admitted.
     fn remove_unnamed(&mut self, source: PodSource, kept: &BTreeSet<PodUid>, now: Mono) {
+        let unnamed: Vec<PodUid> =
+            self.pods.values().map(|p| &p.id.uid).filter(|uid| !kept.contains(uid)).cloned().collect();
+        if unnamed.is_empty() {
+            return;
+        }
         let names: BTreeSet<(String, String)> = self
             .pods
             .values()
@@ -179,8 +187,6 @@ impl State {
             .map(|p| (p.id.namespace.clone(), p.id.name.clone()))
             .collect();
         let mut told = Vec::new();
-        let unnamed: Vec<PodUid> =
-            self.pods.values().map(|p| &p.id.uid).filter(|uid| !kept.contains(uid)).cloned().collect();
         for uid in unnamed {
             let Some(mut pod) = self.pods.get_mut(&uid) else { continue };
             if matches!(pod.mode, Mode::Removing { .. } | Mode::Removed) {
@@ -311,6 +317,13 @@ impl State {
         self.pods.insert(state);
         self.record_pod(now, Kind::Pod, Reason::OrphanedPod, &id, NOT_NAMED);
     }
+}
+
+/// A list names all pods, and most of them have not changed: those are not looked at again.
+fn is_named_as_before(known: &PodState, named: &SourcePod) -> bool {
+    let ending = matches!(known.mode, Mode::Removing { .. } | Mode::Removed);
+    let same = Arc::ptr_eq(&known.pod, &named.pod) && known.path.as_ref() == Some(&named.path);
+    same && !known.superseded && known.comes_back.is_none() && ending == is_to_be_deleted(&named.pod)
 }
 
 pub(super) fn is_to_be_deleted(pod: &Pod) -> bool {
