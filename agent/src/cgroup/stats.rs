@@ -18,7 +18,7 @@ use crate::clock;
 use oomlet_core::clock::Mono;
 use oomlet_core::pod::PodUid;
 use oomlet_core::reason::Reason;
-use oomlet_core::signal::{Domain, DomainReading, Hierarchy, MemoryReading, ReadScope, StatAge, rstat};
+use oomlet_core::signal::{Domain, DomainReading, Hierarchy, MemoryReading, ReadScope, rstat};
 
 pub use super::parse::Psi;
 

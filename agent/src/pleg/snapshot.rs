@@ -176,7 +176,10 @@ mod tests {
         let pods = s.pods(Mono::ZERO).pods;
         assert_eq!(pods.len(), 2);
         let u = pods.iter().find(|p| p.pod.uid.as_str() == "u").unwrap();
-        assert_eq!(u.sandboxes.iter().map(|s| (s.id.as_str(), s.ready)).collect::<Vec<_>>(), [("s1", false), ("s2", true)]);
+        assert_eq!(
+            u.sandboxes.iter().map(|s| (s.id.as_str(), s.ready)).collect::<Vec<_>>(),
+            [("s1", false), ("s2", true)]
+        );
         assert_eq!(u.containers.iter().map(|c| c.container.id.as_str()).collect::<Vec<_>>(), ["new", "old"]);
     }
 

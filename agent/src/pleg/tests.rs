@@ -7,6 +7,7 @@ use crate::cri::fake::{FakeRuntime, labels};
 use oomlet_core::node::event::{PodLifecycleEvent, PodLifecycleEventKind};
 use oomlet_core::pod::ContainerInstance;
 use oomlet_core::pod::containers::ListedContainer;
+use oomlet_core::pod::runtime_status::ContainerState;
 
 struct Rig {
     fake: FakeRuntime,
@@ -22,7 +23,13 @@ fn rig(has_events: bool, prepare: impl FnOnce(&FakeRuntime)) -> Rig {
     let connection = Connection::open(&fake.endpoint(), Duration::from_secs(5)).unwrap();
     let (tx, events) = mpsc::channel(64);
     let (handle, cancel) = (PlegHandle::default(), CancellationToken::new());
-    tokio::spawn(run(RuntimeClient::new(&connection), handle.clone(), tx, RELIST_PERIOD_WITH_EVENTS, cancel.clone()));
+    tokio::spawn(run(
+        RuntimeClient::new(&connection),
+        handle.clone(),
+        tx,
+        RELIST_PERIOD_WITH_EVENTS,
+        cancel.clone(),
+    ));
     Rig { fake, handle, events, _cancel: cancel.drop_guard() }
 }
 

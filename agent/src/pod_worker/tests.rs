@@ -280,7 +280,7 @@ async fn a_crashing_container_is_restarted_and_then_backs_off() {
     rig.fake.lock().unwrap().exit("a", 1);
     rig.sync(&pod);
     let report = rig.report().await;
-    let WorkerOutcome::Synced { next_sync_in: Some((delay, reason)), waiting } = report.outcome else {
+    let WorkerOutcome::Synced { next_sync_in: Some((delay, reason)), waiting, .. } = report.outcome else {
         panic!("{report:?}")
     };
     assert_eq!((reason, waiting[0].reason.as_str()), (Reason::CrashLoopBackOffEnded, "CrashLoopBackOff"));

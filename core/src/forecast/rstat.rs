@@ -143,7 +143,11 @@ mod tests {
             let mut got = Vec::new();
             for (ms, usage, inactive, lags) in readings {
                 let taken = d.observe_cgroup(Mono::from_millis(1 + ms), &reading(*usage, *inactive, *lags));
-                assert_eq!(d.next_sample_in(MAX_RATE_BYTES_PER_S) == Some(Duration::ZERO), !taken, "{readings:?} at {ms}");
+                assert_eq!(
+                    d.next_sample_in(MAX_RATE_BYTES_PER_S) == Some(Duration::ZERO),
+                    !taken,
+                    "{readings:?} at {ms}"
+                );
                 got.push(taken);
             }
             assert_eq!(got, taken, "{readings:?}");

@@ -109,6 +109,8 @@ struct Signals {
     /// The first kernel event told in the trace since the last reading.
     told_at: Option<Mono>,
     last_reading: Option<MemoryReading>,
+    /// Until when the kernel's side tells of no growth.
+    quiet_until: Mono,
 }
 
 #[derive(Debug)]

@@ -62,10 +62,7 @@ impl State {
         let (pods, found) = (&mut self.pods, &mut self.found);
         found.retain(|uid, found| match pods.get_mut(uid) {
             Some(mut pod) => {
-                pod.note_listed(
-                    std::mem::take(&mut found.containers),
-                    std::mem::take(&mut found.sandboxes),
-                );
+                pod.note_listed(std::mem::take(&mut found.containers), std::mem::take(&mut found.sandboxes));
                 false
             }
             None => true,

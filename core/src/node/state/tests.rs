@@ -215,7 +215,9 @@ fn short(kind: &ActionKind) -> Option<String> {
             "read all".into()
         }
         ActionKind::Resources(_)
-        | ActionKind::Memory(MemoryAction::Read { .. } | MemoryAction::ReadLimits { .. })
+        | ActionKind::Memory(
+            MemoryAction::Read { .. } | MemoryAction::ReadLimits { .. } | MemoryAction::QuietGrowth { .. },
+        )
         | ActionKind::Pod(PodAction::Publish(_))
         | ActionKind::Node(NodeAction::UpdateQos { .. } | NodeAction::Publish(_)) => return None,
     })

@@ -208,11 +208,8 @@ fn what_happens_in_a_pod_that_could_not_be_ended_has_it_tried_at_once() {
     let mut node = node_with_a_pod();
     node.step(source(&[]));
     assert_eq!(node.step(failed("1")), [""; 0]);
-    let died = PodLifecycleEvent {
-        pod: "1".into(),
-        kind: PodLifecycleEventKind::ContainerDied,
-        id: "1-c".into(),
-    };
+    let died =
+        PodLifecycleEvent { pod: "1".into(), kind: PodLifecycleEventKind::ContainerDied, id: "1-c".into() };
     assert_eq!(node.step(Event::Lifecycle(died.clone())), ["remove 1 grace 5"]);
     assert_eq!(node.step(Event::Lifecycle(died)), [""; 0], "it is being tried");
 }
