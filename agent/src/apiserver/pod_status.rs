@@ -27,6 +27,8 @@ use oomlet_core::pod::{Pod, PodRef, PodUid};
 const AT_A_TIME: usize = 8;
 /// What the API server refuses for what it is will hardly be taken the next moment.
 const REFUSED_AGAIN: Duration = Duration::from_secs(30);
+/// What may wait for the next of the same pod, see [`Step::Patch`].
+const WAITS_FOR_MORE: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub struct StatusManager {
@@ -45,6 +47,8 @@ pub struct StatusManager {
     in_flight: JoinSet<Done>,
     busy: BTreeSet<PodUid>,
     failing: HashMap<PodUid, Failing>,
+    /// Pods with something to tell that may wait, and until when.
+    waiting: HashMap<PodUid, Instant>,
     /// What was written last, and the version of the object that came of it: the API server may have kept something
     /// otherwise than it was written, which writing it again would not change.
     written: HashMap<PodUid, (Arc<PodStatus>, Option<String>)>,
@@ -99,6 +103,7 @@ impl StatusManager {
             in_flight: JoinSet::new(),
             busy: BTreeSet::new(),
             failing: HashMap::new(),
+            waiting: HashMap::new(),
             written: HashMap::new(),
             deleted: BTreeSet::new(),
         }
@@ -110,7 +115,8 @@ impl StatusManager {
         loop {
             self.start_due();
             let again = self.failing.iter().filter(|(uid, _)| !self.busy.contains(*uid));
-            let again = again.map(|(_, f)| f.again_at).filter(|at| *at > Instant::now()).min();
+            let again = again.map(|(_, f)| f.again_at).chain(self.waiting.values().copied());
+            let again = again.filter(|at| *at > Instant::now()).min();
             let retry = async {
                 match again {
                     Some(at) => sleep_until(at).await,
@@ -203,6 +209,8 @@ impl StatusManager {
             return;
         }
         let now = Instant::now();
+        let waited = self.waiting.iter().filter(|(_, at)| **at <= now);
+        self.dirty.extend(waited.map(|(uid, _)| uid.clone()));
         let waits = |uid: &PodUid| {
             self.busy.contains(uid) || self.failing.get(uid).is_some_and(|failing| failing.again_at > now)
         };
@@ -214,8 +222,14 @@ impl StatusManager {
             self.dirty.remove(&uid);
             let view = view(&self.snapshot, &self.pods, &self.node_name, self.node_uid.as_deref());
             match view.step(&uid) {
-                Some(step) => self.start(uid, step),
+                Some(Step::Patch { may_wait: true, .. })
+                    if *self.waiting.entry(uid.clone()).or_insert(now + WAITS_FOR_MORE) > now => {}
+                Some(step) => {
+                    self.waiting.remove(&uid);
+                    self.start(uid, step);
+                }
                 None => {
+                    self.waiting.remove(&uid);
                     self.failing.remove(&uid);
                 }
             }
@@ -319,7 +333,7 @@ fn is_newer(a: &Pod, b: &Pod) -> bool {
 
 async fn carry_out(client: Client, step: Step) -> Result<Option<Pod>, RequestError> {
     match step {
-        Step::Patch { pod, patch } => {
+        Step::Patch { pod, patch, .. } => {
             let api: Api<Pod> = Api::namespaced(client, &pod.namespace);
             let params = PatchParams::default();
             request(api.patch_status(&pod.name, &params, &Patch::Strategic(&patch))).await.map(lean)
