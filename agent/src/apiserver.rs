@@ -14,6 +14,7 @@
 //! None of them is waited for by the SyncLoop. What the API server does not take now is made good when it does: each task
 //! compares what is with what should be, so nothing is queued while it is away.
 
+pub mod certificates_group;
 pub mod credentials;
 pub mod events;
 pub mod following;

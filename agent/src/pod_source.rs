@@ -21,15 +21,24 @@ pub mod http;
 
 use directory::Directory;
 
+/// Where manifests become pods.
+#[derive(Clone, Debug)]
+pub struct Here {
+    /// The node's name, which goes into theirs.
+    pub node_name: String,
+    /// There is an API server, and what it holds is not for static pods.
+    pub in_cluster: bool,
+}
+
 /// The task. Ends when `cancel` is cancelled or nobody receives any more. `rescan`: `fileCheckFrequency`.
 pub async fn watch(
     path: PathBuf,
-    hostname: String,
+    here: Here,
     rescan: Duration,
     tx: mpsc::Sender<Event>,
     cancel: CancellationToken,
 ) {
-    let mut directory = Directory::new(path.clone(), hostname);
+    let mut directory = Directory::new(path.clone(), here);
     let mut watcher = Watcher::new(&path);
     let mut ticker = interval(rescan.max(Duration::from_millis(1)));
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);

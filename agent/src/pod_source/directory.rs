@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::Here;
 use oomlet_core::node::event::PodUpdate;
 use oomlet_core::pod::PodRef;
 
@@ -14,7 +15,7 @@ use oomlet_core::manifest::{self, MAX_BYTES, Manifest, Source};
 
 pub(super) struct Directory {
     path: PathBuf,
-    hostname: String,
+    here: Here,
     files: BTreeMap<PathBuf, Remembered>,
     /// The last failure to read the path itself, so that it is told once and not at each rescan.
     told: Option<String>,
@@ -30,8 +31,8 @@ struct Remembered {
 }
 
 impl Directory {
-    pub(super) fn new(path: PathBuf, hostname: String) -> Directory {
-        Directory { path, hostname, files: BTreeMap::new(), told: None }
+    pub(super) fn new(path: PathBuf, here: Here) -> Directory {
+        Directory { path, here, files: BTreeMap::new(), told: None }
     }
 
     /// The complete list as of now. `None`: the path cannot be read, so nothing is known. A path that is not
@@ -88,7 +89,8 @@ impl Directory {
             Some(known) => known.manifest,
             None => None,
         };
-        Some(match manifest::read(&content, path, &self.hostname) {
+        let read = manifest::read(&content, path, &self.here.node_name);
+        Some(match read.and_then(|manifest| manifest.checked(self.here.in_cluster)) {
             Ok(manifest) => {
                 for key in &manifest.ignored {
                     tracing::warn!(

@@ -9,14 +9,17 @@ use tonic::Code;
 
 use super::*;
 use crate::cgroup::CgroupError;
+use crate::content_store::ContentStore;
 use crate::cri::fake::{FakeRuntime, running};
 use crate::cri::{Connection, ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
 use crate::object::NoObjects;
+use crate::pod_certificate::NoCertificates;
 use crate::token::NoTokens;
 use crate::trace::journal::Journal;
+use crate::trust_bundle::TrustBundleHandle;
 use crate::volume::VolumeManager;
-use crate::volume::contents::Contents;
+use crate::volume::contents::{Contents, Sources};
 use oomlet_core::pod::Pod;
 use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::pod::probe::ProbeResults;
@@ -144,13 +147,15 @@ fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime
     let connection = Connection::open(endpoint, Duration::from_secs(20)).unwrap();
     let volumes = Arc::new(VolumeManager::new(dir.path()));
     let (_, services) = watch::channel(Some(Arc::default()));
-    let contents = Contents::new(
-        Arc::new(NoObjects::default()),
-        Arc::new(NoTokens),
+    let sources = Sources {
+        objects: Arc::new(NoObjects::default()),
+        tokens: Arc::new(NoTokens),
+        trust_bundles: TrustBundleHandle::standalone(),
+        certificates: Arc::new(NoCertificates::default()),
         services,
-        Arc::clone(&volumes),
-        EnvFacts::default(),
-    );
+        store: ContentStore::default(),
+    };
+    let contents = Contents::new(sources, Arc::clone(&volumes), EnvFacts::default());
     Arc::new(WorkerContext {
         journal: Journal::open(64, None).unwrap().0,
         runtime: RuntimeClient::new(&connection),

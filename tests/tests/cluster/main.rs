@@ -5,11 +5,13 @@
 
 mod certificates;
 mod compare;
+mod content;
 mod control_plane;
 mod e2e;
 mod eviction;
 mod faults;
 mod node;
+mod pod_certificates;
 mod pods;
 mod stability;
 mod updates;

@@ -5,12 +5,22 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 use crate::object::BoxFuture;
 use crate::token::Answer;
+use crate::trust_bundle::Known;
 use crate::volume::mounts;
+use oomlet_core::node::event::Event;
 use oomlet_core::object::{Object, ObjectError, ObjectKind};
+use oomlet_core::pod_certificate::{CertificateKey, Credential};
+use oomlet_core::reason::Reason;
 use oomlet_core::token::{Token, TokenKey};
+use oomlet_core::trust_bundle::{TrustBundle, certificate_pem};
 
 /// Objects and tokens as a test says.
 #[derive(Debug)]
@@ -20,6 +30,8 @@ struct Fake {
     registered: Mutex<BTreeSet<PodUid>>,
     /// The next token, and when to ask again.
     token: Mutex<(Result<String, String>, Duration)>,
+    certificate: Mutex<Result<Credential, String>>,
+    certificates: broadcast::Sender<PodUid>,
 }
 
 impl Fake {
@@ -28,6 +40,33 @@ impl Fake {
         let content = Object { data: BTreeMap::from([("k".to_owned(), value.into())]), ..Object::default() };
         lock(&self.objects).insert(object.clone(), Arc::new(content));
         let _ = self.changes.send(object);
+    }
+
+    fn issue(&self, found: Result<&str, &str>) {
+        let credential = |text: &str| Credential {
+            key: format!("key of {text}\n"),
+            chain: format!("chain of {text}\n"),
+            begin_refresh_unix_s: 0,
+            expires_unix_s: 0,
+        };
+        *lock(&self.certificate) = found.map(credential).map_err(str::to_owned);
+        let _ = self.certificates.send("u".into());
+    }
+}
+
+/// What comes of registering is the objects' test.
+impl CertificateSource for Fake {
+    fn register_pod(&self, _: &Pod) {}
+
+    fn unregister_pod(&self, _: &PodUid) {}
+
+    fn get<'a>(&'a self, _: &'a CertificateKey) -> BoxFuture<'a, Result<Credential, String>> {
+        let found = lock(&self.certificate).clone();
+        Box::pin(async move { found })
+    }
+
+    fn changes(&self) -> broadcast::Receiver<PodUid> {
+        self.certificates.subscribe()
     }
 }
 
@@ -65,6 +104,7 @@ struct Rig {
     fake: Arc<Fake>,
     contents: Arc<Contents>,
     volumes: Arc<VolumeManager>,
+    bundles: watch::Sender<Known>,
     events: mpsc::Receiver<Event>,
     _cancel: tokio_util::sync::DropGuard,
 }
@@ -87,17 +127,25 @@ impl Rig {
             changes: broadcast::Sender::new(16),
             registered: Mutex::default(),
             token: Mutex::new((Ok("first".into()), Duration::MAX)),
+            certificate: Mutex::new(Err("credential bundle is not issued yet".into())),
+            certificates: broadcast::Sender::new(16),
         });
         let volumes = Arc::new(VolumeManager::new(tmp.path()));
         let (_, services) = watch::channel(Some(Arc::default()));
-        let (objects, tokens) =
-            (Arc::clone(&fake) as Arc<dyn ObjectSource>, Arc::clone(&fake) as Arc<dyn TokenSource>);
-        let contents =
-            Arc::new(Contents::new(objects, tokens, services, Arc::clone(&volumes), EnvFacts::default()));
+        let (bundles_tx, bundles) = TrustBundleHandle::of_test();
+        let sources = Sources {
+            objects: Arc::clone(&fake) as Arc<dyn ObjectSource>,
+            tokens: Arc::clone(&fake) as Arc<dyn TokenSource>,
+            trust_bundles: bundles,
+            certificates: Arc::clone(&fake) as Arc<dyn CertificateSource>,
+            services,
+            store: ContentStore::default(),
+        };
+        let contents = Arc::new(Contents::new(sources, Arc::clone(&volumes), EnvFacts::default()));
         let (tx, events) = mpsc::channel(16);
         let cancel = CancellationToken::new();
         tokio::spawn(Arc::clone(&contents).run(tx, cancel.clone()));
-        Rig { tmp, fake, contents, volumes, events, _cancel: cancel.drop_guard() }
+        Rig { tmp, fake, contents, volumes, bundles: bundles_tx, events, _cancel: cancel.drop_guard() }
     }
 
     async fn set_up(&self, pod: &Pod) -> Result<(), String> {
@@ -239,4 +287,56 @@ async fn a_pod_that_ran_before_the_agent_is_caught_up_with() {
     rig.fake.set("cm", "while it was away");
     rig.contents.follow(&Arc::new(pod(&json!({}))), true);
     rig.until(MAP, "while it was away").await;
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_its_certificate_and_what_it_trusts_and_both_are_renewed() {
+    let mut rig = Rig::new();
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+        "spec": {"containers": [{"name": "c"}], "volumes": [{"name": "all", "projected": {"sources": [
+            {"clusterTrustBundle": {"name": "ca", "path": "ca.pem"}},
+            {"podCertificate": {"signerName": "ex/s", "keyType": "ED25519", "credentialBundlePath": "bundle.pem",
+                "keyPath": "key.pem", "certificateChainPath": "chain.pem"}},
+        ]}}]},
+    }))
+    .unwrap();
+    let trusted = |text: &str| certificate_pem(text.as_bytes().to_vec());
+    let bundle = |text: &str| {
+        let bundle = TrustBundle { name: "ca".into(), trust_bundle: trusted(text), ..TrustBundle::default() };
+        rig.bundles.send_replace(Known::of_test(Ok(vec![bundle])));
+    };
+    rig.bundles.send_replace(Known::of_test(Ok(Vec::new())));
+    let error = rig.set_up(&pod).await.unwrap_err();
+    let want = "MountVolume.SetUp failed for volume \"all\" : [while getting ClusterTrustBundle: \
+                clustertrustbundle.certificates.k8s.io \"ca\" not found, credential bundle is not issued yet]";
+    assert_eq!(error, want);
+    bundle("one");
+    rig.fake.issue(Ok("one"));
+    let Event::ObjectsChanged(pods) = rig.events.recv().await.unwrap() else { panic!() };
+    assert_eq!(pods, ["u".into()]);
+    rig.set_up(&pod).await.unwrap();
+    let at = |name: &str| format!("kubernetes.io~projected/all/{name}");
+    rig.until(&at("ca.pem"), &trusted("one")).await;
+    rig.until(&at("bundle.pem"), "key of one\nchain of one\n").await;
+
+    rig.fake.issue(Ok("two"));
+    rig.until(&at("bundle.pem"), "key of two\nchain of two\n").await;
+    rig.until(&at("key.pem"), "key of two\n").await;
+    rig.until(&at("chain.pem"), "chain of two\n").await;
+    bundle("two");
+    rig.until(&at("ca.pem"), &trusted("two")).await;
+
+    // What cannot be renewed stays, and is told.
+    rig.fake.issue(Err("PodCertificateRequest was permanently denied"));
+    let told = async {
+        loop {
+            if let Event::Warning { message, .. } = rig.events.recv().await.unwrap() {
+                return message;
+            }
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+    assert!(told.ends_with("PodCertificateRequest was permanently denied"), "{told}");
+    assert_eq!(std::fs::read_to_string(rig.at(&at("key.pem"))).unwrap(), "key of two\n");
 }
