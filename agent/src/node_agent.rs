@@ -233,7 +233,8 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     }
     let tasks = (&tracker, &events, &cancel);
     let contents =
-        contents::make((config, &setup.root_dir), clients, env_facts(&node), &volumes, tasks).await?;
+        contents::make((config, &setup.root_dir), clients, env_facts(&node), (&volumes, &journal), tasks)
+            .await?;
     let context = worker_context(&shared, contents, Arc::clone(&journal), oom_kill_group);
     let of_state = state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group);
     let prober = Prober::new(clock::now(), of_state.unix_offset_ns);

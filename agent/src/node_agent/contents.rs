@@ -14,6 +14,7 @@ use crate::object::directory::DirectoryObjects;
 use crate::object::{NoObjects, ObjectSource};
 use crate::token::api::ApiTokens;
 use crate::token::{NoTokens, TokenSource};
+use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
 use crate::volume::contents::Contents;
 use oomlet_core::config::Config;
@@ -29,7 +30,7 @@ pub async fn make(
     (config, root_dir): (&Config, &Path),
     clients: Option<Clients>,
     node: EnvFacts,
-    volumes: &Arc<VolumeManager>,
+    (volumes, journal): (&Arc<VolumeManager>, &Arc<Journal>),
     (tracker, events, cancel): (&TaskTracker, &mpsc::Sender<Event>, &CancellationToken),
 ) -> Result<Arc<Contents>, std::io::Error> {
     let directory = config.oomlet.objects.clone();
@@ -60,8 +61,8 @@ pub async fn make(
             (opened, Arc::new(NoTokens))
         }
     };
-    let contents = Contents::new(objects, tokens, services, Arc::clone(volumes), node);
-    let contents = Arc::new(contents);
+    let (volumes, journal) = (Arc::clone(volumes), Arc::clone(journal));
+    let contents = Arc::new(Contents::new(objects, tokens, services, volumes, journal, node));
     tracker.spawn(Arc::clone(&contents).run(events.clone(), cancel.clone()));
     Ok(contents)
 }

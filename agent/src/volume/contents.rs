@@ -1,8 +1,8 @@
 //! What volumes and environments are made from, and a running pod's volumes kept up to date. Shell.
 //!
 //! Owns: which pods are followed. Reads: ConfigMaps and Secrets of an [`ObjectSource`], tokens of a [`TokenSource`], Services.
-//! Emits: [`Event::ObjectsChanged`] for pods that may have waited, [`Event::Warning`] where a volume cannot be brought up
-//! to date (it keeps what it shows).
+//! Emits: [`Event::ObjectsChanged`] for pods that may have waited, a trace record where a volume cannot be brought up to date
+//! (it keeps what it shows).
 //!
 //! A worker gets content here, writes it under the pod's lock and says when the volumes are there; from then on they are
 //! rewritten when an object that they show changes, when the pod's labels or annotations do, and when a token is due. Nothing
@@ -19,16 +19,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::VolumeManager;
+use crate::clock;
 use crate::object::{ObjectSource, look_up};
 use crate::token::TokenSource;
+use crate::trace::journal::Journal;
 use oomlet_core::node::event::Event;
 use oomlet_core::object::{ObjectRef, Objects};
 use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::pod::references::{Needed, references, shows_its_metadata};
 use oomlet_core::pod::services::service_env;
+use oomlet_core::pod::spec::is_static;
 use oomlet_core::pod::{Pod, PodRef, PodUid};
 use oomlet_core::reason::Reason;
 use oomlet_core::token;
+use oomlet_core::trace::record::{Kind, Record};
 use oomlet_core::volume::Content;
 
 /// How long files that were replaced stay for whoever is on the way to one: far longer than a path's walk takes, also on a
@@ -46,6 +50,7 @@ pub struct Contents {
     tokens: Arc<dyn TokenSource>,
     services: Services,
     volumes: Arc<VolumeManager>,
+    journal: Arc<Journal>,
     node: EnvFacts,
     followed: Mutex<HashMap<PodUid, Arc<Followed>>>,
     /// Pods whose volumes are to be rewritten.
@@ -79,6 +84,7 @@ impl Contents {
         tokens: Arc<dyn TokenSource>,
         services: Services,
         volumes: Arc<VolumeManager>,
+        journal: Arc<Journal>,
         node: EnvFacts,
     ) -> Contents {
         Contents {
@@ -86,6 +92,7 @@ impl Contents {
             tokens,
             services,
             volumes,
+            journal,
             node,
             followed: Mutex::default(),
             wanted: Mutex::default(),
@@ -165,13 +172,13 @@ impl Contents {
     }
 
     /// # Errors
-    /// The Services are not known yet, in kubelet's words.
+    /// The Services are not known yet, in kubelet's words. A static pod goes without: it may be the API server.
     pub fn service_env(&self, pod: &Pod) -> Result<BTreeMap<String, String>, &'static str> {
-        let services = self.services.borrow();
-        let services = services
-            .as_ref()
-            .ok_or("services have not yet been read at least once, cannot construct envvars")?;
-        Ok(service_env(services, pod))
+        match self.services.borrow().as_ref() {
+            Some(services) => Ok(service_env(services, pod)),
+            None if is_static(pod) => Ok(BTreeMap::new()),
+            None => Err("services have not yet been read at least once, cannot construct envvars"),
+        }
     }
 
     /// All that the pod's volumes are made from.
@@ -233,7 +240,7 @@ impl Contents {
                     return;
                 }
             }
-            self.start_rewrites(&events);
+            self.start_rewrites();
         }
     }
 
@@ -271,7 +278,7 @@ impl Contents {
         due.map_or_else(|| Instant::now() + Duration::from_secs(86_400), |at| at.min(latest))
     }
 
-    fn start_rewrites(self: &Arc<Self>, events: &mpsc::Sender<Event>) {
+    fn start_rewrites(self: &Arc<Self>) {
         let mut wanted = std::mem::take(&mut *lock(&self.wanted));
         let followed = lock(&self.followed).clone();
         let now = Instant::now();
@@ -286,13 +293,13 @@ impl Contents {
         for pod in wanted.iter().filter_map(|uid| followed.get(uid)) {
             // One that has not begun will see this change too.
             if !pod.queued.swap(true, Ordering::SeqCst) {
-                tokio::spawn(Arc::clone(self).rewrite(Arc::clone(pod), events.clone()));
+                tokio::spawn(Arc::clone(self).rewrite(Arc::clone(pod)));
             }
         }
     }
 
     /// Each pod by itself: a token that is long in coming keeps no other pod's content.
-    async fn rewrite(self: Arc<Self>, known: Arc<Followed>, events: mpsc::Sender<Event>) {
+    async fn rewrite(self: Arc<Self>, known: Arc<Followed>) {
         let writing = Arc::clone(&known.writing).lock_owned().await;
         known.queued.store(false, Ordering::SeqCst);
         let pod = Arc::clone(&*lock(&known.pod));
@@ -316,9 +323,8 @@ impl Contents {
         *lock(&known.told) = error;
         if let Some(message) = news {
             tracing::warn!(pod = %PodRef::of(&pod), error = message, "a volume keeps what it shows");
-            let warning = Event::Warning { pod: PodRef::of(&pod), reason: Reason::FailedMount, message };
-            // Without a SyncLoop there is nobody to tell.
-            let _ = events.send(warning).await;
+            let record = Record::new(clock::now(), Kind::Warning, Reason::FailedMount, message);
+            self.journal.publish(record.pod(&PodRef::of(&pod)));
         }
         if leftovers {
             self.sweep(known).await;

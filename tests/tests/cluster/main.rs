@@ -6,11 +6,13 @@
 mod certificates;
 mod compare;
 mod control_plane;
+mod demo;
 mod e2e;
 mod eviction;
 mod faults;
 mod node;
 mod pods;
 mod stability;
+mod takeover;
 mod updates;
 mod volumes;

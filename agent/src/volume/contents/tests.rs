@@ -65,6 +65,7 @@ struct Rig {
     fake: Arc<Fake>,
     contents: Arc<Contents>,
     volumes: Arc<VolumeManager>,
+    journal: Arc<Journal>,
     events: mpsc::Receiver<Event>,
     _cancel: tokio_util::sync::DropGuard,
 }
@@ -92,12 +93,15 @@ impl Rig {
         let (_, services) = watch::channel(Some(Arc::default()));
         let (objects, tokens) =
             (Arc::clone(&fake) as Arc<dyn ObjectSource>, Arc::clone(&fake) as Arc<dyn TokenSource>);
+        let (journal, _) = Journal::open(16, None).unwrap();
+        let (its_volumes, its_journal) = (Arc::clone(&volumes), Arc::clone(&journal));
         let contents =
-            Arc::new(Contents::new(objects, tokens, services, Arc::clone(&volumes), EnvFacts::default()));
+            Contents::new(objects, tokens, services, its_volumes, its_journal, EnvFacts::default());
+        let contents = Arc::new(contents);
         let (tx, events) = mpsc::channel(16);
         let cancel = CancellationToken::new();
         tokio::spawn(Arc::clone(&contents).run(tx, cancel.clone()));
-        Rig { tmp, fake, contents, volumes, events, _cancel: cancel.drop_guard() }
+        Rig { tmp, fake, contents, volumes, journal, events, _cancel: cancel.drop_guard() }
     }
 
     async fn set_up(&self, pod: &Pod) -> Result<(), String> {
@@ -166,7 +170,7 @@ async fn a_pod_that_waits_is_told_of() {
 
 #[tokio::test]
 async fn whatever_changes_is_written() {
-    let mut rig = Rig::new();
+    let rig = Rig::new();
     rig.fake.set("cm", "one");
     rig.set_up(&pod(&json!({"a": "1"}))).await.unwrap();
     assert_eq!(std::fs::read_to_string(rig.at(LABELS)).unwrap(), "a=\"1\"");
@@ -179,13 +183,14 @@ async fn whatever_changes_is_written() {
     *lock(&rig.fake.token) = (Err("failed to fetch token: no".into()), Duration::from_millis(20));
     rig.fake.set("cm", "three");
     rig.until(MAP, "three").await;
-    loop {
-        if let Event::Warning { message, reason, .. } = rig.event().await {
-            assert_eq!(message, "MountVolume.SetUp failed for volume \"all\" : failed to fetch token: no");
-            assert_eq!(reason, Reason::FailedMount);
-            break;
-        }
-    }
+    let (told, mut live) = rig.journal.follow(0);
+    let record = match told.into_iter().next() {
+        Some(record) => record,
+        None => tokio::time::timeout(Duration::from_secs(10), live.recv()).await.unwrap().unwrap(),
+    };
+    assert_eq!(record.message, "MountVolume.SetUp failed for volume \"all\" : failed to fetch token: no");
+    assert_eq!((record.kind, record.reason), (Kind::Warning, Reason::FailedMount));
+    assert_eq!(record.pod.as_ref().unwrap().uid, "u");
     assert_eq!(std::fs::read_to_string(rig.at(TOKEN)).unwrap(), "first");
     *lock(&rig.fake.token) = (Ok("second".into()), Duration::MAX);
     rig.until(TOKEN, "second").await;
@@ -201,6 +206,28 @@ async fn whatever_changes_is_written() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap();
+}
+
+#[test]
+fn a_static_pod_waits_for_no_services() {
+    let objects = Arc::new(crate::object::NoObjects::default());
+    let (tell, services) = watch::channel(None);
+    let volumes = Arc::new(VolumeManager::new(std::path::Path::new("/nowhere")));
+    let (journal, _) = Journal::open(1, None).unwrap();
+    let tokens = Arc::new(crate::token::NoTokens);
+    let contents = Contents::new(objects, tokens, services, volumes, journal, EnvFacts::default());
+    let from = |source: &str| {
+        let mut pod = pod(&json!({}));
+        pod.metadata.annotations =
+            Some(BTreeMap::from([("kubernetes.io/config.source".to_owned(), source.to_owned())]));
+        pod
+    };
+    assert!(contents.service_env(&pod(&json!({}))).is_err() && contents.service_env(&from("api")).is_err());
+    for source in ["file", "http"] {
+        assert_eq!(contents.service_env(&from(source)), Ok(BTreeMap::new()), "{source}");
+    }
+    tell.send(Some(Arc::default())).unwrap();
+    assert!(contents.service_env(&pod(&json!({}))).is_ok());
 }
 
 #[tokio::test]
