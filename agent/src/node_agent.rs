@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | SyncLoop with ring buffer | its own | all events | orders, readings, trace |
 //! | pod sources: files, a server | workers | manifests | `Event::Pods` |
-//! | what talks to the API server, see [`crate::apiserver`] | workers | pods, snapshots | `Event::Pods`, requests |
+//! | what talks to the API server, see [`crate::apiserver`] | workers | pods, snapshots | `Event::PodsChanged`, requests |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
 //! | volumes' content | workers | ConfigMaps, Secrets, tokens' times | files, `Event::ObjectsChanged` |

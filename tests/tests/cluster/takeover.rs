@@ -1,5 +1,5 @@
 //! The one agent in the other's place: kubelet is stopped and oomlet started with the same files, and the other way round. The
-//! cluster's pods notice nothing.
+//! cluster's pods notice nothing; static ones are started anew.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -38,12 +38,13 @@ fn kubelet_and_the_agent_take_over_from_each_other() {
     node.run_pod("stays", &pod(&probed));
     node.run_pod("goes", &pod(&probed));
     let stays = Stays::find(&node, "stays", &probed);
-    let of_static = Stays::find(&node, STATIC, &probed);
+    node.wait_api_pod(STATIC, "Ready", |pod| condition(pod, "Ready")["status"] == "True");
+    let by_kubelet = node.container_of_pod(STATIC);
 
     end_agent(&mut node);
     node.start();
     stays.has_not_noticed(&node);
-    of_static.has_not_noticed(&node);
+    let by_oomlet = replaced(&node, &by_kubelet);
     // It is the new one that sees to them.
     plane.apply(&map("two")).unwrap();
     stays.shows(&node, "two");
@@ -55,9 +56,10 @@ fn kubelet_and_the_agent_take_over_from_each_other() {
 
     end_agent(&mut node);
     node.start_kubelet(&kubelet).unwrap();
-    for pod in [&stays, &of_static, &made_here] {
+    for pod in [&stays, &made_here] {
         pod.has_not_noticed(&node);
     }
+    replaced(&node, &by_oomlet);
     plane.kubectl(&["delete", "pod", "made-here", "--namespace", NAME, "--wait=false"]).unwrap();
     node.wait_api_pod_gone("made-here");
     assert!(node.containers_of_pod("made-here").is_empty());
@@ -67,6 +69,19 @@ fn kubelet_and_the_agent_take_over_from_each_other() {
 fn end_agent(node: &mut Joined<'_>) {
     let mut agent = node.agent.take().expect("one runs");
     agent.terminate(soon()).unwrap();
+}
+
+/// A static pod's UID is a hash over its agent's own data structures, with kubelet of those of its release: the pod is started
+/// anew, in order, as at an upgrade of kubelet.
+#[track_caller]
+fn replaced(node: &Joined<'_>, before: &RunningContainer) -> RunningContainer {
+    let another = || {
+        let now = node.containers_of_pod(STATIC);
+        assert!(now.len() <= 1, "it runs twice: {now:?}");
+        now.iter().any(|container| container.id != before.id)
+    };
+    assert!(process::holds_within(soon(), another), "{}", node.diagnosis());
+    node.container_of_pod(STATIC)
 }
 
 /// Its probe leaves a line each second in a file that is called as the pod.

@@ -163,7 +163,7 @@ impl State {
         if let Some(saved) = self.saved.get(&state.id.uid) {
             take_over(&mut state, saved);
         } else if source == PodSource::Api {
-            state.status = state.pod.status.clone().map(Arc::new);
+            resume(&mut state);
         }
         let id = state.id.clone();
         let ignored = admission::unsupported(&state.pod);
@@ -374,6 +374,12 @@ fn take_over(state: &mut PodState, saved: &SavedPod) {
     state.status = saved.pod.status.clone().map(Arc::new);
     state.forestalled.clone_from(&saved.forestalled);
     state.probes = saved.pod.status.as_ref().map(ProbeResults::of_status).unwrap_or_default();
+}
+
+/// What the API server knows of it, who has not run here before: another agent may have run it, and its probes go on.
+fn resume(state: &mut PodState) {
+    state.status = state.pod.status.clone().map(Arc::new);
+    state.probes = state.status.as_deref().map(ProbeResults::of_status).unwrap_or_default();
 }
 
 /// Of a pod that nothing but its name is known of.
