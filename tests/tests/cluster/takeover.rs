@@ -1,5 +1,5 @@
 //! The one agent in the other's place: kubelet is stopped and oomlet started with the same files, and the other way round. The
-//! cluster's pods notice nothing; static ones are started anew.
+//! cluster's pods notice nothing; static ones are started anew, unless their manifest gives them a UID.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use xtask::process;
 
 const NAME: &str = "takeover";
 const STATIC: &str = "static-takeover";
+/// The same, but its manifest gives it its UID.
+const KEPT: &str = "kept-takeover";
 
 #[test]
 fn kubelet_and_the_agent_take_over_from_each_other() {
@@ -32,6 +34,9 @@ fn kubelet_and_the_agent_take_over_from_each_other() {
     manifest["metadata"]["namespace"] = json!(NAME);
     manifest["spec"]["restartPolicy"] = json!("Always");
     node.put(&manifest);
+    manifest["metadata"]["name"] = json!("kept");
+    manifest["metadata"]["uid"] = json!("6f3c3f0e-5d3b-4c07-9d0d-3f6e2a0b7c11");
+    node.put(&manifest);
 
     node.start_kubelet(&kubelet).unwrap();
     node.wait_ready();
@@ -40,11 +45,14 @@ fn kubelet_and_the_agent_take_over_from_each_other() {
     let stays = Stays::find(&node, "stays", &probed);
     node.wait_api_pod(STATIC, "Ready", |pod| condition(pod, "Ready")["status"] == "True");
     let by_kubelet = node.container_of_pod(STATIC);
+    node.wait_api_pod(KEPT, "Ready", |pod| condition(pod, "Ready")["status"] == "True");
+    let kept = node.container_of_pod(KEPT);
 
     end_agent(&mut node);
     node.start();
     stays.has_not_noticed(&node);
     let by_oomlet = replaced(&node, &by_kubelet);
+    assert_eq!(node.container_of_pod(KEPT), kept);
     // It is the new one that sees to them.
     plane.apply(&map("two")).unwrap();
     stays.shows(&node, "two");
@@ -60,6 +68,7 @@ fn kubelet_and_the_agent_take_over_from_each_other() {
         pod.has_not_noticed(&node);
     }
     replaced(&node, &by_oomlet);
+    assert_eq!(node.container_of_pod(KEPT), kept);
     plane.kubectl(&["delete", "pod", "made-here", "--namespace", NAME, "--wait=false"]).unwrap();
     node.wait_api_pod_gone("made-here");
     assert!(node.containers_of_pod("made-here").is_empty());
@@ -140,21 +149,14 @@ impl Stays {
     fn has_not_noticed(&self, node: &Joined<'_>) {
         node.wait_ready();
         let before = self.runs_of_probes();
-        if before > 0 {
-            // Two probes, and one of them twice.
-            let again = || self.runs_of_probes() >= before + 3;
-            assert!(
-                process::holds_within(soon(), again),
-                "{} is not probed\n{}",
-                self.name,
-                node.diagnosis()
-            );
-        }
+        // Two probes, and one of them twice.
+        let again = || self.runs_of_probes() >= before + 3;
+        let probed = process::holds_within(soon(), again);
+        assert!(probed, "{} is not probed\n{}", self.name, node.diagnosis());
         let now = node.wait_api_pod(&self.name, "there", |_| true);
         let status = |pod: &Value| {
             let one = &pod["status"]["containerStatuses"][0];
             json!({
-                "uid": pod["metadata"]["uid"],
                 "phase": pod["status"]["phase"],
                 "startTime": pod["status"]["startTime"],
                 "podIP": pod["status"]["podIP"],
