@@ -3,8 +3,8 @@
 //!
 //! | task | in | out |
 //! |---|---|---|
-//! | [`session`] | kubeconfig | a client; starts and restarts the others |
-//! | [`pods`] | watch of this node's pods | `Event::Pods`, the pods as the API server has them |
+//! | [`session`] | kubeconfig | a client; starts the others, and each anew that fails |
+//! | [`pods`] | watch of this node's pods | `Event::Pods`, `Event::PodsChanged`, the pods as the API server has them |
 //! | [`node`] | watch of the Node object, the node's facts and health | the Node object |
 //! | [`lease`] | time | the Lease of the node |
 //! | [`pod_status`] | the SyncLoop's snapshots, the pods as the API server has them | statuses, mirror pods, deletions |
@@ -27,6 +27,7 @@ pub mod pod_status;
 pub mod pods;
 pub mod services;
 pub mod session;
+mod supervise;
 
 use std::sync::Arc;
 use std::time::Duration;

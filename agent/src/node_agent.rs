@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | SyncLoop with ring buffer | its own | all events | orders, readings, trace |
 //! | pod sources: files, a server | workers | manifests | `Event::Pods` |
-//! | what talks to the API server, see [`crate::apiserver`] | workers | pods, snapshots | `Event::Pods`, requests |
+//! | what talks to the API server, see [`crate::apiserver`] | workers | pods, snapshots | `Event::PodsChanged`, requests |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
 //! | volumes' content | workers | ConfigMaps, Secrets, tokens' times | files, `Event::ObjectsChanged` |
@@ -238,7 +238,9 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let kept = clients.as_ref().map(|_| ContentStore::open(&setup.root_dir)).unwrap_or_default();
     let kept_of = kept.pods();
     let from = (clients, kept);
-    let contents = contents::make((config, &setup.root_dir), from, env_facts(&node), &volumes, tasks).await?;
+    let contents =
+        contents::make((config, &setup.root_dir), from, env_facts(&node), (&volumes, &journal), tasks)
+            .await?;
     let context = worker_context(&shared, contents, Arc::clone(&journal), oom_kill_group);
     let of_state = state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group);
     let prober = Prober::new(clock::now(), of_state.unix_offset_ns);

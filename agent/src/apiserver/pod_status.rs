@@ -5,6 +5,7 @@
 //! Reads: the SyncLoop's snapshots, the pods as the API server has them. Emits: requests, one at a time a pod.
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::watcher::ExponentialBackoff;
 use kube::{Api, Client};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::{ApiPods, ApiServer, RequestError, chain, request, retry_delays};
@@ -111,7 +112,10 @@ impl StatusManager {
 
     /// Ends when the SyncLoop or one of the other tasks has gone.
     pub async fn run(mut self) {
+        // What they have by now counts, too.
         self.snapshots.mark_changed();
+        self.api_pods.mark_changed();
+        self.node.mark_changed();
         loop {
             self.start_due();
             let again = self.failing.iter().filter(|(uid, _)| !self.busy.contains(*uid));
@@ -129,8 +133,12 @@ impl StatusManager {
                 changed = self.api_pods.changed() => changed.map(|()| self.look_at_api_pods()).is_ok(),
                 changed = self.node.changed() => changed.map(|()| self.look_at_node()).is_ok(),
                 Some(done) = self.in_flight.join_next() => {
-                    if let Ok(done) = done {
-                        self.done(done);
+                    match done.map_err(JoinError::try_into_panic) {
+                        Ok(done) => self.done(done),
+                        // Its pod would be busy for ever: all starts anew.
+                        Err(Ok(panic)) => resume_unwind(panic),
+                        // Nobody cancels one.
+                        Err(Err(_)) => {}
                     }
                     true
                 }

@@ -17,6 +17,7 @@ use crate::pod_certificate::NoCertificates;
 use crate::pod_certificate::api::ApiCertificates;
 use crate::token::NoTokens;
 use crate::token::api::ApiTokens;
+use crate::trace::journal::Journal;
 use crate::trust_bundle::TrustBundleHandle;
 use crate::volume::VolumeManager;
 use crate::volume::contents::{Contents, Sources};
@@ -33,7 +34,7 @@ pub async fn make(
     (config, root_dir): (&Config, &Path),
     (clients, store): (Option<Clients>, ContentStore),
     node: EnvFacts,
-    volumes: &Arc<VolumeManager>,
+    (volumes, journal): (&Arc<VolumeManager>, &Arc<Journal>),
     (tracker, events, cancel): (&TaskTracker, &mpsc::Sender<Event>, &CancellationToken),
 ) -> Result<Arc<Contents>, std::io::Error> {
     let directory = config.oomlet.objects.clone();
@@ -82,8 +83,8 @@ pub async fn make(
             store,
         },
     };
-    let contents = Contents::new(sources, Arc::clone(volumes), node);
-    let contents = Arc::new(contents);
+    let (volumes, journal) = (Arc::clone(volumes), Arc::clone(journal));
+    let contents = Arc::new(Contents::new(sources, volumes, journal, node));
     tracker.spawn(Arc::clone(&contents).run(events.clone(), cancel.clone()));
     Ok(contents)
 }

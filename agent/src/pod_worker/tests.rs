@@ -147,6 +147,7 @@ fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime
     let connection = Connection::open(endpoint, Duration::from_secs(20)).unwrap();
     let volumes = Arc::new(VolumeManager::new(dir.path()));
     let (_, services) = watch::channel(Some(Arc::default()));
+    let (journal, _) = Journal::open(64, None).unwrap();
     let sources = Sources {
         objects: Arc::new(NoObjects::default()),
         tokens: Arc::new(NoTokens),
@@ -155,9 +156,9 @@ fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime
         services,
         store: ContentStore::default(),
     };
-    let contents = Contents::new(sources, Arc::clone(&volumes), EnvFacts::default());
+    let contents = Contents::new(sources, Arc::clone(&volumes), Arc::clone(&journal), EnvFacts::default());
     Arc::new(WorkerContext {
-        journal: Journal::open(64, None).unwrap().0,
+        journal,
         runtime: RuntimeClient::new(&connection),
         images: ImagePuller::new(ImageClient::new(&connection), 1),
         cgroups: Arc::new(FakeCgroups(fake.clone())),

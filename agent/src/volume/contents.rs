@@ -2,7 +2,7 @@
 //!
 //! Owns: which pods are followed. Reads: ConfigMaps and Secrets of an [`ObjectSource`], tokens of a [`TokenSource`],
 //! ClusterTrustBundles, pods' certificates, Services. What `rewrite` emits: `Event::ObjectsChanged` for pods that may have
-//! waited, `Event::Warning` where a volume cannot be brought up to date (it keeps what it shows).
+//! waited, a trace record where a volume cannot be brought up to date (it keeps what it shows).
 //!
 //! A worker gets content here, writes it under the pod's lock and says when the volumes are there; from then on `rewrite`
 //! does so when an object, a bundle or a certificate that they show changes, when the pod's labels or annotations do, and
@@ -23,11 +23,13 @@ use crate::content_store::ContentStore;
 use crate::object::{ObjectSource, look_up};
 use crate::pod_certificate::CertificateSource;
 use crate::token::TokenSource;
+use crate::trace::journal::Journal;
 use crate::trust_bundle::TrustBundleHandle;
 use oomlet_core::object::{ObjectRef, Objects};
 use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::pod::references::{Needed, references, shows_its_metadata};
 use oomlet_core::pod::services::service_env;
+use oomlet_core::pod::spec::is_static;
 use oomlet_core::pod::{Pod, PodRef, PodUid};
 use oomlet_core::volume::Content;
 use oomlet_core::{pod_certificate, token, trust_bundle};
@@ -51,6 +53,7 @@ pub struct Sources {
 pub struct Contents {
     sources: Sources,
     volumes: Arc<VolumeManager>,
+    journal: Arc<Journal>,
     node: EnvFacts,
     followed: Mutex<HashMap<PodUid, Arc<Followed>>>,
     /// Pods whose volumes are to be rewritten.
@@ -79,10 +82,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Contents {
     #[must_use]
-    pub fn new(sources: Sources, volumes: Arc<VolumeManager>, node: EnvFacts) -> Contents {
+    pub fn new(
+        sources: Sources,
+        volumes: Arc<VolumeManager>,
+        journal: Arc<Journal>,
+        node: EnvFacts,
+    ) -> Contents {
         Contents {
             sources,
             volumes,
+            journal,
             node,
             followed: Mutex::default(),
             wanted: Mutex::default(),
@@ -165,13 +174,13 @@ impl Contents {
     }
 
     /// # Errors
-    /// The Services are not known yet, in kubelet's words.
+    /// The Services are not known yet, in kubelet's words. A static pod goes without: it may be the API server.
     pub fn service_env(&self, pod: &Pod) -> Result<BTreeMap<String, String>, &'static str> {
-        let services = self.sources.services.borrow();
-        let services = services
-            .as_ref()
-            .ok_or("services have not yet been read at least once, cannot construct envvars")?;
-        Ok(service_env(services, pod))
+        match self.sources.services.borrow().as_ref() {
+            Some(services) => Ok(service_env(services, pod)),
+            None if is_static(pod) => Ok(BTreeMap::new()),
+            None => Err("services have not yet been read at least once, cannot construct envvars"),
+        }
     }
 
     /// All that the pod's volumes are made from.

@@ -177,6 +177,7 @@ impl Follows {
             Follows { kills: false, memory_pressure: false, resource_conditions: false, admission: false };
         match event {
             Event::Pods(_)
+            | Event::PodsChanged(_)
             | Event::SourceSilent(_)
             | Event::Relisted(_)
             | Event::Leftovers(_)
@@ -195,7 +196,6 @@ impl Follows {
             | Event::BrakeFailed { .. }
             | Event::NodeObject { .. }
             | Event::ObjectsChanged(_)
-            | Event::Warning { .. }
             | Event::Runtime(_) => nothing,
         }
     }
@@ -240,6 +240,7 @@ impl State {
         let follows = Follows::from(&event);
         match event {
             Event::Pods(update) => self.apply_pod_update(update, now),
+            Event::PodsChanged(changes) => self.apply_pod_changes(changes, now),
             Event::Relisted(pods) => self.apply_relist(pods, now),
             Event::Lifecycle(event) => self.apply_lifecycle(&event, now),
             Event::Leftovers(uids) => self.apply_leftovers(uids, now),
@@ -257,9 +258,6 @@ impl State {
                 (self.config.node.labels, self.config.node.taints) = (labels, taints);
             }
             Event::ObjectsChanged(pods) => self.apply_objects_changed(&pods),
-            Event::Warning { pod, reason, message } => {
-                self.record_pod(now, Kind::Warning, reason, &pod, message);
-            }
             Event::Tick => {}
         }
         self.hand_over_found();

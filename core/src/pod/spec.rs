@@ -49,6 +49,17 @@ pub fn same_manifest(a: &Pod, b: &Pod) -> bool {
         && counts(a) == counts(b)
 }
 
+/// Where a static pod comes from is written into it as it is read; what the API server has says nothing of it.
+pub const SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
+
+/// It comes from a manifest of this node, and nothing of a cluster need be there for it.
+#[must_use]
+pub fn is_static(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations
+        .is_some_and(|all| matches!(all.get(SOURCE_ANNOTATION).map(String::as_str), Some("file" | "http")))
+}
+
 /// `spec.hostname`, or the pod's name cut to the 63 bytes that a host name may have.
 #[must_use]
 pub fn hostname(pod: &Pod) -> String {

@@ -10,11 +10,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Contents, Followed, lock};
+use crate::clock;
 use crate::trust_bundle::Known;
 use oomlet_core::node::event::Event;
 use oomlet_core::object::ObjectRef;
 use oomlet_core::pod::{Pod, PodRef, PodUid};
 use oomlet_core::reason::Reason;
+use oomlet_core::trace::record::{Kind, Record};
 use oomlet_core::trust_bundle;
 
 /// How long files that were replaced stay for whoever is on the way to one: far longer than a path's walk takes, also on a
@@ -127,7 +129,7 @@ impl Contents {
                     return;
                 }
             }
-            self.start_rewrites(&events);
+            self.start_rewrites();
         }
     }
 
@@ -157,7 +159,7 @@ impl Contents {
         due.map_or_else(|| Instant::now() + Duration::from_secs(86_400), |at| at.min(latest))
     }
 
-    fn start_rewrites(self: &Arc<Self>, events: &mpsc::Sender<Event>) {
+    fn start_rewrites(self: &Arc<Self>) {
         let mut wanted = std::mem::take(&mut *lock(&self.wanted));
         let followed = lock(&self.followed).clone();
         let now = Instant::now();
@@ -172,13 +174,13 @@ impl Contents {
         for pod in wanted.iter().filter_map(|uid| followed.get(uid)) {
             // One that has not begun will see this change too.
             if !pod.queued.swap(true, Ordering::SeqCst) {
-                tokio::spawn(Arc::clone(self).rewrite(Arc::clone(pod), events.clone()));
+                tokio::spawn(Arc::clone(self).rewrite(Arc::clone(pod)));
             }
         }
     }
 
     /// Each pod by itself: a token that is long in coming keeps no other pod's content.
-    async fn rewrite(self: Arc<Self>, known: Arc<Followed>, events: mpsc::Sender<Event>) {
+    async fn rewrite(self: Arc<Self>, known: Arc<Followed>) {
         let writing = Arc::clone(&known.writing).lock_owned().await;
         known.queued.store(false, Ordering::SeqCst);
         let pod = Arc::clone(&*lock(&known.pod));
@@ -202,9 +204,8 @@ impl Contents {
         *lock(&known.told) = error;
         if let Some(message) = news {
             tracing::warn!(pod = %PodRef::of(&pod), error = message, "a volume keeps what it shows");
-            let warning = Event::Warning { pod: PodRef::of(&pod), reason: Reason::FailedMount, message };
-            // Without a SyncLoop there is nobody to tell.
-            let _ = events.send(warning).await;
+            let record = Record::new(clock::now(), Kind::Warning, Reason::FailedMount, message);
+            self.journal.publish(record.pod(&PodRef::of(&pod)));
         }
         if leftovers {
             self.sweep(known).await;

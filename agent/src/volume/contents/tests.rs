@@ -20,6 +20,7 @@ use oomlet_core::object::{Object, ObjectError, ObjectKind};
 use oomlet_core::pod_certificate::{CertificateKey, Credential};
 use oomlet_core::reason::Reason;
 use oomlet_core::token::{Token, TokenKey};
+use oomlet_core::trace::record::{Kind, Record};
 use oomlet_core::trust_bundle::{TrustBundle, certificate_pem};
 
 /// Objects and tokens as a test says.
@@ -105,6 +106,7 @@ struct Rig {
     contents: Arc<Contents>,
     volumes: Arc<VolumeManager>,
     bundles: watch::Sender<Known>,
+    journal: Arc<Journal>,
     events: mpsc::Receiver<Event>,
     _cancel: tokio_util::sync::DropGuard,
 }
@@ -141,11 +143,30 @@ impl Rig {
             services,
             store: ContentStore::default(),
         };
-        let contents = Arc::new(Contents::new(sources, Arc::clone(&volumes), EnvFacts::default()));
+        let (journal, _) = Journal::open(16, None).unwrap();
+        let (its_volumes, its_journal) = (Arc::clone(&volumes), Arc::clone(&journal));
+        let contents = Arc::new(Contents::new(sources, its_volumes, its_journal, EnvFacts::default()));
         let (tx, events) = mpsc::channel(16);
         let cancel = CancellationToken::new();
         tokio::spawn(Arc::clone(&contents).run(tx, cancel.clone()));
-        Rig { tmp, fake, contents, volumes, bundles: bundles_tx, events, _cancel: cancel.drop_guard() }
+        Rig {
+            tmp,
+            fake,
+            contents,
+            volumes,
+            journal,
+            bundles: bundles_tx,
+            events,
+            _cancel: cancel.drop_guard(),
+        }
+    }
+
+    async fn first_record(&self) -> Arc<Record> {
+        let (told, mut live) = self.journal.follow(0);
+        match told.into_iter().next() {
+            Some(record) => record,
+            None => tokio::time::timeout(Duration::from_secs(10), live.recv()).await.unwrap().unwrap(),
+        }
     }
 
     async fn set_up(&self, pod: &Pod) -> Result<(), String> {
@@ -214,7 +235,7 @@ async fn a_pod_that_waits_is_told_of() {
 
 #[tokio::test]
 async fn whatever_changes_is_written() {
-    let mut rig = Rig::new();
+    let rig = Rig::new();
     rig.fake.set("cm", "one");
     rig.set_up(&pod(&json!({"a": "1"}))).await.unwrap();
     assert_eq!(std::fs::read_to_string(rig.at(LABELS)).unwrap(), "a=\"1\"");
@@ -227,13 +248,10 @@ async fn whatever_changes_is_written() {
     *lock(&rig.fake.token) = (Err("failed to fetch token: no".into()), Duration::from_millis(20));
     rig.fake.set("cm", "three");
     rig.until(MAP, "three").await;
-    loop {
-        if let Event::Warning { message, reason, .. } = rig.event().await {
-            assert_eq!(message, "MountVolume.SetUp failed for volume \"all\" : failed to fetch token: no");
-            assert_eq!(reason, Reason::FailedMount);
-            break;
-        }
-    }
+    let record = rig.first_record().await;
+    assert_eq!(record.message, "MountVolume.SetUp failed for volume \"all\" : failed to fetch token: no");
+    assert_eq!((record.kind, record.reason), (Kind::Warning, Reason::FailedMount));
+    assert_eq!(record.pod.as_ref().unwrap().uid, "u");
     assert_eq!(std::fs::read_to_string(rig.at(TOKEN)).unwrap(), "first");
     *lock(&rig.fake.token) = (Ok("second".into()), Duration::MAX);
     rig.until(TOKEN, "second").await;
@@ -249,6 +267,34 @@ async fn whatever_changes_is_written() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap();
+}
+
+#[test]
+fn a_static_pod_waits_for_no_services() {
+    let (tell, services) = watch::channel(None);
+    let sources = Sources {
+        objects: Arc::new(crate::object::NoObjects::default()),
+        tokens: Arc::new(crate::token::NoTokens),
+        trust_bundles: TrustBundleHandle::standalone(),
+        certificates: Arc::new(crate::pod_certificate::NoCertificates::default()),
+        services,
+        store: ContentStore::default(),
+    };
+    let volumes = Arc::new(VolumeManager::new(std::path::Path::new("/nowhere")));
+    let (journal, _) = Journal::open(1, None).unwrap();
+    let contents = Contents::new(sources, volumes, journal, EnvFacts::default());
+    let from = |source: &str| {
+        let mut pod = pod(&json!({}));
+        pod.metadata.annotations =
+            Some(BTreeMap::from([("kubernetes.io/config.source".to_owned(), source.to_owned())]));
+        pod
+    };
+    assert!(contents.service_env(&pod(&json!({}))).is_err() && contents.service_env(&from("api")).is_err());
+    for source in ["file", "http"] {
+        assert_eq!(contents.service_env(&from(source)), Ok(BTreeMap::new()), "{source}");
+    }
+    tell.send(Some(Arc::default())).unwrap();
+    assert!(contents.service_env(&pod(&json!({}))).is_ok());
 }
 
 #[tokio::test]
@@ -329,14 +375,7 @@ async fn a_pod_waits_for_its_certificate_and_what_it_trusts_and_both_are_renewed
 
     // What cannot be renewed stays, and is told.
     rig.fake.issue(Err("PodCertificateRequest was permanently denied"));
-    let told = async {
-        loop {
-            if let Event::Warning { message, .. } = rig.events.recv().await.unwrap() {
-                return message;
-            }
-        }
-    };
-    let told = tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+    let told = rig.first_record().await.message.clone();
     assert!(told.ends_with("PodCertificateRequest was permanently denied"), "{told}");
     assert_eq!(std::fs::read_to_string(rig.at(&at("key.pem"))).unwrap(), "key of two\n");
 }

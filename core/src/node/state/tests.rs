@@ -20,7 +20,9 @@ use crate::brake::Held;
 use crate::eviction::resources::{PodScope, ResourceAnswer, ResourceOrder};
 use crate::eviction::threshold::{Signal, Threshold, ThresholdValue};
 use crate::node::action::{ActionKind, MemoryAction, NodeAction, PodAction, ResourceAction};
-use crate::node::event::{PodSource, PodUpdate, RejectedManifest, RuntimePod, RuntimePods, SourcePod};
+use crate::node::event::{
+    PodChanges, PodSource, PodUpdate, RejectedManifest, RuntimePod, RuntimePods, SourcePod,
+};
 use crate::node::plan::plan;
 use crate::node::published::Failure;
 use crate::pod::containers::{ListedContainer, ListedSandbox};
