@@ -137,7 +137,13 @@ fn play(node: &mut TestNode, cluster: &Cluster, options: &Options, stop: &Interr
         None => Seen::default(),
     };
     let mark = std::fs::read_to_string(marks.join("mark")).unwrap_or_default();
-    let seen = Seen { node_ready_ms, pods_ready: pods_ready(cluster)?, mark, ..seen };
+    // On a busy machine a probe may just have timed out.
+    let mut ready = 0;
+    process::holds_within(SETTLE, || {
+        ready = pods_ready(cluster).unwrap_or(0);
+        ready == WEB_REPLICAS || stop.check().is_err()
+    });
+    let seen = Seen { node_ready_ms, pods_ready: ready, mark, ..seen };
     watcher.show(node)?;
     Ok(Outcome::of(&node.trace()?, seen))
 }
