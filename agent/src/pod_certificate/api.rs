@@ -52,6 +52,8 @@ const UNSERVED: &str = "the API server serves no PodCertificateRequests (certifi
 type Request = Object<PodCertificateRequestSpec, PodCertificateRequestStatus>;
 /// Namespace and name.
 type RequestName = (String, String);
+/// This node's requests. `None`: it was deleted before it was decided; that is forgotten with the next list.
+type Requests = BTreeMap<RequestName, Option<Outcome>>;
 
 #[derive(Debug)]
 pub struct ApiCertificates {
@@ -71,8 +73,7 @@ struct Shared {
     jitter: Duration,
     changes: broadcast::Sender<PodUid>,
     standings: watch::Sender<BTreeMap<CertificateKey, Standing>>,
-    /// This node's requests, once the watch has listed them.
-    requests: watch::Sender<Option<BTreeMap<RequestName, Outcome>>>,
+    requests: watch::Sender<Requests>,
 }
 
 /// A client has no `Debug` form.
@@ -121,7 +122,7 @@ impl ApiCertificates {
             jitter: MAX_JITTER,
             changes: broadcast::Sender::new(CHANGES),
             standings: watch::Sender::new(BTreeMap::new()),
-            requests: watch::Sender::new(None),
+            requests: watch::Sender::new(BTreeMap::new()),
         };
         let (pods, watch) = (Mutex::default(), Mutex::default());
         Arc::new(ApiCertificates { shared: Arc::new(shared), tracker, cancel, pods, watch })
@@ -347,14 +348,13 @@ impl Shared {
     /// What has become of the request. `None`: it has been deleted, or cannot be seen by `abandon_at`.
     async fn decision(&self, name: &RequestName, abandon_at: Instant) -> Option<Outcome> {
         let mut requests = self.requests.subscribe();
-        let seen = |all: &Option<BTreeMap<_, Outcome>>| all.as_ref().and_then(|all| all.get(name).cloned());
-        match timeout_at(abandon_at, requests.wait_for(|all| seen(all).is_some())).await {
+        match timeout_at(abandon_at, requests.wait_for(|all| all.contains_key(name))).await {
             Ok(Ok(_)) => {}
             _ => return None,
         }
         // Or it is gone.
-        let decided = requests.wait_for(|all| seen(all) != Some(Outcome::Pending)).await;
-        decided.ok().and_then(|all| seen(&all))
+        let decided = requests.wait_for(|all| all.get(name) != Some(&Some(Outcome::Pending))).await;
+        decided.ok().and_then(|all| all.get(name).cloned().flatten())
     }
 
     /// The task that follows this node's requests.
@@ -381,14 +381,17 @@ impl Shared {
             match event {
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(request)) => {
-                    _ = listed.insert(name(&request), outcome(request.status.as_ref()))
+                    listed.insert(name(&request), Some(outcome(request.status.as_ref())));
                 }
-                Ok(Event::InitDone) => _ = self.requests.send_replace(Some(std::mem::take(&mut listed))),
+                Ok(Event::InitDone) => _ = self.requests.send_replace(std::mem::take(&mut listed)),
                 Ok(Event::Apply(request)) => self.requests.send_modify(|all| {
-                    all.get_or_insert_default().insert(name(&request), outcome(request.status.as_ref()));
+                    all.insert(name(&request), Some(outcome(request.status.as_ref())));
                 }),
                 Ok(Event::Delete(request)) => self.requests.send_modify(|all| {
-                    all.get_or_insert_default().remove(&name(&request));
+                    let name = name(&request);
+                    if matches!(all.remove(&name), None | Some(None | Some(Outcome::Pending))) {
+                        all.insert(name, None);
+                    }
                 }),
                 Err(error) => {
                     let why = crate::object::api::reason(&error);

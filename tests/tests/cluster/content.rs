@@ -136,7 +136,7 @@ fn search(path: &Path, planted: &[&str], found: &mut Vec<PathBuf>) {
 fn a_token_that_is_due_in_an_outage_is_another_soon_after_it() {
     let plane = cluster::shared();
     let (proxy, mut node) = Joined::through_faults(plane, "renews");
-    let is_token = |request: &Request| request.path.ends_with("/serviceaccounts/default/token");
+    let is_token = |request: &Request| request.path.contains("/serviceaccounts/default/token");
     proxy.set(move |request| is_token(request).then_some(Fault::TokenLives(60)));
     node.start();
     node.wait_ready();

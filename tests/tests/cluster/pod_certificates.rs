@@ -7,6 +7,7 @@ use oomlet_tests::cluster::fault_proxy::Fault;
 use oomlet_tests::cluster::joined::{Joined, obedient};
 use oomlet_tests::cluster::pod_signer::{PodSigner, authority};
 use oomlet_tests::cluster::{self, condition, wait};
+use oomlet_tests::node::Node;
 use oomlet_tests::pod;
 use serde_json::{Value, json};
 use xtask::control_plane::ControlPlane;
@@ -50,7 +51,7 @@ fn certificates(pem: &str) -> usize {
 #[track_caller]
 fn wait_requests(plane: &ControlPlane, node: &Joined<'_>, signer: &PodSigner, count: usize) -> Vec<Value> {
     let what = format!("{count} certificate requests");
-    node.wait(&what, |node| signer.requests(plane, &node.name).len() == count);
+    node.wait(&what, |_| signer.requests(plane, &node.name).len() == count);
     signer.requests(plane, &node.name)
 }
 
@@ -120,7 +121,7 @@ fn a_pod_gets_its_certificates_and_whom_to_trust() {
 }
 
 /// What is kept for the agent's next start, of pods.
-fn kept(node: &Joined<'_>) -> Vec<PathBuf> {
+fn kept(node: &Node) -> Vec<PathBuf> {
     let dir = node.root_dir().join("oomlet/content/pods");
     fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
