@@ -21,6 +21,7 @@ pub mod pod_store;
 pub mod pod_worker;
 pub mod probe;
 pub mod prober;
+pub mod spans;
 pub mod sync_loop;
 pub mod token;
 pub mod trace;

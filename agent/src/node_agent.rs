@@ -54,6 +54,7 @@ use crate::pod_store::{self, PodStore, PodStoreError};
 use crate::pod_worker::PodWorkers;
 use crate::probe::{ContainerProcesses, HttpError, NodeChecks};
 use crate::prober::ProberTask;
+use crate::spans::{Spans, SpansError};
 use crate::sync_loop::execute::Executor;
 use crate::sync_loop::heartbeat::Heartbeat;
 use crate::sync_loop::outlet::Outlet;
@@ -116,6 +117,8 @@ pub enum NodeAgentError {
     HttpSource(#[from] HttpSourceError),
     #[error(transparent)]
     Probes(#[from] HttpError),
+    #[error(transparent)]
+    Spans(#[from] SpansError),
     #[error("cannot read {path}: {source}")]
     Read { path: &'static str, source: std::io::Error },
     #[error("{path} has no usable {what}; is /proc mounted?")]
@@ -234,7 +237,9 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let tasks = (&tracker, &events, &cancel);
     let contents =
         contents::make((config, &setup.root_dir), clients, env_facts(&node), &volumes, tasks).await?;
-    let context = worker_context(&shared, contents, Arc::clone(&journal), oom_kill_group);
+    let spans = Spans::to_collector(config.tracing.as_ref(), &node.facts.name)?;
+    let told = (Arc::clone(&journal), spans.clone());
+    let context = worker_context(&shared, contents, told, oom_kill_group);
     let of_state = state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group);
     let prober = Prober::new(clock::now(), of_state.unix_offset_ns);
     let state = State::new(of_state);
@@ -283,6 +288,8 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     if tokio::time::timeout(SHUTDOWN_BOUND, tracker.wait()).await.is_err() {
         tracing::warn!("some tasks did not end within {} s", SHUTDOWN_BOUND.as_secs());
     }
+    // It waits for the collector, by a thread of its own.
+    let _ = tokio::task::spawn_blocking(move || spans.end()).await;
     Ok(())
 }
 

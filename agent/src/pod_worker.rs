@@ -37,6 +37,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::clock;
+use crate::spans::PodSpan;
 use oomlet_core::node::event::Event;
 use oomlet_core::pod::backoff::{CrashLoopBackOff, Exponential, MOUNT_ERROR, RUNTIME_ERROR, WORKER_ERROR};
 use oomlet_core::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
@@ -156,6 +157,7 @@ impl PodWorkers {
             being_started: Vec::new(),
             sigkilled: BTreeSet::new(),
             completed_cleanly: false,
+            span: PodSpan::default(),
         };
         let (pod, reports) = (worker.uid.clone(), worker.reports.clone());
         let run = worker.run(predecessor, self.cancel.clone());
@@ -218,6 +220,8 @@ struct Worker {
     pod_killed: bool,
     /// The pod has ended and its cgroup and volumes are gone.
     completed_cleanly: bool,
+    /// Of what is being done.
+    span: PodSpan,
 }
 
 /// The SyncLoop or the worker's mailbox has gone.

@@ -22,9 +22,11 @@ mod keys;
 mod layers;
 pub mod node_flags;
 mod raw;
+pub mod tracing;
 
 pub use extension::Extension;
 pub use layers::{Layers, Loaded, Source};
+pub use tracing::Tracing;
 
 pub const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 pub const KIND: &str = "KubeletConfiguration";
@@ -143,6 +145,8 @@ pub struct Config {
     pub change_detection: ChangeDetection,
     /// True: the controller manager attaches volumes.
     pub enable_controller_attach_detach: bool,
+    /// Spans of what is done for pods. None.
+    pub tracing: Option<Tracing>,
     pub oomlet: Extension,
 }
 
@@ -199,6 +203,7 @@ impl Default for Config {
             server_tls_bootstrap: false,
             change_detection: ChangeDetection::Watch,
             enable_controller_attach_detach: true,
+            tracing: None,
             oomlet: Extension::default(),
         }
     }

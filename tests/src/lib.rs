@@ -7,6 +7,7 @@
 //! - [`slot`]: how many nodes there are at a time.
 //! - [`speed`]: how fast things go here.
 //! - [`command`]: the agent's commands, run to their end.
+//! - [`collector`]: of OpenTelemetry traces.
 //! - [`pod`]: a pod's status as `oomlet pods --output json` shows it.
 //! - [`cgroup`]: limits and shares of cgroups, whichever version the machine has.
 //!
@@ -16,6 +17,7 @@
 pub mod capped;
 pub mod cgroup;
 pub mod cluster;
+pub mod collector;
 pub mod command;
 pub mod node;
 pub mod pod;

@@ -9,6 +9,7 @@ pub mod containerd_release;
 pub mod ebpf_toolchain;
 pub mod go;
 pub mod packages;
+pub mod prometheus;
 pub mod qemu;
 pub mod role;
 
@@ -17,6 +18,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
 
+use crate::control_plane::metrics_server;
 use crate::control_plane::programs::{Program, Programs, Source};
 use crate::progress::{self, Step};
 use crate::{paths, process, root};
@@ -46,6 +48,7 @@ enum Install {
     BpfLinker(Toolchain),
     Containerd(Release),
     Go,
+    Prometheus,
     RustComponents,
     ByHand,
 }
@@ -88,6 +91,9 @@ pub fn needs(roles: &[Role]) -> Result<Vec<Need>> {
     }
     if roles.contains(&Role::ControlPlane) {
         needs.push(go_need()?);
+    }
+    if roles.contains(&Role::Monitoring) {
+        needs.push(prometheus_need()?);
     }
     Ok(needs)
 }
@@ -149,7 +155,10 @@ fn containerd_needs() -> Result<Vec<Need>> {
 
 fn go_need() -> Result<Need> {
     // A machine that has been given the programs compiles none.
-    let built = || Programs::find(&Source::default(), &Program::CONTROL_PLANE).is_ok();
+    let built = || {
+        Programs::find(&Source::default(), &Program::CONTROL_PLANE).is_ok()
+            && metrics_server::program::find().is_ok()
+    };
     Ok(Need {
         name: format!("Go {} or newer", go::OLDEST),
         role: Role::ControlPlane,
@@ -158,6 +167,21 @@ fn go_need() -> Result<Need> {
         present: go::program()?.is_some() || built(),
         optional: false,
         install: Install::Go,
+    })
+}
+
+fn prometheus_need() -> Result<Need> {
+    Ok(Need {
+        name: "Prometheus".to_owned(),
+        role: Role::Monitoring,
+        why: "scrapes the agent in the tests, and promtool checks its rules and dashboards".to_owned(),
+        how: format!(
+            "the system's package {}, unpacked into the cache: no service is started",
+            prometheus::PACKAGE
+        ),
+        present: prometheus::Programs::find()?.is_some(),
+        optional: false,
+        install: Install::Prometheus,
     })
 }
 
@@ -233,6 +257,7 @@ impl Install {
             Install::BpfLinker(toolchain) => ebpf_toolchain::install_linker(toolchain, step),
             Install::Containerd(release) => release.fetch(),
             Install::Go => go::install(step),
+            Install::Prometheus => prometheus::fetch(step),
             Install::RustComponents => {
                 step.run(std::process::Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]))
             }
@@ -321,9 +346,15 @@ mod tests {
         for name in ["containerd", "gcc", "catatonit", "bpf-linker"] {
             assert!(names.iter().any(|n| n == name), "{name} in {names:?}");
         }
-        for name in
-            ["vagrant", qemu::PACKAGE, "mmdebstrap", "rustfmt, clippy", "containerd 2", "Go 1.21 or newer"]
-        {
+        for name in [
+            "vagrant",
+            qemu::PACKAGE,
+            "mmdebstrap",
+            "rustfmt, clippy",
+            "containerd 2",
+            "Go 1.21 or newer",
+            "Prometheus",
+        ] {
             assert!(!names.iter().any(|n| n == name), "{name} in {names:?}");
         }
     }

@@ -8,6 +8,7 @@ use crate::cri::{ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
 use crate::node_resources::{PidsCgroups, ResourceContext};
 use crate::pod_worker::{PodCgroups, WorkerContext};
+use crate::spans::Spans;
 use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
 use crate::volume::contents::Contents;
@@ -35,11 +36,12 @@ pub(super) fn env_facts(node: &facts::Node) -> EnvFacts {
 pub(super) fn worker_context(
     shared: &Shared<'_>,
     contents: Arc<Contents>,
-    journal: Arc<Journal>,
+    (journal, spans): (Arc<Journal>, Spans),
     oom_kill_group: bool,
 ) -> WorkerContext {
     let config = &shared.setup.config;
     WorkerContext {
+        spans,
         runtime: shared.runtime.clone(),
         journal,
         images: ImagePuller::new(shared.images.clone(), facts::parallel_pulls(config)),

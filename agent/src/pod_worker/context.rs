@@ -11,6 +11,7 @@ use crate::cgroup::driver::CgroupDriver;
 use crate::cri::RuntimeClient;
 use crate::cri::dns::NodeDns;
 use crate::image::ImagePuller;
+use crate::spans::Spans;
 use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
 use crate::volume::contents::Contents;
@@ -23,6 +24,8 @@ pub struct WorkerContext {
     pub runtime: RuntimeClient,
     /// What workers tell of their steps.
     pub journal: Arc<Journal>,
+    /// The same for a collector of traces, where there is one.
+    pub spans: Spans,
     pub images: ImagePuller,
     pub cgroups: Arc<dyn PodCgroups>,
     pub volumes: Arc<VolumeManager>,

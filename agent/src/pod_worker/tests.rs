@@ -13,6 +13,7 @@ use crate::cri::fake::{FakeRuntime, running};
 use crate::cri::{Connection, ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
 use crate::object::NoObjects;
+use crate::spans::Spans;
 use crate::token::NoTokens;
 use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
@@ -152,6 +153,7 @@ fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime
         EnvFacts::default(),
     );
     Arc::new(WorkerContext {
+        spans: Spans::default(),
         journal: Journal::open(64, None).unwrap().0,
         runtime: RuntimeClient::new(&connection),
         images: ImagePuller::new(ImageClient::new(&connection), 1),

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::extension::RawExtension;
+use super::tracing::{self, RawTracing};
 use super::{API_VERSION, CgroupDriver, ChangeDetection, Config, ConfigError, ConfigWarning, KIND, keys};
 use crate::duration::GoDuration;
 use checks::{
@@ -105,6 +106,7 @@ struct Raw {
     // The agent speaks JSON whatever is asked for: the server takes it as well.
     #[serde(rename = "contentType")]
     _content_type: Option<String>,
+    tracing: Option<RawTracing>,
     oomlet: Option<RawExtension>,
 }
 
@@ -159,7 +161,7 @@ fn warning(key: &str) -> ConfigWarning {
 }
 
 /// Key, and what is wrong with its value.
-type Wrong = (String, String);
+pub(super) type Wrong = (String, String);
 
 fn at(key: &str) -> impl Fn(Wrong) -> Wrong {
     let key = key.to_owned();
@@ -221,6 +223,7 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
         resolv_conf: raw.resolv_conf.unwrap_or(default.resolv_conf),
         cluster_dns: raw.cluster_dns.unwrap_or_default(),
         cluster_domain: raw.cluster_domain.unwrap_or_default(),
+        tracing: tracing::checked(raw.tracing)?,
         oomlet: raw
             .oomlet
             .unwrap_or_default()

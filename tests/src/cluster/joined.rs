@@ -56,6 +56,37 @@ impl<'a> Joined<'a> {
         (proxy, joined)
     }
 
+    /// A node that the control plane is [`super::around`]. Its API shows a certificate of the cluster's, once that has been
+    /// approved, and takes those of the cluster's users.
+    #[track_caller]
+    #[must_use]
+    pub fn within(plane: &'a ControlPlane, name: &str, mut node: Node) -> Joined<'a> {
+        node.join_within().unwrap();
+        node.config_mut()["serverTLSBootstrap"] = json!(true);
+        node.config_mut()["authentication"] = json!({ "x509": { "clientCAFile": plane.authority_path() } });
+        let kubeconfig = plane.node_kubeconfig(name).unwrap();
+        Joined::of(plane, name, node, &kubeconfig)
+    }
+
+    /// The agent runs, the node is Ready and has its serving certificate.
+    #[track_caller]
+    pub fn start_serving(&mut self) {
+        self.node.start();
+        self.wait_ready();
+        let asked = super::wait("a request for a serving certificate", || {
+            let all = self.plane.kubectl_json(&["get", "csr"]).ok()?;
+            let user = format!("system:node:{}", self.name);
+            let is_ours = |csr: &&Value| {
+                csr["spec"]["signerName"] == "kubernetes.io/kubelet-serving"
+                    && csr["spec"]["username"] == user.as_str()
+            };
+            all["items"].as_array()?.iter().find(is_ours)?["metadata"]["name"].as_str().map(str::to_owned)
+        });
+        self.plane.kubectl(&["certificate", "approve", &asked]).unwrap();
+        let link = self.node.scratch().path().join("pki/kubelet-server-current.pem");
+        super::wait("the serving certificate", || link.exists().then_some(()));
+    }
+
     fn at(
         plane: &'a ControlPlane,
         name: &str,
@@ -64,6 +95,10 @@ impl<'a> Joined<'a> {
         kubeconfig: &Path,
     ) -> Joined<'a> {
         node.join(address).unwrap();
+        Joined::of(plane, name, node, kubeconfig)
+    }
+
+    fn of(plane: &'a ControlPlane, name: &str, mut node: Node, kubeconfig: &Path) -> Joined<'a> {
         let cert_dir = node.scratch().path().join("pki");
         node.add_arguments(&[
             &format!("--kubeconfig={}", kubeconfig.display()),

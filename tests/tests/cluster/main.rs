@@ -9,6 +9,7 @@ mod control_plane;
 mod e2e;
 mod eviction;
 mod faults;
+mod metrics_server;
 mod node;
 mod pods;
 mod stability;

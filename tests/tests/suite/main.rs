@@ -19,4 +19,5 @@ mod service;
 mod stall;
 mod static_pods;
 mod trace;
+mod tracing;
 mod volumes;

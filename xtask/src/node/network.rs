@@ -14,15 +14,22 @@ impl TestNode {
     /// From its next start on the agent runs in the namespace of its pods, which it can reach there, and the API server at
     /// this address out here is relayed to it. The namespace gets an address of the node's own.
     pub fn join(&mut self, api_server: SocketAddr) -> Result<()> {
+        self.join_within()?;
+        let namespace = self.containerd.netns();
+        if !api_server.ip().is_loopback() {
+            namespace.sh(&format!("ip address add {} dev lo", api_server.ip()))?;
+        }
+        self.relay = Some(Relay::start(namespace, api_server)?);
+        Ok(())
+    }
+
+    /// The same where the API server is in that namespace itself, as is whatever else talks to the node there.
+    pub fn join_within(&mut self) -> Result<()> {
         let namespace = self.containerd.netns();
         namespace.sh(&format!(
             "ip link add eth0 type bridge && ip address add {NODE_IP}/24 dev eth0 && ip link set eth0 up && \
              ip route add default dev eth0"
         ))?;
-        if !api_server.ip().is_loopback() {
-            namespace.sh(&format!("ip address add {} dev lo", api_server.ip()))?;
-        }
-        self.relay = Some(Relay::start(namespace, api_server)?);
         self.join_pod_network();
         Ok(())
     }

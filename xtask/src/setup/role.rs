@@ -17,6 +17,8 @@ pub enum Role {
     Containerds,
     /// Builds a Kubernetes control plane.
     ControlPlane,
+    /// Scrapes the agent's metrics, and checks rules and dashboards.
+    Monitoring,
     /// Makes and boots virtual machines.
     Lab,
     /// Checks the Vagrantfile.
@@ -64,6 +66,7 @@ pub const TEST: &[Role] = &[
     Role::Checks,
     Role::Containerds,
     Role::ControlPlane,
+    Role::Monitoring,
     Role::Lab,
 ];
 /// `cargo xtask setup --vagrant`.
@@ -75,6 +78,7 @@ pub const WITH_VAGRANT: &[Role] = &[
     Role::Checks,
     Role::Containerds,
     Role::ControlPlane,
+    Role::Monitoring,
     Role::Lab,
     Role::Vagrant,
 ];
