@@ -13,6 +13,7 @@ pub mod cri;
 pub mod image;
 pub mod kernel;
 pub mod node_agent;
+pub mod node_api;
 pub mod node_resources;
 pub mod object;
 pub mod pleg;

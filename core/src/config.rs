@@ -20,12 +20,14 @@ pub mod extension;
 pub mod flags;
 mod keys;
 mod layers;
+pub mod node_api;
 pub mod node_flags;
 mod raw;
 pub mod tracing;
 
 pub use extension::Extension;
 pub use layers::{Layers, Loaded, Source};
+pub use node_api::NodeApiConfig;
 pub use tracing::Tracing;
 
 pub const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
@@ -147,6 +149,8 @@ pub struct Config {
     pub enable_controller_attach_detach: bool,
     /// Spans of what is done for pods. None.
     pub tracing: Option<Tracing>,
+    /// What the node's own API listens on, and whom it answers.
+    pub node_api: NodeApiConfig,
     pub oomlet: Extension,
 }
 
@@ -204,6 +208,7 @@ impl Default for Config {
             change_detection: ChangeDetection::Watch,
             enable_controller_attach_detach: true,
             tracing: None,
+            node_api: NodeApiConfig::default(),
             oomlet: Extension::default(),
         }
     }
@@ -245,6 +250,10 @@ pub enum ConfigWarning {
     FlagNotHonoured { flag: &'static str },
     /// The file names an eviction signal of kubelet's and gives it a threshold; nothing enforces it yet.
     NotEnforced { signal: String },
+    /// kubelet's TLS has the cipher suite, this agent's does not: it is left out.
+    CipherSuite { name: String },
+    /// TLS 1.0 or 1.1 is asked for, and is not spoken.
+    TlsVersion { name: String },
     /// Neither kubelet nor this agent knows the key; `nearest` is the known key that looks like it.
     Unknown { key: String, nearest: Option<String> },
 }
@@ -260,6 +269,15 @@ impl std::fmt::Display for ConfigWarning {
             }
             ConfigWarning::NotEnforced { signal } => {
                 write!(f, "the eviction threshold for {signal} is not enforced by this agent yet")
+            }
+            ConfigWarning::CipherSuite { name } => {
+                write!(
+                    f,
+                    "tlsCipherSuites: {name} is not among what this agent's TLS speaks (ECDHE with AES-GCM or ChaCha20) and is left out"
+                )
+            }
+            ConfigWarning::TlsVersion { name } => {
+                write!(f, "tlsMinVersion: {name} is not spoken by this agent; TLS 1.2 is the least")
             }
             ConfigWarning::Unknown { key, nearest: None } => {
                 write!(f, "{key} is not a known key and has no effect")

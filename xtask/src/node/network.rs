@@ -30,6 +30,11 @@ impl TestNode {
             "ip link add eth0 type bridge && ip address add {NODE_IP}/24 dev eth0 && ip link set eth0 up && \
              ip route add default dev eth0"
         ))?;
+        if let Some(config) = self.config.as_object_mut() {
+            // The ports are all its own.
+            config.remove("enableServer");
+            config.remove("healthzPort");
+        }
         self.join_pod_network();
         Ok(())
     }
