@@ -11,6 +11,7 @@ pub mod command;
 pub mod config_file;
 pub mod cri;
 pub mod image;
+pub mod instruments;
 pub mod kernel;
 pub mod node_agent;
 pub mod node_resources;
