@@ -3,10 +3,11 @@
 //!
 //! - [`runtime`]: calls to the container runtime. - [`pleg`]: relists. - [`workers`]: pod workers and cgroups.
 //! - [`probes`]: runs of probes. - [`requests`]: requests to the API server. - [`storage`]: volumes made and removed.
-//! - [`certificates`]: the node's own. - [`turns`]: the SyncLoop and the channels that lead to it.
+//! - [`health`]: health checks. - [`certificates`]: the node's own. - [`turns`]: the SyncLoop and the channels that lead to it.
 //! - [`registered`]: how a family is made and registered.
 
 pub mod certificates;
+pub mod health;
 pub mod pleg;
 pub mod probes;
 pub mod registered;
@@ -20,6 +21,7 @@ use prometheus::Registry;
 use prometheus::proto::MetricFamily;
 
 use certificates::Certificates;
+use health::HealthChecks;
 use pleg::PlegTimes;
 use probes::ProbeResults;
 use registered::Registered;
@@ -34,6 +36,8 @@ use workers::WorkerTimes;
 pub struct Instruments {
     registry: Registry,
     probe_registry: Registry,
+    health_registry: Registry,
+    pub health: HealthChecks,
     pub runtime: RuntimeOperations,
     pub pleg: PlegTimes,
     pub workers: WorkerTimes,
@@ -46,7 +50,7 @@ pub struct Instruments {
 
 impl Default for Instruments {
     fn default() -> Instruments {
-        let (registry, probe_registry) = (Registry::new(), Registry::new());
+        let (registry, probe_registry, health_registry) = (Registry::new(), Registry::new(), Registry::new());
         let on = Registered::on(&registry);
         Instruments {
             runtime: RuntimeOperations::new(&on),
@@ -57,8 +61,10 @@ impl Default for Instruments {
             storage: StorageOperations::new(&on),
             certificates: Certificates::new(&on),
             turns: Turns::new(&on),
+            health: HealthChecks::new(&Registered::on(&health_registry)),
             registry,
             probe_registry,
+            health_registry,
         }
     }
 }
@@ -69,6 +75,11 @@ impl Instruments {
     pub fn gather(&self) -> Vec<MetricFamily> {
         self.certificates.look_at_the_clock();
         self.registry.gather()
+    }
+
+    #[must_use]
+    pub fn gather_health(&self) -> Vec<MetricFamily> {
+        self.health_registry.gather()
     }
 
     #[must_use]

@@ -22,6 +22,7 @@ pub mod pod_store;
 pub mod pod_worker;
 pub mod probe;
 pub mod prober;
+pub mod stats;
 pub mod sync_loop;
 pub mod token;
 pub mod trace;

@@ -16,7 +16,7 @@ use super::open_file::open;
 use dirs::{Dirs, created_ns, number_in};
 use memory::{MemoryFiles, Reader};
 use oomlet_core::stats::numbers::{
-    CgroupReading, Cpu, DeviceIo, Io, MemoryExtras, Pressure, Processes, Throttling,
+    CgroupReading, Cpu, DeviceIo, Io, MemoryExtras, Pressure, Processes, Spec, Throttling,
 };
 use parse::CpuTime;
 

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Volume;
 use prometheus::proto::MetricFamily;
 
 use super::family::{Family, Kind, finish, label};
+use crate::node::event::PodSource;
 use crate::node::published::{Lifecycle, NodeSnapshot, PublishedPod};
 
 /// What runs, by the runtime's last list.
@@ -81,7 +82,7 @@ fn count(number: usize) -> f64 {
 }
 
 fn is_static(pod: &PublishedPod) -> bool {
-    pod.source.is_some_and(super::super::node::event::PodSource::is_static)
+    pod.source.is_some_and(PodSource::is_static)
 }
 
 /// Nobody names it any more, and it is not that it is to be deleted.
@@ -181,7 +182,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::node::event::PodSource;
     use crate::pod::Pod;
 
     fn pod(uid: &str, source: PodSource, lifecycle: Lifecycle, phase: &str) -> Arc<PublishedPod> {
