@@ -14,6 +14,7 @@ pub mod image;
 pub mod instruments;
 pub mod kernel;
 pub mod node_agent;
+pub mod node_api;
 pub mod node_resources;
 pub mod object;
 pub mod pleg;

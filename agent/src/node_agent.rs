@@ -11,6 +11,7 @@
 //! | prober | workers | published pods, who is held | `Event::Probe` |
 //! | node resources | workers | orders, disks, CRI | `Event::Resources` |
 //! | QoS classes' shares | workers | orders | cgroups |
+//! | the node's own API, see [`crate::node_api`] | its own two | requests | answers |
 //! | limit of all pods, until it can be set | workers | usage, pods that have gone | cgroup, records |
 //! | pod store, trace file, trace server | workers | saved pods, records | files, gRPC |
 //! | watchdog, where systemd asks for it | its own | the loop's heartbeat | pings |
@@ -25,6 +26,7 @@ mod contents;
 mod contexts;
 mod facts;
 mod loop_thread;
+mod node_api;
 pub(crate) mod protect;
 mod root_lock;
 mod service_manager;
@@ -47,6 +49,7 @@ use crate::cgroup::stats::MemoryFiles;
 use crate::clock;
 use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
 use crate::kernel::{self, Kernel, ProgramState};
+use crate::node_api::{ListenError, Sockets};
 use crate::node_resources::NodeResources;
 use crate::pleg::{self, PlegHandle};
 use crate::pod_source::http::HttpSourceError;
@@ -116,6 +119,8 @@ pub enum NodeAgentError {
     HttpSource(#[from] HttpSourceError),
     #[error(transparent)]
     Probes(#[from] HttpError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("cannot read {path}: {source}")]
     Read { path: &'static str, source: std::io::Error },
     #[error("{path} has no usable {what}; is /proc mounted?")]
@@ -175,6 +180,7 @@ pub fn run(setup: Setup) -> Result<(), NodeAgentError> {
 
 async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let config = &setup.config;
+    let sockets = Sockets::bind(config)?;
     let connection = Connection::open(&config.container_runtime_endpoint, config.runtime_request_timeout)?;
     let version = connection.check().await?;
     tracing::info!(runtime = version.runtime_name, version = version.runtime_version, "container runtime");
@@ -228,9 +234,20 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     };
     let session = cluster::session(&setup, &node, &version, parts, (&tracker, &cancel));
     let clients = session.as_ref().map(|session| session.client.subscribe());
+    let to_api_server = session.as_ref().map(|session| session.connection.clone());
     if let Some(session) = session {
         tracker.spawn(session.run(cancel.clone()));
     }
+    let heartbeat = Arc::new(Heartbeat::new(clock::now()));
+    let parts = node_api::Parts {
+        sockets,
+        runtime: client.clone(),
+        snapshots: snapshots.clone(),
+        heartbeat: Arc::clone(&heartbeat),
+        clients: clients.clone(),
+        connection: to_api_server,
+    };
+    let _serves = node_api::start(&setup, &node, parts, (&tracker, &cancel))?;
     let tasks = (&tracker, &events, &cancel);
     let contents =
         contents::make((config, &setup.root_dir), clients, env_facts(&node), &volumes, tasks).await?;
@@ -261,7 +278,6 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let held = executor.held.subscribe();
     tracker.spawn(ProberTask { prober, checks, snapshots, held, events }.run(cancel.clone()));
     let watchdog = Watchdog::of_environment();
-    let heartbeat = Arc::new(Heartbeat::new(clock::now()));
     let parts = LoopParts {
         state,
         executor,

@@ -20,11 +20,13 @@ pub mod extension;
 pub mod flags;
 mod keys;
 mod layers;
+pub mod node_api;
 pub mod node_flags;
 mod raw;
 
 pub use extension::Extension;
 pub use layers::{Layers, Loaded, Source};
+pub use node_api::NodeApiConfig;
 
 pub const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 pub const KIND: &str = "KubeletConfiguration";
@@ -143,6 +145,8 @@ pub struct Config {
     pub change_detection: ChangeDetection,
     /// True: the controller manager attaches volumes.
     pub enable_controller_attach_detach: bool,
+    /// What the node's own API listens on, and whom it answers.
+    pub node_api: NodeApiConfig,
     pub oomlet: Extension,
 }
 
@@ -199,6 +203,7 @@ impl Default for Config {
             server_tls_bootstrap: false,
             change_detection: ChangeDetection::Watch,
             enable_controller_attach_detach: true,
+            node_api: NodeApiConfig::default(),
             oomlet: Extension::default(),
         }
     }
@@ -240,6 +245,10 @@ pub enum ConfigWarning {
     FlagNotHonoured { flag: &'static str },
     /// The file names an eviction signal of kubelet's and gives it a threshold; nothing enforces it yet.
     NotEnforced { signal: String },
+    /// kubelet's TLS has the cipher suite, this agent's does not: it is left out.
+    CipherSuite { name: String },
+    /// TLS 1.0 or 1.1 is asked for, and is not spoken.
+    TlsVersion { name: String },
     /// Neither kubelet nor this agent knows the key; `nearest` is the known key that looks like it.
     Unknown { key: String, nearest: Option<String> },
 }
@@ -255,6 +264,15 @@ impl std::fmt::Display for ConfigWarning {
             }
             ConfigWarning::NotEnforced { signal } => {
                 write!(f, "the eviction threshold for {signal} is not enforced by this agent yet")
+            }
+            ConfigWarning::CipherSuite { name } => {
+                write!(
+                    f,
+                    "tlsCipherSuites: {name} is not among what this agent's TLS speaks (ECDHE with AES-GCM or ChaCha20) and is left out"
+                )
+            }
+            ConfigWarning::TlsVersion { name } => {
+                write!(f, "tlsMinVersion: {name} is not spoken by this agent; TLS 1.2 is the least")
             }
             ConfigWarning::Unknown { key, nearest: None } => {
                 write!(f, "{key} is not a known key and has no effect")

@@ -15,7 +15,8 @@
 //! - [`brake`]: who is frozen or throttled, and how far. [`eviction`]: thresholds, ranking, one decision.
 //! - [`config`]: KubeletConfiguration. [`trace`]: the record of what was seen and done.
 //! - [`oom`]: the ledger of OOM kills, and which limit each was about.
-//! - [`node`]: the SyncLoop's core: events, state, plan. [`apiserver`]: what the API server is to be told.
+//! - [`node`]: the SyncLoop's core: events, state, plan. [`apiserver`]: what the API server is to be told. [`node_api`]: what
+//!   the node's own API decides.
 
 pub mod apiserver;
 pub mod brake;
@@ -32,6 +33,7 @@ pub mod manifest;
 pub mod metrics;
 pub mod mountinfo;
 pub mod node;
+pub mod node_api;
 pub mod object;
 pub mod oom;
 pub mod pod;

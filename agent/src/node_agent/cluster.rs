@@ -11,7 +11,6 @@ use super::{Setup, facts};
 use crate::apiserver::node_info::{NodeIdentity, file_system_bytes};
 use crate::apiserver::session::Session;
 use crate::certificate::client::{self, ClientIdentity};
-use crate::certificate::serving::{Origin, Serving};
 use crate::cri::connection::RuntimeVersion;
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::pleg::PlegHandle;
@@ -46,16 +45,6 @@ pub(super) fn session(
     });
     tracker.spawn(identity_task.run(cancel.clone()));
     let config = &setup.config;
-    let addresses = node.host_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
-    let serving = Serving {
-        origin: if config.server_tls_bootstrap { Origin::Cluster } else { Origin::SelfSigned },
-        cert_dir: setup.cluster.cert_dir.clone(),
-        node_name: node.facts.name.clone(),
-        addresses: watch::channel(addresses).1,
-        connection: connection.clone(),
-    };
-    // Nothing listens yet that would show it: what is kept up is the certificate.
-    tracker.spawn(serving.start(cancel.clone()).1);
     let Parts { snapshots, pleg, runtime, images, events, journal } = parts;
     Some(Session {
         connection,

@@ -20,6 +20,7 @@ use checks::{
 
 mod checks;
 mod cluster;
+mod node_api;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -105,6 +106,25 @@ struct Raw {
     // The agent speaks JSON whatever is asked for: the server takes it as well.
     #[serde(rename = "contentType")]
     _content_type: Option<String>,
+    // The node's own API: `node_api`.
+    enable_server: Option<bool>,
+    address: Option<String>,
+    read_only_port: Option<i32>,
+    healthz_port: Option<i32>,
+    healthz_bind_address: Option<String>,
+    tls_cert_file: Option<PathBuf>,
+    tls_private_key_file: Option<PathBuf>,
+    tls_cipher_suites: Option<Vec<String>>,
+    tls_min_version: Option<String>,
+    authentication: Option<node_api::RawAuthentication>,
+    authorization: Option<node_api::RawAuthorization>,
+    enable_debugging_handlers: Option<bool>,
+    enable_system_log_handler: Option<bool>,
+    enable_system_log_query: Option<bool>,
+    max_open_files: Option<i64>,
+    // kubelet 1.37 has the key and does nothing with it: the runtime has a timeout of its own.
+    #[serde(rename = "streamingConnectionIdleTimeout")]
+    _streaming_connection_idle_timeout: Option<GoDuration>,
     oomlet: Option<RawExtension>,
 }
 
@@ -175,6 +195,7 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
     let enforce_pods_allocatable = enforce_pods(raw.enforce_node_allocatable.as_deref(), warnings)?;
     let eviction_thresholds = eviction_thresholds(&raw, enforce_pods_allocatable, warnings)?;
     let image_gc = image_gc(&raw, default.image_gc)?;
+    let node_api = node_api::checked(&raw, warnings)?;
     let rest = cluster::checked(&raw)?;
     let gates = raw.feature_gates.iter().flatten().map(|(gate, _)| format!("featureGates.{gate}"));
     warnings.extend(gates.map(|key| ConfigWarning::NotHonoured { key }));
@@ -226,6 +247,7 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
             .unwrap_or_default()
             .checked()
             .map_err(|(key, error)| (format!("oomlet.{key}"), error))?,
+        node_api,
         ..rest
     })
 }

@@ -23,6 +23,11 @@ impl TestNode {
             namespace.sh(&format!("ip address add {} dev lo", api_server.ip()))?;
         }
         self.relay = Some(Relay::start(namespace, api_server)?);
+        if let Some(config) = self.config.as_object_mut() {
+            // The ports are all its own.
+            config.remove("enableServer");
+            config.remove("healthzPort");
+        }
         self.join_pod_network();
         Ok(())
     }
