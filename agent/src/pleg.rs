@@ -8,17 +8,18 @@
 
 pub mod snapshot;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::cri::RuntimeClient;
+use crate::instruments::pleg::PlegTimes;
 use oomlet_core::clock::Mono;
 use oomlet_core::node::event::{Event, PodLifecycleEventKind};
 use oomlet_core::pod::runtime_status::ContainerState;
@@ -48,6 +49,9 @@ struct Shared {
     streaming: AtomicBool,
     /// [`Mono`] of the last list that succeeded; 0: none yet.
     listed_at: AtomicU64,
+    /// The last list.
+    listed: watch::Sender<Arc<Snapshot>>,
+    times: OnceLock<PlegTimes>,
 }
 
 /// Cheap to clone.
@@ -58,6 +62,21 @@ impl PlegHandle {
     /// Something happened: list now. Never blocks.
     pub fn kick(&self) {
         self.0.hint.notify_one();
+    }
+
+    /// Whose lists are timed by `times`.
+    #[must_use]
+    pub fn timed(times: PlegTimes) -> PlegHandle {
+        let handle = PlegHandle::default();
+        // Nobody has set it before.
+        let _ = handle.0.times.set(times);
+        handle
+    }
+
+    /// What the runtime had when it was listed last; changes when that does.
+    #[must_use]
+    pub fn listed(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.0.listed.subscribe()
     }
 
     /// The event stream of the CRI is in use, so lists are rare.
@@ -101,6 +120,7 @@ pub async fn run(
         events,
         last: Snapshot::default(),
         answers: None,
+        began: None,
     };
     // Dropping the losing future is safe: neither holds anything but its place in a loop.
     tokio::select! {
@@ -117,6 +137,8 @@ struct Task {
     last: Snapshot,
     /// What the SyncLoop was told last of the runtime.
     answers: Option<Result<(), String>>,
+    /// When the last list began.
+    began: Option<Mono>,
 }
 
 /// The SyncLoop has gone.
@@ -160,10 +182,17 @@ impl Task {
                 return self.runtime_is(Err(error)).await.map(|()| false);
             }
         };
-        self.handle.0.listed_at.store(clock::now().0, Ordering::Relaxed);
+        self.note_times(listed_at);
         self.runtime_is(Ok(())).await?;
         let mut changes = now.events_since(&self.last);
         self.send(Event::Relisted(now.pods(listed_at))).await?;
+        self.handle.0.listed.send_if_modified(|listed| {
+            let news = **listed != now;
+            if news {
+                *listed = Arc::new(now.clone());
+            }
+            news
+        });
         self.last = now;
         for change in &mut changes {
             if change.kind == PodLifecycleEventKind::ContainerStarted {
@@ -175,6 +204,15 @@ impl Task {
             self.send(Event::Lifecycle(change)).await?;
         }
         Ok(any)
+    }
+
+    fn note_times(&mut self, began: Mono) {
+        self.handle.0.listed_at.store(clock::now().0, Ordering::Relaxed);
+        let since_last = self.began.replace(began).map(|before| began.since(before));
+        if let Some(times) = self.handle.0.times.get() {
+            let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            times.relisted(clock::now().since(began), since_last, unix);
+        }
     }
 
     async fn list(&self) -> Result<Snapshot, crate::cri::CriError> {

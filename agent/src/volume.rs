@@ -205,6 +205,17 @@ impl VolumeManager {
         removed.map_err(|e| VolumeError::TearDown { uid: uid.clone(), source: e.into() })
     }
 
+    /// The pod's volumes that have a directory of their own below the pod's, and where.
+    #[must_use]
+    pub fn dirs<'a>(&self, pod: &'a Pod) -> Vec<(&'a Volume, PathBuf)> {
+        let pod_dir = self.pod_dir(&PodRef::of(pod).uid);
+        let dir = |volume: &'a Volume| {
+            check_label("name", &volume.name).ok()?;
+            Some((volume, Source::of(volume).ok()?.path(&pod_dir, &volume.name)?))
+        };
+        volumes(pod).filter_map(dir).collect()
+    }
+
     /// Every pod that has a directory, wanted or not.
     ///
     /// # Errors

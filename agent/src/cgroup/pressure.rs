@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::CgroupError;
 use super::parse;
-use super::stats::open;
+use super::open_file::open;
 use oomlet_core::pod::PodUid;
 use oomlet_core::signal::{Domain, ReadScope};
 
