@@ -5,6 +5,7 @@ mod brake;
 mod forestall;
 mod machine;
 mod pods;
+mod scrape;
 mod signal;
 mod sync_loop;
 
@@ -26,6 +27,8 @@ pub enum Bench {
     Loop(sync_loop::Options),
     /// Many pods at once on a node of a real control plane, their end, and a minute at rest: oomlet beside kubelet.
     Pods(pods::Options),
+    /// What it costs to be scraped with many pods: oomlet beside kubelet.
+    Scrape(scrape::Options),
     /// Leaks of each speed and shape: who ends them before the kernel does, and how.
     Forestall(forestall::Options),
 }
@@ -40,6 +43,7 @@ impl Bench {
             Bench::Loop(_) => true,
             Bench::Brake(options) => options.is_report(),
             Bench::Pods(options) => options.is_built(),
+            Bench::Scrape(options) => options.is_built(),
             Bench::Forestall(options) => options.is_inside(),
         }
     }
@@ -51,6 +55,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Brake(options) => return brake::run(options),
         Bench::Loop(options) => return sync_loop::run(options),
         Bench::Pods(options) => return pods::run(options),
+        Bench::Scrape(options) => return scrape::run(options),
         Bench::Forestall(options) => return forestall::run(options),
     }?;
     println!("written: {}", shown(&path));
@@ -127,7 +132,9 @@ mod tests {
 
     #[test]
     fn pages_have_their_marks() {
-        for (name, bench) in [(README, "forestall"), (README, "pods"), (PAGE, "brake"), (PAGE, "loop")] {
+        for (name, bench) in
+            [(README, "forestall"), (README, "pods"), (PAGE, "brake"), (PAGE, "loop"), (PAGE, "scrape")]
+        {
             let text = std::fs::read_to_string(paths::repository().join(name)).unwrap();
             replace_between(&text, bench, "new").unwrap();
         }

@@ -2,6 +2,7 @@
 //! and benches; where the programs come from is [`crate::setup::prometheus`]'s.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,7 +30,8 @@ pub struct Scrape<'a> {
     /// Signs the node's serving certificate; `None`: whatever it shows is taken.
     pub authority: Option<&'a Path>,
     /// Certificate and key of whoever may read `nodes/metrics`.
-    pub client: (&'a Path, &'a Path),
+    /// `None`: nobody in particular.
+    pub client: Option<(&'a Path, &'a Path)>,
     /// Such as `/metrics`; each is a job named by its path without the slashes.
     pub paths: &'a [&'a str],
     pub rules: &'a [&'a Path],
@@ -42,8 +44,8 @@ impl Scrape<'_> {
         let tls = json!({
             "ca_file": self.authority,
             "insecure_skip_verify": self.authority.is_none(),
-            "cert_file": self.client.0,
-            "key_file": self.client.1,
+            "cert_file": self.client.map(|(certificate, _)| certificate),
+            "key_file": self.client.map(|(_, key)| key),
         });
         let job = |path: &&str| {
             json!({
@@ -138,6 +140,26 @@ pub fn promtool(args: &[&str], input: &str) -> Result<String> {
     process::output_of(Command::new(programs()?.promtool).args(args), input.as_bytes())
 }
 
+/// What `promtool check metrics` has against this exposition, a line each: `name words`. An error where it cannot be read.
+pub fn lint(exposition: &str) -> Result<Vec<String>> {
+    let mut command = Command::new(programs()?.promtool);
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("starting promtool")?;
+    let mut input = child.stdin.take().context("promtool has no stdin")?;
+    let text = exposition.to_owned();
+    // Where it does not read to the end it says why.
+    let writing = std::thread::spawn(move || drop(input.write_all(text.as_bytes())));
+    let out = child.wait_with_output().context("waiting for promtool")?;
+    let _ = writing.join();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    match out.status.code() {
+        Some(0) => Ok(Vec::new()),
+        // Its code for findings.
+        Some(3) => Ok(said.lines().map(str::to_owned).collect()),
+        _ => bail!("promtool check metrics ended with {}:\n{said}", out.status),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,7 +171,7 @@ mod tests {
             interval: Duration::from_secs(15),
             target: "198.51.100.1:10250".to_owned(),
             authority: None,
-            client: (cert, key),
+            client: Some((cert, key)),
             paths: &["/metrics", "/metrics/cadvisor"],
             rules: &[],
         };

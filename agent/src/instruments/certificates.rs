@@ -41,7 +41,8 @@ impl Certificates {
             on.gauge(name, &help)
         };
         let failed = |name| on.counter(name, "[ALPHA] Counter of certificate renewal errors.");
-        let certificate = |ttl, failed| Certificate { not_after: Arc::new(AtomicI64::new(NONE)), ttl, failed };
+        let certificate =
+            |ttl, failed| Certificate { not_after: Arc::new(AtomicI64::new(NONE)), ttl, failed };
         let certificates = Certificates {
             client: certificate(
                 ttl("client", "kubelet_certificate_manager_client_ttl_seconds"),

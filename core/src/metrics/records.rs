@@ -255,7 +255,8 @@ mod tests {
     #[test]
     fn a_containers_kills_outlive_it_and_go_with_its_pod() {
         let mut counts = RecordCounts::default();
-        let kill = || record(Kind::OomKill, Reason::OomKilled).pod(&pod()).container("app").domain("container");
+        let kill =
+            || record(Kind::OomKill, Reason::OomKilled).pod(&pod()).container("app").domain("container");
         counts.take(&kill());
         counts.take(&record(Kind::Pod, Reason::Started).pod(&pod()).container("app"));
         counts.take(&kill());

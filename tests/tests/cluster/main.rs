@@ -12,6 +12,7 @@ mod faults;
 mod metrics_server;
 mod node;
 mod pods;
+mod prometheus;
 mod stability;
 mod updates;
 mod volumes;

@@ -11,6 +11,7 @@ mod eviction;
 mod frozen;
 mod lifecycle;
 mod memory_limit;
+mod monitoring;
 mod node_pressure;
 mod oom;
 mod probes;

@@ -54,6 +54,8 @@ pub const CONTROL_PLANE: &[Role] = &[Role::ControlPlane];
 /// Pods of a control plane on this machine.
 pub const COMPARE: &[Role] =
     &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Containerds, Role::ControlPlane];
+/// `bench scrape`, besides what it runs pods with.
+pub const SCRAPE: &[Role] = &[Role::Monitoring];
 /// Pods in virtual machines.
 pub const LAB: &[Role] = &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Lab];
 /// `cargo xtask test`, and what `cargo xtask setup` installs: all but Vagrant, whose hundred packages of Ruby check
