@@ -108,7 +108,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let figures = Figures { pods: options.pods, seconds: options.seconds, agents, load: gauge::load()? };
     let path = super::write("scrape", serde_json::to_value(&figures)?)?;
-    let text = report(&figures, &super::machine::describe()?.to_string());
+    let text = report(&figures, &json!(super::machine::describe()?));
     println!("\n{text}\n\nwritten: {}", super::shown(&path));
     if options.write { super::write_between(super::PAGE, "scrape", &text) } else { Ok(()) }
 }
@@ -230,7 +230,8 @@ fn value(answer: &[Value]) -> Option<String> {
     answer.first()?["value"][1].as_str().map(str::to_owned)
 }
 
-fn report(figures: &Figures, machine: &str) -> String {
+fn report(figures: &Figures, machine: &Value) -> String {
+    let text = |key: &str| machine[key].as_str().unwrap_or_default();
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN).set_header([
         "agent",
@@ -255,14 +256,15 @@ fn report(figures: &Figures, machine: &str) -> String {
     }
     let first = figures.agents.first().map_or(0.0, AgentFigures::cost_per_cent);
     let verdict = if first < AIM_PER_CENT { "reached" } else { "not reached" };
+    let (seconds, paths) = (figures.seconds, PATHS.map(|path| format!("`{path}`")).join(", "));
     format!(
-        "On {machine}, load {}: {} pods, {} s without a scraper and {} s with one that asks for {} every {} s.\n\n{table}\n\n\
-         The aim, below {AIM_PER_CENT} % of a core for being scraped: {verdict}.",
+        "On {} CPUs ({}), Linux {}, load {}: {} pods, {seconds} s without a scraper and {seconds} s with one that asks \
+         for {paths} every {} s.\n\n{table}\n\nThe aim, below {AIM_PER_CENT} % of a core for being scraped: {verdict}.",
+        machine["cpus"],
+        text("cpu"),
+        text("kernel"),
         figures.load,
         figures.pods,
-        figures.seconds,
-        figures.seconds,
-        PATHS.map(|path| format!("`{path}`")).join(", "),
         INTERVAL.as_secs(),
     )
 }
@@ -282,7 +284,7 @@ mod tests {
         };
         for (scraped, verdict) in [(2.25, "scraped: reached."), (2.75, "scraped: not reached.")] {
             let agents = vec![agent("a", scraped), agent("b", 5.0)];
-            let text = report(&Figures { pods: 3, seconds: 60, agents, load: "1".into() }, "m");
+            let text = report(&Figures { pods: 3, seconds: 60, agents, load: "1".into() }, &json!({ "cpus": 2 }));
             assert!(text.contains(verdict) && text.contains("3.00"), "{text}");
         }
     }
