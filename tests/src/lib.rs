@@ -21,6 +21,7 @@ pub mod cluster;
 pub mod collector;
 pub mod command;
 pub mod dashboard;
+pub mod https;
 pub mod node;
 pub mod pod;
 pub mod slot;

@@ -4,6 +4,7 @@
 mod brake;
 mod forestall;
 mod machine;
+mod node_api;
 mod pods;
 mod scrape;
 mod signal;
@@ -25,6 +26,8 @@ pub enum Bench {
     Brake(brake::Options),
     /// What an event costs the SyncLoop with 110, 1,000 and 5,000 pods, and what a pod takes of memory; no runtime.
     Loop(sync_loop::Options),
+    /// From kernel event to decision while the node's own API is under attack, beside the same without.
+    NodeApi(node_api::Options),
     /// Many pods at once on a node of a real control plane, their end, and a minute at rest: oomlet beside kubelet.
     Pods(pods::Options),
     /// What it costs to be scraped with many pods: oomlet beside kubelet.
@@ -38,7 +41,7 @@ impl Bench {
     #[must_use]
     pub fn is_inside(&self) -> bool {
         match self {
-            Bench::Signal(_) => false,
+            Bench::Signal(_) | Bench::NodeApi(_) => false,
             // It builds the little that it needs by itself.
             Bench::Loop(_) => true,
             Bench::Brake(options) => options.is_report(),
@@ -52,6 +55,7 @@ impl Bench {
 pub fn run(bench: &Bench) -> Result<()> {
     let path = match bench {
         Bench::Signal(options) => write("signal", signal::run(options)?),
+        Bench::NodeApi(options) => write("node-api", node_api::run(options)?),
         Bench::Brake(options) => return brake::run(options),
         Bench::Loop(options) => return sync_loop::run(options),
         Bench::Pods(options) => return pods::run(options),

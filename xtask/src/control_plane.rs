@@ -202,9 +202,14 @@ impl ControlPlane {
         self.client_kubeconfig(&format!("node-{node}-expiring"), &identity)
     }
 
-    /// The files of a client certificate for this user, and of its key: for programs that read no kubeconfig.
-    pub fn client_files(&self, name: &str, user: &str, groups: &[&str]) -> Result<(PathBuf, PathBuf)> {
-        self.pki.write_identity(name, &self.pki.lasting_client(user, groups)?)
+    /// Of any user, by a client certificate: the paths of certificate and key, as PEM.
+    pub fn client_files(&self, user: &str, groups: &[&str]) -> Result<(PathBuf, PathBuf)> {
+        let identity = self.pki.lasting_client(user, groups)?;
+        let file = |end: &str| self.layout.pki().join(format!("{}.{end}", user.replace([':', '/'], "-")));
+        let (certificate, key) = (file("crt"), file("key"));
+        pki::write_private(&certificate, &identity.certificate)?;
+        pki::write_private(&key, &identity.key)?;
+        Ok((certificate, key))
     }
 
     /// By a new bootstrap token, as `--bootstrap-kubeconfig` takes it: its client CSR is approved and signed by itself.

@@ -8,6 +8,7 @@ pub mod apt;
 pub mod containerd_release;
 pub mod ebpf_toolchain;
 pub mod go;
+pub mod old_kubectl;
 pub mod packages;
 pub mod prometheus;
 pub mod qemu;
@@ -49,6 +50,7 @@ enum Install {
     Containerd(Release),
     Go,
     Prometheus,
+    OldKubectl,
     RustComponents,
     ByHand,
 }
@@ -94,6 +96,17 @@ pub fn needs(roles: &[Role]) -> Result<Vec<Need>> {
     }
     if roles.contains(&Role::Monitoring) {
         needs.push(prometheus_need()?);
+    }
+    if roles.contains(&Role::OldKubectl) {
+        needs.push(Need {
+            name: "kubectl 1.20".to_owned(),
+            role: Role::OldKubectl,
+            why: "tests that streams of a kubectl that speaks SPDY work too".to_owned(),
+            how: "Debian 12's kubernetes-client, unpacked into the cache".to_owned(),
+            present: old_kubectl::binary()?.is_some(),
+            optional: true,
+            install: Install::OldKubectl,
+        });
     }
     Ok(needs)
 }
@@ -258,6 +271,7 @@ impl Install {
             Install::Containerd(release) => release.fetch(),
             Install::Go => go::install(step),
             Install::Prometheus => prometheus::fetch(step),
+            Install::OldKubectl => old_kubectl::fetch(),
             Install::RustComponents => {
                 step.run(std::process::Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]))
             }

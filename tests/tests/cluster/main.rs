@@ -11,6 +11,8 @@ mod eviction;
 mod faults;
 mod metrics_server;
 mod node;
+mod node_api;
+mod node_api_access;
 mod pods;
 mod prometheus;
 mod stability;

@@ -39,7 +39,7 @@ fn scraper(plane: &ControlPlane) -> (std::path::PathBuf, std::path::PathBuf) {
             },
         ]}))
         .unwrap();
-    plane.client_files("prometheus", "prometheus", &[]).unwrap()
+    plane.client_files("prometheus", &[]).unwrap()
 }
 
 /// Pods that give the node something to tell of: one that leaks, is frozen and evicted, and comes back to do it again, and one

@@ -284,7 +284,8 @@ mod tests {
         };
         for (scraped, verdict) in [(2.25, "scraped: reached."), (2.75, "scraped: not reached.")] {
             let agents = vec![agent("a", scraped), agent("b", 5.0)];
-            let text = report(&Figures { pods: 3, seconds: 60, agents, load: "1".into() }, &json!({ "cpus": 2 }));
+            let text =
+                report(&Figures { pods: 3, seconds: 60, agents, load: "1".into() }, &json!({ "cpus": 2 }));
             assert!(text.contains(verdict) && text.contains("3.00"), "{text}");
         }
     }

@@ -19,6 +19,8 @@ pub enum Role {
     ControlPlane,
     /// Scrapes the agent's metrics, and checks rules and dashboards.
     Monitoring,
+    /// A kubectl as old as any that nodes meet.
+    OldKubectl,
     /// Makes and boots virtual machines.
     Lab,
     /// Checks the Vagrantfile.
@@ -69,6 +71,7 @@ pub const TEST: &[Role] = &[
     Role::Containerds,
     Role::ControlPlane,
     Role::Monitoring,
+    Role::OldKubectl,
     Role::Lab,
 ];
 /// `cargo xtask setup --vagrant`.
@@ -81,6 +84,7 @@ pub const WITH_VAGRANT: &[Role] = &[
     Role::Containerds,
     Role::ControlPlane,
     Role::Monitoring,
+    Role::OldKubectl,
     Role::Lab,
     Role::Vagrant,
 ];
