@@ -18,6 +18,7 @@ use crate::images;
 use crate::node::kubelet::{self, Sysctls};
 use crate::node::{NODE_IP, TestNode};
 use crate::private_containerd::Version;
+use crate::process;
 use crate::progress::{self, Step};
 use crate::prometheus::{Prometheus, Scrape};
 use crate::scratch;
