@@ -217,7 +217,8 @@ impl V2Files {
 /// Pressure of the whole node: `/proc/pressure/cpu`, `…/memory` and `…/io`.
 #[must_use]
 pub fn node_pressure() -> [Option<Pressure>; 3] {
-    ["cpu", "memory", "io"].map(|what| parse::pressure(&fs::read(Path::new("/proc/pressure").join(what)).ok()?))
+    ["cpu", "memory", "io"]
+        .map(|what| parse::pressure(&fs::read(Path::new("/proc/pressure").join(what)).ok()?))
 }
 
 #[cfg(test)]
@@ -250,13 +251,20 @@ mod tests {
         let reading = accounting.read(&mut buffer, 7).unwrap();
         let cpu = reading.cpu.unwrap();
         assert_eq!((cpu.at_ns, cpu.usage_ns), (7, 0));
-        assert_eq!(cpu.throttling, Some(Throttling { burst_periods: cpu.throttling.unwrap().burst_periods, burst_ns: cpu.throttling.unwrap().burst_ns, ..Throttling::default() }));
+        assert_eq!(
+            cpu.throttling,
+            Some(Throttling {
+                burst_periods: cpu.throttling.unwrap().burst_periods,
+                burst_ns: cpu.throttling.unwrap().burst_ns,
+                ..Throttling::default()
+            })
+        );
         let spec = reading.spec.cpu;
         assert_eq!((spec.period_us, spec.quota_us), (Some(100_000), Some(20_000)));
         assert!(spec.shares.unwrap().abs_diff(512) < 40, "{spec:?}");
         let memory = reading.memory.unwrap();
         assert_eq!((memory.usage_bytes, memory.limit_bytes), (0, Some(64 << 20)));
-        assert_eq!(accounting.processes(), []);
+        assert!(accounting.processes().is_empty());
         let made = accounting.created_ns().unwrap();
         let now = i64::try_from(k8s_openapi::jiff::Timestamp::now().as_nanosecond()).unwrap();
         assert!(made <= now && now - made < 600_000_000_000, "{made} {now}");

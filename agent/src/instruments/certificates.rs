@@ -25,6 +25,12 @@ pub struct Certificate {
     failed: IntCounter,
 }
 
+impl Default for Certificate {
+    fn default() -> Certificate {
+        Certificates::default().client
+    }
+}
+
 impl Default for Certificates {
     fn default() -> Certificates {
         Certificates::new(&Registered::nowhere())
@@ -41,7 +47,8 @@ impl Certificates {
             on.gauge(name, &help)
         };
         let failed = |name| on.counter(name, "[ALPHA] Counter of certificate renewal errors.");
-        let certificate = |ttl, failed| Certificate { not_after: Arc::new(AtomicI64::new(NONE)), ttl, failed };
+        let certificate =
+            |ttl, failed| Certificate { not_after: Arc::new(AtomicI64::new(NONE)), ttl, failed };
         let certificates = Certificates {
             client: certificate(
                 ttl("client", "kubelet_certificate_manager_client_ttl_seconds"),

@@ -19,6 +19,7 @@ mod checkpoint;
 mod configz;
 mod container_logs;
 mod health;
+mod numbers;
 mod pods;
 mod run;
 mod streams;
@@ -44,7 +45,7 @@ pub fn health_only(state: &Shared) -> Router {
 
 /// What both have.
 fn open() -> Routes {
-    health::routes().merge(pods::routes())
+    health::routes().merge(pods::routes()).merge(numbers::routes())
 }
 
 /// `enableDebuggingHandlers`.

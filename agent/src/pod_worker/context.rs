@@ -11,6 +11,7 @@ use crate::cgroup::driver::CgroupDriver;
 use crate::cri::RuntimeClient;
 use crate::cri::dns::NodeDns;
 use crate::image::ImagePuller;
+use crate::instruments::workers::WorkerTimes;
 use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
 use crate::volume::contents::Contents;
@@ -21,6 +22,7 @@ use oomlet_core::pod::qos::{CgroupResources, QosClass};
 #[derive(Debug)]
 pub struct WorkerContext {
     pub runtime: RuntimeClient,
+    pub times: WorkerTimes,
     /// What workers tell of their steps.
     pub journal: Arc<Journal>,
     pub images: ImagePuller,

@@ -138,7 +138,8 @@ impl Collector {
             .collect();
         let mut system_containers: BTreeMap<&'static str, Cgroup> = BTreeMap::new();
         for (name, path) in &self.system_cgroups {
-            let cgroup = if path == "/" { Some(root.clone()) } else { reader.unsampled(path, true).map(|(c, _)| c) };
+            let cgroup =
+                if path == "/" { Some(root.clone()) } else { reader.unsampled(path, true).map(|(c, _)| c) };
             system_containers.extend(cgroup.map(|cgroup| (*name, cgroup)));
         }
         system_containers.extend(classes.first().map(|kubepods| ("pods", kubepods.clone())));
@@ -199,8 +200,7 @@ type Read = Option<(Cgroup, Vec<i32>)>;
 impl Reader<'_> {
     /// One that the sampler watches.
     fn cgroup(&mut self, path: &str, domain: &Domain, processes: bool) -> Read {
-        let wanted =
-            Wanted { sampled: self.known.sampled(domain), memory: MemoryBy::Sampler, processes };
+        let wanted = Wanted { sampled: self.known.sampled(domain), memory: MemoryBy::Sampler, processes };
         self.tracked.read(&self.collector.driver, path, wanted, self.known.now_ns)
     }
 

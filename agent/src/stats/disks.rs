@@ -161,7 +161,8 @@ fn walk(volumes: &VolumeManager, logs_dir: &Path, pod: &Pod, nodefs: Option<FsUs
 
 /// kubelet's `IsLocalEphemeralVolume`: what is on the node's disk and goes with the pod.
 fn is_local_ephemeral(volume: &Volume) -> bool {
-    let on_disk = volume.empty_dir.as_ref().is_some_and(|dir| dir.medium.as_deref().unwrap_or_default().is_empty());
+    let on_disk =
+        volume.empty_dir.as_ref().is_some_and(|dir| dir.medium.as_deref().unwrap_or_default().is_empty());
     on_disk || volume.config_map.is_some()
 }
 

@@ -66,7 +66,11 @@ pub fn descriptors(pids: &[i32]) -> (u64, Option<u64>) {
 #[must_use]
 pub fn max_open_files(pid: i32) -> Option<i64> {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
-    let soft = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_ascii_whitespace().next()?;
+    let soft = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?
+        .split_ascii_whitespace()
+        .next()?;
     if soft == "unlimited" { Some(-1) } else { soft.parse().ok() }
 }
 
@@ -97,7 +101,8 @@ pub fn cpu_of_node() -> Option<(u64, u64)> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let ticks: Vec<u64> = line.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect();
-    let ns = |ticks: u64| ticks.saturating_mul(1_000_000_000) / rustix::param::clock_ticks_per_second().max(1);
+    let ns =
+        |ticks: u64| ticks.saturating_mul(1_000_000_000) / rustix::param::clock_ticks_per_second().max(1);
     Some((ns(ticks.first()? + ticks.get(1)?), ns(*ticks.get(2)?)))
 }
 
@@ -121,7 +126,8 @@ pub fn machine() -> Machine {
     };
     let cpus = values("processor").len() as u64;
     let sockets: BTreeSet<String> = values("physical id").into_iter().collect();
-    let cores: BTreeSet<(String, String)> = values("physical id").into_iter().zip(values("core id")).collect();
+    let cores: BTreeSet<(String, String)> =
+        values("physical id").into_iter().zip(values("core id")).collect();
     let os_release = text("/etc/os-release");
     let os = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     let known = |count: usize| if count == 0 { cpus } else { count as u64 };

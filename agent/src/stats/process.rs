@@ -64,9 +64,17 @@ pub(super) fn families() -> Vec<MetricFamily> {
         cpu,
         gauge("process_max_fds", "Maximum number of open file descriptors.", limit.map(number)),
         gauge("process_open_fds", "Number of open file descriptors.", open.map(number)),
-        gauge("process_resident_memory_bytes", "Resident memory size in bytes.", of(|s| number(s.resident_bytes))),
+        gauge(
+            "process_resident_memory_bytes",
+            "Resident memory size in bytes.",
+            of(|s| number(s.resident_bytes)),
+        ),
         gauge("process_threads", "Number of OS threads in the process.", of(|s| number(s.threads))),
-        gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", of(|s| number(s.virtual_bytes))),
+        gauge(
+            "process_virtual_memory_bytes",
+            "Virtual memory size in bytes.",
+            of(|s| number(s.virtual_bytes)),
+        ),
     ]);
     all.extend(start_time());
     all

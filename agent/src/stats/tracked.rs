@@ -71,7 +71,8 @@ impl TrackedCgroups {
         }
         // Not open yet, or made again under the same name.
         let files = Accounting::open(driver.hierarchies(), path, wanted.memory)?;
-        let tracked = Tracked { files, samples: VecDeque::new(), readings: 0, processes: Processes::default() };
+        let tracked =
+            Tracked { files, samples: VecDeque::new(), readings: 0, processes: Processes::default() };
         self.cgroups.insert(path.to_owned(), tracked);
         self.read_open(path, &wanted, now_ns)
     }

@@ -24,7 +24,6 @@ pub(super) const NOT_HONOURED: &[&str] = &[
     "iptablesMasqueradeBit",
     "kernelMemcgNotification",
     "kubeReservedCgroup",
-    "kubeletCgroups",
     "logging",
     "makeIPTablesUtilChains",
     "memoryManagerPolicy",
@@ -44,7 +43,6 @@ pub(super) const NOT_HONOURED: &[&str] = &[
     "shutdownGracePeriod",
     "shutdownGracePeriodByPodPriority",
     "shutdownGracePeriodCriticalPods",
-    "systemCgroups",
     "systemReservedCgroup",
     "tlsCurvePreferences",
     "topologyManagerPolicy",
@@ -53,7 +51,6 @@ pub(super) const NOT_HONOURED: &[&str] = &[
     "tracing",
     "userNamespaces",
     "volumePluginDir",
-    "volumeStatsAggPeriod",
 ];
 
 /// Honoured: the fields of [`super::raw::Raw`] and [`super::extension`], by their full path. For suggestions.
@@ -141,7 +138,10 @@ pub(super) const HONOURED: &[&str] = &[
     "staticPodURL",
     "staticPodURLHeader",
     "streamingConnectionIdleTimeout",
+    "kubeletCgroups",
     "syncFrequency",
+    "systemCgroups",
+    "volumeStatsAggPeriod",
     "systemReserved",
     "tlsCertFile",
     "tlsCipherSuites",

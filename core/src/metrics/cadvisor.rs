@@ -39,10 +39,13 @@ pub fn families(node: Option<&Node>, version: &str, scraped_ns: i64) -> Vec<Metr
             for (row, family) in TABLE.iter().zip(&mut table) {
                 let value = match row.value {
                     Value::Of(of) => of(subject.cgroup),
-                    Value::Started(of) => of(subject.cgroup.created_ns, subject.started_ns).map(|v| (v, None)),
-                    Value::Seen => {
-                        Some((super::family::seconds(u64::try_from(scraped_ns).unwrap_or(0)).floor(), Some(scraped_ns)))
+                    Value::Started(of) => {
+                        of(subject.cgroup.created_ns, subject.started_ns).map(|v| (v, None))
                     }
+                    Value::Seen => Some((
+                        super::family::seconds(u64::try_from(scraped_ns).unwrap_or(0)).floor(),
+                        Some(scraped_ns),
+                    )),
                     Value::OomKills => {
                         let at = subject.cgroup.memory.as_ref().map(|m| m.at_ns);
                         subject.oom_kills.map(|kills| (super::family::number(kills), at))
@@ -110,7 +113,8 @@ fn subjects(node: &Node) -> Vec<Subject<'_>> {
     let mut subjects = vec![root];
     subjects.extend(node.classes.iter().map(|cgroup| plain(cgroup, None)));
     let known: Vec<&str> = node.classes.iter().map(|c| c.path.as_str()).collect();
-    let system = node.system_containers.values().filter(|c| !known.contains(&c.path.as_str()) && c.path != "/");
+    let system =
+        node.system_containers.values().filter(|c| !known.contains(&c.path.as_str()) && c.path != "/");
     subjects.extend(system.map(|cgroup| plain(cgroup, None)));
     for pod in node.pods.values() {
         subjects.push(plain(&pod.cgroup, Some(pod)));

@@ -25,10 +25,11 @@ pub struct Running {
 #[must_use]
 pub fn families(snapshot: &NodeSnapshot, running: &Running, in_cluster: bool) -> Vec<MetricFamily> {
     let gauge = |name, help: &str| Family::new(Kind::Gauge, name, &format!("[ALPHA] {help}"));
-    let mut all = vec![
-        gauge("kubelet_running_pods", "Number of pods that have a running pod sandbox")
-            .with(Vec::new(), count(running.pods), None),
-    ];
+    let mut all = vec![gauge("kubelet_running_pods", "Number of pods that have a running pod sandbox").with(
+        Vec::new(),
+        count(running.pods),
+        None,
+    )];
     let mut containers = gauge("kubelet_running_containers", "Number of containers currently running");
     for (state, number) in &running.containers {
         containers.push(vec![label("container_state", *state)], count(*number), None);
@@ -243,7 +244,8 @@ mod tests {
         working("orphan", "terminating", "true", 1.0);
         working("orphan", "sync", "true", 0.0);
         working("runtime_only", "terminating", "unknown", 1.0);
-        let combinations = f.iter().find(|f| f.name() == "kubelet_working_pods").map(|f| f.get_metric().len());
+        let combinations =
+            f.iter().find(|f| f.name() == "kubelet_working_pods").map(|f| f.get_metric().len());
         assert_eq!(combinations, Some(15), "as kubelet has them");
         let empty_dir = ("plugin_name", "kubernetes.io/empty-dir");
         is("volume_manager_total_volumes", &[empty_dir, ("state", "desired_state_of_world")], 3.0);

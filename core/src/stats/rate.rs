@@ -25,7 +25,8 @@ mod tests {
 
     #[test]
     fn two_readings_make_a_rate() {
-        let sample = |at_ms: u64, used_ms: u64| Sample { at_ns: at_ms * 1_000_000, used_ns: used_ms * 1_000_000 };
+        let sample =
+            |at_ms: u64, used_ms: u64| Sample { at_ns: at_ms * 1_000_000, used_ns: used_ms * 1_000_000 };
         for (before, now, rate) in [
             (None, sample(10_000, 500), None),
             (Some(sample(0, 0)), sample(10_000, 500), Some(50_000_000)),

@@ -206,7 +206,8 @@ fn ephemeral_storage(pod: &Pod, nodefs: Option<&FsUse>) -> Option<FsStats> {
     let logs = pod.containers.iter().filter_map(|c| c.logs.as_ref());
     let volumes = pod.volumes.iter().filter(|v| v.ephemeral).map(|v| &v.fs);
     let parts: Vec<&FsUse> = layers.chain(logs).chain(volumes).chain(&pod.logs).collect();
-    let sum = |of: fn(&FsUse) -> Option<u64>| parts.iter().filter_map(|fs| of(fs)).reduce(u64::saturating_add);
+    let sum =
+        |of: fn(&FsUse) -> Option<u64>| parts.iter().filter_map(|fs| of(fs)).reduce(u64::saturating_add);
     let newest = parts.iter().map(|fs| fs.at_ns).fold(nodefs.at_ns, i64::max);
     Some(FsStats {
         time: at(newest),

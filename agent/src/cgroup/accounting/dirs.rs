@@ -46,15 +46,12 @@ impl Dirs {
         let cpu = |name: &str| number_in(self.cpu.as_ref()?, name);
         let memory = |name: &str| number_in(self.memory.as_ref()?, name);
         if self.v2 {
-            let max = self.cpu.as_ref().and_then(|dir| fs::read(dir.join("cpu.max")).ok()).unwrap_or_default();
+            let max =
+                self.cpu.as_ref().and_then(|dir| fs::read(dir.join("cpu.max")).ok()).unwrap_or_default();
             let (quota_us, period_us) = parse::cpu_max(&max);
             let shares = cpu("cpu.weight").and_then(parse::shares_of_weight);
             let cpu = CpuSpec { shares, period_us, quota_us };
-            Spec {
-                cpu,
-                swap_limit_bytes: memory("memory.swap.max"),
-                reservation_bytes: memory("memory.min"),
-            }
+            Spec { cpu, swap_limit_bytes: memory("memory.swap.max"), reservation_bytes: memory("memory.min") }
         } else {
             let cpu = CpuSpec {
                 shares: cpu("cpu.shares"),
@@ -82,5 +79,10 @@ pub(super) fn created_ns(dir: &Path) -> Option<i64> {
         Ok(meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec()))
     };
     let dir_ns = of(dir).ok()?;
-    Some(["cgroup.clone_children", "cgroup.events"].iter().filter_map(|f| of(&dir.join(f)).ok()).fold(dir_ns, i64::min))
+    Some(
+        ["cgroup.clone_children", "cgroup.events"]
+            .iter()
+            .filter_map(|f| of(&dir.join(f)).ok())
+            .fold(dir_ns, i64::min),
+    )
 }

@@ -20,11 +20,8 @@ fn value(text: &[u8], name: &[u8]) -> Option<u64> {
 #[must_use]
 pub fn cpu_stat_v2(text: &[u8]) -> (CpuTime, Option<Throttling>) {
     let ns = |name: &[u8]| value(text, name).map(|us| us.saturating_mul(1000));
-    let time = CpuTime {
-        usage_ns: ns(b"usage_usec"),
-        user_ns: ns(b"user_usec"),
-        system_ns: ns(b"system_usec"),
-    };
+    let time =
+        CpuTime { usage_ns: ns(b"usage_usec"), user_ns: ns(b"user_usec"), system_ns: ns(b"system_usec") };
     (time, throttling(text, b"throttled_usec", b"burst_usec", 1000))
 }
 
@@ -106,7 +103,9 @@ pub fn blkio(bytes: &[u8], operations: &[u8]) -> Vec<DeviceIo> {
     let mut each = |text: &[u8], set: fn(&mut DeviceIo, &str, u64)| {
         for line in std::str::from_utf8(text).unwrap_or_default().lines() {
             let mut words = line.split_ascii_whitespace();
-            let (Some(dev), Some(op), Some(value)) = (words.next(), words.next(), words.next()) else { continue };
+            let (Some(dev), Some(op), Some(value)) = (words.next(), words.next(), words.next()) else {
+                continue;
+            };
             let (Some((major, minor)), Ok(value)) = (device(dev), value.parse()) else { continue };
             let found = devices.iter().position(|d| (d.major, d.minor) == (major, minor));
             let at = found.unwrap_or_else(|| {
@@ -142,7 +141,8 @@ pub fn pressure(text: &[u8]) -> Option<Pressure> {
     let text = std::str::from_utf8(text).ok()?;
     let line = |name: &str| {
         let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
-        let field = |name: &str| rest.split_ascii_whitespace().find_map(|w| w.strip_prefix(name)?.strip_prefix('='));
+        let field =
+            |name: &str| rest.split_ascii_whitespace().find_map(|w| w.strip_prefix(name)?.strip_prefix('='));
         let average = |name| field(name)?.parse::<f64>().ok().filter(|v| v.is_finite());
         Some(PressureLine {
             avg10: average("avg10")?,
@@ -187,7 +187,10 @@ mod tests {
         assert_eq!(cpu_max(b"50000 100000\n"), (Some(50_000), Some(100_000)));
         assert_eq!(cpu_max(b"max 100000\n"), (None, Some(100_000)));
         assert_eq!(cpu_max(b""), (None, None));
-        assert_eq!((shares_of_weight(1), shares_of_weight(100), shares_of_weight(0)), (Some(2), Some(2597), None));
+        assert_eq!(
+            (shares_of_weight(1), shares_of_weight(100), shares_of_weight(0)),
+            (Some(2), Some(2597), None)
+        );
         assert_eq!((single(b"17\n"), single(b"max\n"), single(b"-1\n")), (Some(17), None, None));
     }
 
@@ -205,7 +208,8 @@ mod tests {
             ..DeviceIo::default()
         };
         assert_eq!(io[0], want);
-        let bytes = b"8:0 Read 4096\n8:0 Write 8192\n8:0 Sync 1\n8:0 Discard 0\n8:0 Total 12288\nTotal 12288\n";
+        let bytes =
+            b"8:0 Read 4096\n8:0 Write 8192\n8:0 Sync 1\n8:0 Discard 0\n8:0 Total 12288\nTotal 12288\n";
         let operations = b"8:0 Read 1\n8:0 Write 2\n8:0 Total 3\nTotal 3\n";
         assert_eq!(blkio(bytes, operations), [want]);
         assert_eq!(blkio(b"Total 0\n", b"Total 0\n"), []);

@@ -92,7 +92,8 @@ impl NodeFiles {
             None => info.total_bytes.saturating_sub(info.free_bytes),
         };
         let read_stat = self.stat.read(usage_bytes, *hierarchy, *slack_bytes, account.is_some(), buffer);
-        let Statistics { stat, age, counters } = read_stat.map_err(named("memory.stat of the root cgroup"))?;
+        let Statistics { stat, age, counters } =
+            read_stat.map_err(named("memory.stat of the root cgroup"))?;
         // The root cgroup's own counter sees only what runs directly in it (v1) or does not exist (v2).
         if scope == ReadScope::AllPods {
             self.oom_kills = read(&self.vmstat, buffer, parse::oom_kills).map_err(named("/proc/vmstat"))?;
@@ -119,7 +120,10 @@ impl Watched {
     }
 
     /// `None`: the cgroup is gone. One that was removed and made again has new files; they are opened.
-    pub(super) fn read_or_reopen(&mut self, reader: &mut Reader) -> Result<Option<DomainReading>, CgroupError> {
+    pub(super) fn read_or_reopen(
+        &mut self,
+        reader: &mut Reader,
+    ) -> Result<Option<DomainReading>, CgroupError> {
         match self.read(reader) {
             Err(ReadError::Io(e)) if tree::is_gone(&e) => {}
             result => return result.map(Some).map_err(|e| e.at(&self.dir)),
@@ -222,4 +226,3 @@ pub(super) fn read<T>(
 ) -> Result<T, ReadError> {
     Ok(parse(open_file::read_all(fd, buffer).map_err(ReadError::Io)?)?)
 }
-

@@ -12,14 +12,22 @@ type OfMount = (&'static str, &'static str, fn(&FsUse) -> Option<u64>);
 
 const INTERFACES: [OfInterface; 8] = [
     ("container_network_receive_bytes_total", "Cumulative count of bytes received", |i| i.received.bytes),
-    ("container_network_receive_packets_total", "Cumulative count of packets received", |i| i.received.packets),
-    ("container_network_receive_packets_dropped_total", "Cumulative count of packets dropped while receiving", |i| {
-        i.received.dropped
+    ("container_network_receive_packets_total", "Cumulative count of packets received", |i| {
+        i.received.packets
     }),
-    ("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", |i| {
-        i.received.errors
+    (
+        "container_network_receive_packets_dropped_total",
+        "Cumulative count of packets dropped while receiving",
+        |i| i.received.dropped,
+    ),
+    (
+        "container_network_receive_errors_total",
+        "Cumulative count of errors encountered while receiving",
+        |i| i.received.errors,
+    ),
+    ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |i| {
+        i.transmitted.bytes
     }),
-    ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |i| i.transmitted.bytes),
     ("container_network_transmit_packets_total", "Cumulative count of packets transmitted", |i| {
         i.transmitted.packets
     }),
@@ -28,9 +36,11 @@ const INTERFACES: [OfInterface; 8] = [
         "Cumulative count of packets dropped while transmitting",
         |i| i.transmitted.dropped,
     ),
-    ("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", |i| {
-        i.transmitted.errors
-    }),
+    (
+        "container_network_transmit_errors_total",
+        "Cumulative count of errors encountered while transmitting",
+        |i| i.transmitted.errors,
+    ),
 ];
 
 const DEVICES: [OfDevice; 4] = [
@@ -150,7 +160,8 @@ impl Listed {
                 ("Read", Some(device.read_bytes)),
                 ("Write", Some(device.written_bytes)),
             ];
-            for (operation, bytes) in operations.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))) {
+            for (operation, bytes) in operations.into_iter().filter_map(|(name, bytes)| Some((name, bytes?)))
+            {
                 let own = [
                     ("device", device.device.as_str()),
                     ("major", &major),

@@ -21,5 +21,7 @@ pub fn families(machine: &Machine) -> Vec<Family> {
         ("machine_swap_bytes", "Amount of swap memory available on the machine.", machine.swap_bytes),
     ];
     let known = gauges.into_iter().filter_map(|(name, help, value)| Some((name, help, value?)));
-    known.map(|(name, help, value)| Family::new(Kind::Gauge, name, help).with(labels(), number(value), None)).collect()
+    known
+        .map(|(name, help, value)| Family::new(Kind::Gauge, name, help).with(labels(), number(value), None))
+        .collect()
 }

@@ -116,9 +116,11 @@ pub(super) const TABLE: &[Row] = &[
     counter("container_cpu_cfs_burst_periods_total", "Number of periods when burst occurs.", |c| {
         cfs(c, |t| t.burst_periods.map(number))
     }),
-    counter("container_cpu_cfs_burst_seconds_total", "Total time duration the container has been bursted.", |c| {
-        cfs(c, |t| t.burst_ns.map(seconds))
-    }),
+    counter(
+        "container_cpu_cfs_burst_seconds_total",
+        "Total time duration the container has been bursted.",
+        |c| cfs(c, |t| t.burst_ns.map(seconds)),
+    ),
     gauge("container_memory_cache", "Number of bytes of page cache memory.", |c| {
         memory(c, |m| m.counters.cache_bytes)
     }),
@@ -130,7 +132,9 @@ pub(super) const TABLE: &[Row] = &[
         memory(c, |m| m.counters.mapped_file_bytes)
     }),
     gauge("container_memory_swap", "Container swap usage in bytes.", |c| memory(c, |m| m.swap_bytes)),
-    counter("container_memory_failcnt", "Number of memory usage hits limits", |c| memory(c, |m| m.limit_hits)),
+    counter("container_memory_failcnt", "Number of memory usage hits limits", |c| {
+        memory(c, |m| m.limit_hits)
+    }),
     gauge(
         "container_memory_usage_bytes",
         "Current memory usage in bytes, including all memory regardless of when it was accessed",

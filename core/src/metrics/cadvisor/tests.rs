@@ -5,7 +5,9 @@ use prometheus::TextEncoder;
 use super::*;
 use crate::pod::PodRef;
 use crate::stats::account::StatCounters;
-use crate::stats::numbers::{Container, Cpu, DeviceIo, Interface, Io, Memory, Processes, Sandbox, Throttling};
+use crate::stats::numbers::{
+    Container, Cpu, DeviceIo, Interface, Io, Memory, Processes, Sandbox, Throttling,
+};
 
 /// In milliseconds.
 const AT_MS: i64 = 1_767_323_045_600;
@@ -34,7 +36,8 @@ fn node() -> Node {
     if let Some(cpu) = &mut limited.cpu {
         cpu.throttling = Some(Throttling { periods: 10, throttled_periods: 4, ..Throttling::default() });
     }
-    let device = DeviceIo { device: "/dev/sda".to_owned(), major: 8, read_bytes: 4096, ..DeviceIo::default() };
+    let device =
+        DeviceIo { device: "/dev/sda".to_owned(), major: 8, read_bytes: 4096, ..DeviceIo::default() };
     limited.io = Some(Io { at_ns: AT, devices: vec![device], pressure: None });
     let pod = Pod {
         pod: PodRef { uid: "u".into(), namespace: "ns".into(), name: "web".into() },
@@ -65,7 +68,10 @@ fn node() -> Node {
     Node {
         root: cgroup("/"),
         classes: vec![cgroup("/kubepods")],
-        system_containers: BTreeMap::from([("pods", cgroup("/kubepods")), ("runtime", cgroup("/containerd"))]),
+        system_containers: BTreeMap::from([
+            ("pods", cgroup("/kubepods")),
+            ("runtime", cgroup("/containerd")),
+        ]),
         machine: Machine { cpus: 4, memory_bytes: 1 << 30, machine_id: "m".to_owned(), ..Machine::default() },
         pods: BTreeMap::from([("u".into(), pod)]),
         ..Node::default()
@@ -79,8 +85,7 @@ fn text(node: Option<&Node>) -> String {
 #[test]
 fn a_container_has_kubelets_labels_and_the_time_of_its_reading() {
     let text = text(Some(&node()));
-    let labels =
-        r#"container="app",id="/kubepods/podu/c1",image="app:1",name="c1",namespace="ns",pod="web""#;
+    let labels = r#"container="app",id="/kubepods/podu/c1",image="app:1",name="c1",namespace="ns",pod="web""#;
     for line in [
         format!("container_memory_working_set_bytes{{{labels}}} 70 {AT_MS}"),
         format!("container_memory_rss{{{labels}}} 40 {AT_MS}"),
@@ -106,9 +111,12 @@ fn a_container_has_kubelets_labels_and_the_time_of_its_reading() {
 #[test]
 fn the_network_is_the_sandboxs() {
     let text = text(Some(&node()));
-    let of: Vec<&str> = text.lines().filter(|l| l.starts_with("container_network_receive_bytes_total{")).collect();
+    let of: Vec<&str> =
+        text.lines().filter(|l| l.starts_with("container_network_receive_bytes_total{")).collect();
     assert_eq!(of.len(), 1, "{of:?}");
-    assert!(of[0].contains(r#"container="",id="/kubepods/podu/s1",image="pause:3",interface="eth0",name="s1""#));
+    assert!(
+        of[0].contains(r#"container="",id="/kubepods/podu/s1",image="pause:3",interface="eth0",name="s1""#)
+    );
 }
 
 #[test]
@@ -126,8 +134,12 @@ fn each_cgroup_once() {
 #[test]
 fn what_was_not_read_is_not_there() {
     let text = text(Some(&node()));
-    for name in ["container_memory_swap", "container_memory_max_usage_bytes", "container_sockets", "container_pressure"]
-    {
+    for name in [
+        "container_memory_swap",
+        "container_memory_max_usage_bytes",
+        "container_sockets",
+        "container_pressure",
+    ] {
         assert!(!text.contains(name), "{name}");
     }
     assert!(!text.contains(r#"failure_type="pgmajfault""#));
@@ -138,5 +150,8 @@ fn what_was_not_read_is_not_there() {
 #[test]
 fn before_the_first_reading_there_is_an_error() {
     let text = text(None);
-    assert_eq!(text.lines().filter(|l| !l.starts_with('#')).collect::<Vec<_>>(), ["container_scrape_error 1"]);
+    assert_eq!(
+        text.lines().filter(|l| !l.starts_with('#')).collect::<Vec<_>>(),
+        ["container_scrape_error 1"]
+    );
 }
