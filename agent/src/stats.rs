@@ -7,6 +7,7 @@
 //! | `tracked` | cgroups whose files are open, and their CPU use of the last ten seconds |
 //! | [`disks`] | what pods have written, at `volumeStatsAggPeriod` |
 //! | `proc` | what `/proc` says |
+//! | [`startup`] | how long pods took to start |
 //! | `process` | of the agent itself |
 //!
 //! A page is text of what was read last: it asks nobody and reads nothing but the agent's own `/proc/self`.
@@ -15,6 +16,7 @@ pub mod collect;
 pub mod disks;
 pub mod proc;
 mod process;
+pub mod startup;
 mod tracked;
 
 use std::collections::BTreeMap;

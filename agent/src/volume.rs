@@ -35,6 +35,9 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Volume};
 
+use crate::clock;
+use crate::instruments::storage::StorageOperations;
+use oomlet_core::metrics::pods::plugin;
 use oomlet_core::pod::env::{Env, expand_sub_path};
 use oomlet_core::pod::{Pod, PodRef, PodUid};
 use oomlet_core::volume::Content;
@@ -67,13 +70,15 @@ pub struct VolumeMount {
 pub struct VolumeManager {
     root_dir: PathBuf,
     node_allocatable_bytes: Option<u64>,
+    operations: StorageOperations,
 }
 
 impl VolumeManager {
     /// `root_dir` is kubelet's `--root-dir`; it is made when first needed.
     #[must_use]
     pub fn new(root_dir: &Path) -> Self {
-        VolumeManager { root_dir: root_dir.to_owned(), node_allocatable_bytes: None }
+        let operations = StorageOperations::default();
+        VolumeManager { root_dir: root_dir.to_owned(), node_allocatable_bytes: None, operations }
     }
 
     /// Bounds memory-backed volumes of pods without a limit of their own, as kubelet does. Without it they are
@@ -81,6 +86,13 @@ impl VolumeManager {
     #[must_use]
     pub fn with_node_allocatable_bytes(mut self, bytes: u64) -> Self {
         self.node_allocatable_bytes = Some(bytes);
+        self
+    }
+
+    /// Whose work is timed with these.
+    #[must_use]
+    pub fn timed(mut self, operations: StorageOperations) -> Self {
+        self.operations = operations;
         self
     }
 
@@ -103,8 +115,11 @@ impl VolumeManager {
             .map_err(|e| VolumeError::PodDir { pod: who.clone(), source: e.into() })?;
         let mut leftovers = false;
         for volume in volumes(pod) {
+            let began = clock::now();
             let made = check_label("name", &volume.name)
                 .and_then(|()| self.set_up_one(&pod_dir, volume, pod, content));
+            let took = clock::now().since(began);
+            self.operations.ended(plugin(volume), "volume_mount", made.is_ok(), took);
             leftovers |= made.map_err(|e| failed(&who, volume, e))?;
         }
         Ok(leftovers)

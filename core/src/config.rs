@@ -65,6 +65,7 @@ pub struct Config {
     pub file_check_frequency: Duration,
     /// 1 min.
     pub sync_frequency: Duration,
+    pub numbers: NumbersConfig,
     /// `unix:///run/containerd/containerd.sock`.
     pub container_runtime_endpoint: String,
     /// `None`: the runtime's.
@@ -154,6 +155,27 @@ pub struct Config {
     pub oomlet: Extension,
 }
 
+/// What is shown of the node's numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NumbersConfig {
+    /// The Summary's system container `kubelet`. `None`: the agent's own cgroup.
+    pub kubelet_cgroups: Option<String>,
+    /// Its system container `misc`.
+    pub system_cgroups: Option<String>,
+    /// 1 min.
+    pub volume_stats_agg_period: Duration,
+}
+
+impl Default for NumbersConfig {
+    fn default() -> NumbersConfig {
+        NumbersConfig {
+            kubelet_cgroups: None,
+            system_cgroups: None,
+            volume_stats_agg_period: Duration::from_secs(60),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -163,6 +185,7 @@ impl Default for Config {
             http_check_frequency: Duration::from_secs(20),
             file_check_frequency: Duration::from_secs(20),
             sync_frequency: Duration::from_secs(60),
+            numbers: NumbersConfig::default(),
             container_runtime_endpoint: "unix:///run/containerd/containerd.sock".to_owned(),
             image_service_endpoint: None,
             cgroup_root: "/".to_owned(),

@@ -3,7 +3,7 @@
 //! The sampler's hands; what to read when is decided elsewhere.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use aya::util::online_cpus;

@@ -25,6 +25,12 @@ pub struct Certificate {
     failed: IntCounter,
 }
 
+impl Default for Certificate {
+    fn default() -> Certificate {
+        Certificates::default().client
+    }
+}
+
 impl Default for Certificates {
     fn default() -> Certificates {
         Certificates::new(&Registered::nowhere())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramVec, IntCounterVec};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec};
 
 use super::registered::{DEFAULT_BUCKETS, Registered};
 
@@ -13,6 +13,8 @@ pub struct RuntimeOperations {
     duration: HistogramVec,
     sandbox_duration: HistogramVec,
     sandbox_errors: IntCounterVec,
+    pods: IntCounter,
+    pod_errors: IntCounter,
 }
 
 impl Default for RuntimeOperations {
@@ -54,6 +56,11 @@ impl RuntimeOperations {
                 "[ALPHA] Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.",
                 &["runtime_handler"],
             ),
+            pods: on.counter("kubelet_started_pods_total", "[ALPHA] Cumulative number of pods started"),
+            pod_errors: on.counter(
+                "kubelet_started_pods_errors_total",
+                "[ALPHA] Cumulative number of errors when starting pods",
+            ),
         }
     }
 
@@ -66,8 +73,10 @@ impl RuntimeOperations {
             self.errors.with_label_values(&[&operation]).inc();
         }
         if call == "RunPodSandbox" {
+            self.pods.inc();
             self.sandbox_duration.with_label_values(&[""]).observe(took.as_secs_f64());
             if !well {
+                self.pod_errors.inc();
                 self.sandbox_errors.with_label_values(&[""]).inc();
             }
         }

@@ -5,17 +5,18 @@ use std::time::Duration;
 use prometheus::{Histogram, HistogramVec, IntCounterVec};
 
 use super::registered::{DEFAULT_BUCKETS, Registered, STARTUP_BUCKETS};
+use oomlet_core::metrics::startup::Started;
 
 #[derive(Clone, Debug)]
 pub struct WorkerTimes {
     duration: HistogramVec,
-    start: Histogram,
     cgroups: HistogramVec,
-    pub(crate) pod_start: Histogram,
-    pub(crate) pod_start_sli: Histogram,
-    pub(crate) pod_start_total: Histogram,
-    pub(crate) containers_per_pod: Histogram,
-    terminated: IntCounterVec,
+    pod_start: Histogram,
+    pod_start_sli: Histogram,
+    pod_start_total: Histogram,
+    containers_per_pod: Histogram,
+    started: IntCounterVec,
+    failed: IntCounterVec,
 }
 
 /// What a worker was ordered.
@@ -57,11 +58,6 @@ impl WorkerTimes {
                 &["operation_type"],
                 &DEFAULT_BUCKETS,
             ),
-            start: on.histogram(
-                "kubelet_pod_worker_start_duration_seconds",
-                "[ALPHA] Duration in seconds from kubelet seeing a pod to starting a worker.",
-                &DEFAULT_BUCKETS,
-            ),
             cgroups: on.histograms(
                 "kubelet_cgroup_manager_duration_seconds",
                 "[ALPHA] Duration in seconds for cgroup manager operations. Broken down by method.",
@@ -89,10 +85,15 @@ impl WorkerTimes {
                 "[ALPHA] The number of containers per pod.",
                 &[1.0, 2.0, 4.0, 8.0, 16.0],
             ),
-            terminated: on.counters(
-                "kubelet_terminated_containers_total",
-                "[ALPHA] Cumulative number of container terminations.",
-                &["container_type", "exit_code", "reason"],
+            started: on.counters(
+                "kubelet_started_containers_total",
+                "[ALPHA] Cumulative number of containers started",
+                &["container_type"],
+            ),
+            failed: on.counters(
+                "kubelet_started_containers_errors_total",
+                "[ALPHA] Cumulative number of errors when starting containers",
+                &["container_type", "code"],
             ),
         }
     }
@@ -101,9 +102,19 @@ impl WorkerTimes {
         self.duration.with_label_values(&[operation.as_str()]).observe(took.as_secs_f64());
     }
 
-    /// From the first order to the worker's beginning.
-    pub fn began(&self, after: Duration) {
-        self.start.observe(after.as_secs_f64());
+    /// A new pod, with so many containers.
+    pub fn pod_seen(&self, containers: usize) {
+        self.containers_per_pod.observe(f64::from(u32::try_from(containers).unwrap_or(u32::MAX)));
+    }
+
+    /// All its containers have started. `pulled`: how long its images were pulled.
+    pub fn pod_started(&self, started: &Started, pulled: Duration) {
+        self.pod_start.observe(started.since_seen.as_secs_f64());
+        if let Some(total) = started.since_created {
+            self.pod_start_total.observe(total.as_secs_f64());
+            let own = total.saturating_sub(pulled).saturating_sub(started.initialising);
+            self.pod_start_sli.observe(own.as_secs_f64());
+        }
     }
 
     /// `operation`: `create`, `update` or `destroy`.
@@ -111,7 +122,13 @@ impl WorkerTimes {
         self.cgroups.with_label_values(&[operation]).observe(took.as_secs_f64());
     }
 
-    pub fn terminated(&self, container_type: &str, exit_code: i32, reason: &str) {
-        self.terminated.with_label_values(&[container_type, &exit_code.to_string(), reason]).inc();
+    /// `container_type`: `container` or `init_container`.
+    pub fn container_started(&self, container_type: &str) {
+        self.started.with_label_values(&[container_type]).inc();
+    }
+
+    /// `code`: the reason that its status gives.
+    pub fn container_failed(&self, container_type: &str, code: &str) {
+        self.failed.with_label_values(&[container_type, code]).inc();
     }
 }

@@ -13,6 +13,7 @@ use crate::apiserver::session::Session;
 use crate::certificate::client::{self, ClientIdentity};
 use crate::cri::connection::RuntimeVersion;
 use crate::cri::{ImageClient, RuntimeClient};
+use crate::instruments::Instruments;
 use crate::pleg::PlegHandle;
 use crate::trace::journal::Journal;
 use oomlet_core::node::event::Event;
@@ -26,6 +27,7 @@ pub(super) struct Parts {
     pub images: ImageClient,
     pub events: mpsc::Sender<Event>,
     pub journal: Arc<Journal>,
+    pub instruments: Instruments,
 }
 
 /// `None`: standalone. Who the node is to the API server is kept up by a task of its own.
@@ -43,9 +45,10 @@ pub(super) fn session(
         rotate: setup.config.rotate_certificates,
         node_name: node.facts.name.clone(),
     });
+    let identity_task = identity_task.timed(parts.instruments.certificates.client.clone());
     tracker.spawn(identity_task.run(cancel.clone()));
     let config = &setup.config;
-    let Parts { snapshots, pleg, runtime, images, events, journal } = parts;
+    let Parts { snapshots, pleg, runtime, images, events, journal, instruments } = parts;
     Some(Session {
         connection,
         identity: Arc::new(identity(setup, node, version)),
@@ -63,6 +66,7 @@ pub(super) fn session(
         runtime,
         images,
         events,
+        requests: instruments.requests,
         client: watch::channel(None).0,
     })
 }

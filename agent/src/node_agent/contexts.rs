@@ -6,6 +6,7 @@ use super::{Setup, facts};
 use crate::cgroup::driver::CgroupDriver;
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
+use crate::instruments::workers::WorkerTimes;
 use crate::node_resources::{PidsCgroups, ResourceContext};
 use crate::pod_worker::{PodCgroups, WorkerContext};
 use crate::spans::Spans;
@@ -22,6 +23,7 @@ pub(super) struct Shared<'a> {
     pub images: &'a ImageClient,
     pub cgroups: &'a Arc<CgroupDriver>,
     pub volumes: &'a Arc<VolumeManager>,
+    pub times: &'a WorkerTimes,
 }
 
 pub(super) fn env_facts(node: &facts::Node) -> EnvFacts {
@@ -43,6 +45,7 @@ pub(super) fn worker_context(
     WorkerContext {
         spans,
         runtime: shared.runtime.clone(),
+        times: shared.times.clone(),
         journal,
         images: ImagePuller::new(shared.images.clone(), facts::parallel_pulls(config)),
         cgroups: Arc::clone(shared.cgroups) as Arc<dyn PodCgroups>,

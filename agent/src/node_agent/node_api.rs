@@ -18,6 +18,7 @@ use crate::node_api::client_ca::ClientCa;
 use crate::node_api::dir_watch::DirWatches;
 use crate::node_api::server::Secured;
 use crate::node_api::{ListenError, NodeApi, NodeApiServer, Sockets, tls};
+use crate::stats::Pages;
 use crate::sync_loop::heartbeat::Heartbeat;
 use oomlet_core::config::node_api::Authorization;
 use oomlet_core::node::published::NodeSnapshot;
@@ -31,6 +32,7 @@ pub(super) struct Parts {
     /// `None`: standalone.
     pub clients: Option<Clients>,
     pub connection: Option<watch::Receiver<Connection>>,
+    pub pages: Pages,
 }
 
 /// It serves until it is dropped.
@@ -58,6 +60,7 @@ pub(super) fn start(
         node_name: node.facts.name.clone(),
         addresses: watch::channel(addresses).1,
         connection: parts.connection.unwrap_or_else(|| watch::channel(Connection::default()).1),
+        times: parts.pages.instruments.certificates.server.clone(),
     };
     let (key, serving) = serving.start(cancel.clone());
     if config.enabled {
@@ -93,6 +96,7 @@ pub(super) fn start(
         heartbeat: parts.heartbeat,
         sync_frequency: setup.config.sync_frequency,
         dir_watches: DirWatches::new(),
+        pages: parts.pages,
     };
     let secured = Secured { tls: tls::server_config(config, key)?, access, client_ca };
     NodeApiServer::start(parts.sockets, secured, state)

@@ -20,6 +20,7 @@ mod configz;
 mod container_logs;
 mod health;
 mod logs;
+mod numbers;
 mod pods;
 mod run;
 mod streams;
@@ -49,7 +50,7 @@ pub fn health_only(state: &Shared) -> Router {
 
 /// What both have.
 fn open() -> Routes {
-    health::routes().merge(pods::routes())
+    health::routes().merge(pods::routes()).merge(numbers::routes())
 }
 
 /// `enableDebuggingHandlers`.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::dir_watch::DirWatches;
 use crate::clock;
 use crate::cri::RuntimeClient;
+use crate::stats::Pages;
 use crate::sync_loop::heartbeat::Heartbeat;
 use oomlet_core::config::NodeApiConfig;
 use oomlet_core::node::published::NodeSnapshot;
@@ -29,6 +30,7 @@ pub struct NodeApi {
     pub heartbeat: Arc<Heartbeat>,
     pub sync_frequency: Duration,
     pub dir_watches: DirWatches,
+    pub pages: Pages,
 }
 
 impl NodeApi {

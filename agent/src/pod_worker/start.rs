@@ -11,6 +11,7 @@ use tracing::info;
 use super::stop::by_hand::BeingStarted;
 use super::tell::Step;
 use super::{Worker, WorkerError, files};
+use crate::clock;
 use crate::cri::CriError;
 use crate::cri::container_config::{ContainerInputs, container_config, termination_message_path};
 use crate::cri::image::Image;
@@ -98,8 +99,10 @@ impl Worker {
     pub(super) async fn make_cgroup(&self, pod: &Pod) -> Result<String, WorkerError> {
         let (context, uid, pod) = (self.context.clone(), self.uid.clone(), pod.clone());
         let made = self.blocking("setting up the cgroup", move || {
-            let resources = pod_cgroup_resources(&pod, context.pids_limit);
-            context.cgroups.ensure_pod(&uid, QosClass::of(&pod), &resources)
+            let (resources, began) = (pod_cgroup_resources(&pod, context.pids_limit), clock::now());
+            let made = context.cgroups.ensure_pod(&uid, QosClass::of(&pod), &resources);
+            context.times.cgroup("create", clock::now().since(began));
+            made
         });
         made.await?.map_err(|e| WorkerError::Cgroup { pod: self.who.clone(), source: Box::new(e) })
     }
@@ -285,6 +288,7 @@ impl Worker {
         let started = started.await.map_err(|e| Failure::config(&e))?;
         started.map_err(|e| Failure::call("RunContainerError", &e))?;
         self.tell_step(Reason::Started, Some(&start.name), "Container started", step);
+        self.context.times.container_started(container_type(start.init));
         info!(pod = %self.who, container = start.name, container_id = id, restart_count = start.restart_count, "container started");
         Ok(())
     }
@@ -339,6 +343,11 @@ impl Worker {
         };
         container_config(pod, container, inputs).map_err(Failure::config)
     }
+}
+
+/// kubelet's word.
+pub(super) const fn container_type(init: bool) -> &'static str {
+    if init { "init_container" } else { "container" }
 }
 
 fn volume_mount(m: VolumeMount) -> cri::Mount {

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{debug, info, warn};
 
-use super::start::Starting;
+use super::start::{Starting, container_type};
 use super::{Worker, WorkerError};
+use crate::clock;
 use crate::spans::PodSpan;
 use oomlet_core::pod::lifecycle::{self, ContainerKill, PodActions};
 use oomlet_core::pod::order::{ContainerWaiting, WorkerOutcome};
@@ -159,6 +160,7 @@ impl Worker {
                 Ok(()) => {}
                 Err(failure) => {
                     self.tell_failure(&start.name, &failure);
+                    self.context.times.container_failed(container_type(start.init), failure.reason);
                     progress.transient &= failure.transient;
                     let waiting = failure.waiting(&start.name);
                     match failure.backing_off {
@@ -217,7 +219,9 @@ impl Worker {
             let _writing = writing;
             let volumes = context.volumes.tear_down(&uid);
             // Of every class: an orphan's manifest, and so its class, is not known.
+            let began = clock::now();
             let cgroups = QosClass::ALL.map(|class| context.cgroups.remove_pod(&uid, class));
+            context.times.cgroup("destroy", clock::now().since(began));
             (volumes, cgroups)
         });
         let (volumes, cgroups) = removed.await?;

@@ -155,6 +155,7 @@ fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime
     Arc::new(WorkerContext {
         spans: Spans::default(),
         journal: Journal::open(64, None).unwrap().0,
+        times: crate::instruments::workers::WorkerTimes::default(),
         runtime: RuntimeClient::new(&connection),
         images: ImagePuller::new(ImageClient::new(&connection), 1),
         cgroups: Arc::new(FakeCgroups(fake.clone())),

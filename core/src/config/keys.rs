@@ -24,7 +24,6 @@ pub(super) const NOT_HONOURED: &[&str] = &[
     "iptablesMasqueradeBit",
     "kernelMemcgNotification",
     "kubeReservedCgroup",
-    "kubeletCgroups",
     "logging",
     "makeIPTablesUtilChains",
     "memoryManagerPolicy",
@@ -44,7 +43,6 @@ pub(super) const NOT_HONOURED: &[&str] = &[
     "shutdownGracePeriod",
     "shutdownGracePeriodByPodPriority",
     "shutdownGracePeriodCriticalPods",
-    "systemCgroups",
     "systemReservedCgroup",
     "tlsCurvePreferences",
     "topologyManagerPolicy",
@@ -52,7 +50,6 @@ pub(super) const NOT_HONOURED: &[&str] = &[
     "topologyManagerScope",
     "userNamespaces",
     "volumePluginDir",
-    "volumeStatsAggPeriod",
 ];
 
 /// Honoured: the fields of [`super::raw::Raw`] and [`super::extension`], by their full path. For suggestions.
@@ -140,7 +137,10 @@ pub(super) const HONOURED: &[&str] = &[
     "staticPodURL",
     "staticPodURLHeader",
     "streamingConnectionIdleTimeout",
+    "kubeletCgroups",
     "syncFrequency",
+    "systemCgroups",
+    "volumeStatsAggPeriod",
     "systemReserved",
     "tlsCertFile",
     "tlsCipherSuites",

@@ -12,7 +12,9 @@ use serde_json::{Map, Value};
 
 use super::extension::RawExtension;
 use super::tracing::{self, RawTracing};
-use super::{API_VERSION, CgroupDriver, ChangeDetection, Config, ConfigError, ConfigWarning, KIND, keys};
+use super::{
+    API_VERSION, CgroupDriver, ChangeDetection, Config, ConfigError, ConfigWarning, KIND, NumbersConfig, keys,
+};
 use crate::duration::GoDuration;
 use checks::{
     cgroup_root, endpoint, enforce_pods, eviction_thresholds, image_gc, in_range, pids_limit, pod_logs_dir,
@@ -124,6 +126,9 @@ struct Raw {
     enable_system_log_handler: Option<bool>,
     enable_system_log_query: Option<bool>,
     max_open_files: Option<i64>,
+    kubelet_cgroups: Option<String>,
+    system_cgroups: Option<String>,
+    volume_stats_agg_period: Option<GoDuration>,
     // kubelet 1.37 has the key and does nothing with it: the runtime has a timeout of its own.
     #[serde(rename = "streamingConnectionIdleTimeout")]
     _streaming_connection_idle_timeout: Option<GoDuration>,
@@ -208,6 +213,14 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
         http_check_frequency: time(raw.http_check_frequency, default.http_check_frequency),
         file_check_frequency: time(raw.file_check_frequency, default.file_check_frequency),
         sync_frequency: time(raw.sync_frequency, default.sync_frequency),
+        numbers: NumbersConfig {
+            kubelet_cgroups: raw.kubelet_cgroups.filter(|path| !path.is_empty()),
+            system_cgroups: raw.system_cgroups.filter(|path| !path.is_empty()),
+            volume_stats_agg_period: time(
+                raw.volume_stats_agg_period,
+                default.numbers.volume_stats_agg_period,
+            ),
+        },
         container_runtime_endpoint: endpoint("containerRuntimeEndpoint", raw.container_runtime_endpoint)?
             .unwrap_or(default.container_runtime_endpoint),
         image_service_endpoint: endpoint("imageServiceEndpoint", raw.image_service_endpoint)?,

@@ -4,6 +4,7 @@
 //! OOM kills of a container are kept by pod and container name, so that they outlive its restarts, and go with the pod.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use prometheus::{Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 
@@ -18,10 +19,19 @@ const LEAD_BUCKETS: [f64; 12] = [0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
 /// Of Prometheus' own libraries.
 const AGE_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Of one pod's images.
+#[derive(Debug, Default)]
+struct Pulls {
+    /// By container, CLOCK_MONOTONIC nanoseconds.
+    begun: BTreeMap<String, u64>,
+    took: Duration,
+}
+
 #[derive(Debug)]
 pub struct RecordCounts {
     registry: Registry,
     oom_kills_of: BTreeMap<PodUid, BTreeMap<String, u64>>,
+    pulls: BTreeMap<PodUid, Pulls>,
     kubelet_evictions: IntCounterVec,
     stats_age: HistogramVec,
     preemptions: IntCounterVec,
@@ -81,6 +91,7 @@ impl RecordCounts {
         Ok(RecordCounts {
             registry: registry.clone(),
             oom_kills_of: BTreeMap::new(),
+            pulls: BTreeMap::new(),
             kubelet_evictions: counters(
                 "kubelet_evictions",
                 "[ALPHA] Cumulative number of pod evictions by eviction signal",
@@ -155,16 +166,37 @@ impl RecordCounts {
                     self.tier.set(seconds(tier, 1.0));
                 }
             }
-            Kind::Pod => {
-                if record.reason == Reason::PodRemoved
-                    && let Some(pod) = &record.pod
-                {
-                    self.oom_kills_of.remove(&PodUid::from(pod.uid.as_str()));
-                }
-            }
+            Kind::Pod => self.take_step(record),
             Kind::Warning => self.take_warning(record),
             Kind::Forecast | Kind::Eviction | Kind::Node => {}
         }
+    }
+
+    /// What a pod's worker did.
+    fn take_step(&mut self, record: &Record) {
+        let Some(uid) = record.pod.as_ref().map(|pod| PodUid::from(pod.uid.as_str())) else { return };
+        match (record.reason, &record.container) {
+            (Reason::PodRemoved, _) => {
+                self.oom_kills_of.remove(&uid);
+                self.pulls.remove(&uid);
+            }
+            (Reason::Pulling, Some(container)) => {
+                self.pulls.entry(uid).or_default().begun.insert(container.clone(), record.monotonic_ns);
+            }
+            (Reason::Pulled, Some(container)) => {
+                let Some(pulls) = self.pulls.get_mut(&uid) else { return };
+                if let Some(begun) = pulls.begun.remove(container) {
+                    pulls.took += Duration::from_nanos(record.monotonic_ns.saturating_sub(begun));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// How long the pod's images were pulled, one after the other.
+    #[must_use]
+    pub fn pull_time(&self, pod: &PodUid) -> Duration {
+        self.pulls.get(pod).map_or(Duration::ZERO, |pulls| pulls.took)
     }
 
     fn take_decision(&mut self, record: &Record, domain: &str) {

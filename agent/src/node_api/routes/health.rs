@@ -16,6 +16,9 @@ pub(super) fn routes() -> Routes {
 
 async fn all(State(api): State<Shared>, RawQuery(raw): RawQuery) -> Response {
     let checks = api.checks();
+    for check in &checks {
+        api.pages.instruments.health.checked(check.name, "healthz", check.result.is_ok());
+    }
     match health::page(&checks, &query(raw.as_deref())) {
         Ok(page) => {
             let mut response = answer::text(StatusCode::OK, page);
