@@ -16,6 +16,7 @@
 //!
 //! All calls block; a caller in async code uses `spawn_blocking`.
 
+pub mod accounting;
 pub mod cgroupfs;
 pub mod class_updates;
 pub mod create;
@@ -25,6 +26,7 @@ pub mod hierarchy;
 pub mod kill;
 pub mod kubepods_limit;
 pub mod maker;
+mod open_file;
 pub mod parse;
 pub mod pressure;
 pub mod resources;

@@ -1,52 +1,17 @@
-//! A directory of manifests, or one manifest: when to read it, and what of it has changed since it was read last. Shell; what
-//! a manifest means is for who reads it.
+//! A directory of manifests, or one manifest: what of it has changed since it was read last. Shell; what a manifest means is
+//! for who reads it, and when to read is for [`crate::watched_dir`].
 //!
-//! inotify says when to look, and a rescan heals what it misses (network file systems, a symlink's target, a full event
-//! queue). Hidden files and subdirectories are skipped, as kubelet does; a changed symlink `..data` beside them is seen, so
-//! a mounted ConfigMap works. A file that cannot be read or used keeps what it held before, so that a broken edit takes
-//! nothing away from a running pod.
-
-mod watcher;
+//! Hidden files and subdirectories are skipped, as kubelet does. A file that cannot be read or used keeps what it held
+//! before, so that a broken edit takes nothing away from a running pod.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use oomlet_core::manifest::MAX_BYTES;
-use watcher::Watcher;
-
-/// When to look.
-#[derive(Debug)]
-pub(crate) struct Looks {
-    watcher: Watcher,
-    ticker: Interval,
-}
-
-impl Looks {
-    /// `rescan`: `fileCheckFrequency`.
-    pub fn new(path: &Path, rescan: Duration) -> Looks {
-        let mut ticker = interval(rescan.max(Duration::from_millis(1)));
-        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Looks { watcher: Watcher::new(path), ticker }
-    }
-
-    /// Waits until it is time; the first time is at once.
-    pub async fn next(&mut self) {
-        tokio::select! {
-            // Cancel-safe: tokio documents it.
-            _ = self.ticker.tick() => {}
-            // Cancel-safe: an event stays in the kernel's queue until it is read, and one read is enough.
-            () = self.watcher.changed() => self.watcher.settled().await,
-        }
-        // Watch before reading: what changes in between is seen by one of the two.
-        self.watcher.ensure();
-    }
-}
 
 /// What its files hold, by file.
 #[derive(Debug)]

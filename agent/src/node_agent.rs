@@ -11,12 +11,15 @@
 //! | prober | workers | published pods, who is held | `Event::Probe` |
 //! | node resources | workers | orders, disks, CRI | `Event::Resources` |
 //! | QoS classes' shares | workers | orders | cgroups |
+//! | the node's own API, see [`crate::node_api`] | its own two | requests | answers |
 //! | limit of all pods, until it can be set | workers | usage, pods that have gone | cgroup, records |
 //! | pod store, trace file, trace server | workers | saved pods, records | files, gRPC |
+//! | numbers, disks, starts of pods | workers | readings, CRI, pods | pages of the node's API |
 //! | watchdog, where systemd asks for it | its own | the loop's heartbeat | pings |
 //!
 //! Stopping leaves every pod running: the loop ends, workers finish the call they are in or drop it, files are written.
 
+mod beginning;
 mod brakes;
 mod cgroup_driver;
 mod cluster;
@@ -25,6 +28,8 @@ mod contents;
 mod contexts;
 mod facts;
 mod loop_thread;
+mod node_api;
+mod numbers;
 pub(crate) mod protect;
 mod root_lock;
 mod service_manager;
@@ -35,7 +40,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,27 +52,31 @@ use crate::cgroup::stats::MemoryFiles;
 use crate::clock;
 use crate::content_store::ContentStore;
 use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
-use crate::kernel::{self, Kernel, ProgramState};
+use crate::instruments::Instruments;
+use crate::node_api::{ListenError, Sockets};
 use crate::node_resources::NodeResources;
 use crate::pleg::{self, PlegHandle};
 use crate::pod_source::http::HttpSourceError;
-use crate::pod_store::{self, PodStore, PodStoreError};
+use crate::pod_store::{PodStore, PodStoreError};
 use crate::pod_worker::PodWorkers;
 use crate::probe::{ContainerProcesses, HttpError, NodeChecks};
 use crate::prober::ProberTask;
+use crate::prober::counted::CountedProbes;
+use crate::spans::{Spans, SpansError};
 use crate::sync_loop::execute::Executor;
 use crate::sync_loop::heartbeat::Heartbeat;
 use crate::sync_loop::outlet::Outlet;
 use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
 use crate::trace::wire::{self, WireError};
 use crate::volume::{VolumeError, VolumeManager};
+use beginning::{load_kernel, load_saved, tell_start};
 pub use cluster_options::ClusterOptions;
 use contexts::{Shared, env_facts, resource_context, worker_context};
 use loop_thread::LoopParts;
 use oomlet_core::config::Config;
 use oomlet_core::node::event::Event;
 use oomlet_core::node::prober::Prober;
-use oomlet_core::node::published::{NodeSnapshot, SavedPod};
+use oomlet_core::node::published::NodeSnapshot;
 use oomlet_core::node::state::State;
 use oomlet_core::pod::PodUid;
 use oomlet_core::reason::Reason;
@@ -118,6 +127,10 @@ pub enum NodeAgentError {
     HttpSource(#[from] HttpSourceError),
     #[error(transparent)]
     Probes(#[from] HttpError),
+    #[error(transparent)]
+    Spans(#[from] SpansError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("cannot read {path}: {source}")]
     Read { path: &'static str, source: std::io::Error },
     #[error("{path} has no usable {what}; is /proc mounted?")]
@@ -177,11 +190,17 @@ pub fn run(setup: Setup) -> Result<(), NodeAgentError> {
 
 async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let config = &setup.config;
-    let connection = Connection::open(&config.container_runtime_endpoint, config.runtime_request_timeout)?;
+    let sockets = Sockets::bind(config)?;
+    let instruments = Instruments::default();
+    let open = |endpoint: &str| {
+        Connection::open(endpoint, config.runtime_request_timeout)
+            .map(|connection| connection.counted(instruments.runtime.clone()))
+    };
+    let connection = open(&config.container_runtime_endpoint)?;
     let version = connection.check().await?;
     tracing::info!(runtime = version.runtime_name, version = version.runtime_version, "container runtime");
     let images = match &config.image_service_endpoint {
-        Some(endpoint) => ImageClient::new(&Connection::open(endpoint, config.runtime_request_timeout)?),
+        Some(endpoint) => ImageClient::new(&open(endpoint)?),
         None => ImageClient::new(&connection),
     };
     let node = facts::gather(&setup)?;
@@ -195,7 +214,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let guard = brakes::guard(config);
     let memory = MemoryFiles::open(&cgroups)?;
     let pressure = facts::pressure_files(config.oomlet.eviction.psi)?;
-    let volumes = Arc::new(VolumeManager::new(&setup.root_dir));
+    let volumes = Arc::new(VolumeManager::new(&setup.root_dir).timed(instruments.storage.clone()));
     let saved = load_saved(&setup.root_dir)?;
     let (outlet, snapshots) = Outlet::new(NodeSnapshot::of_saved(&saved));
     let store = PodStore::open(&setup.root_dir, snapshots.clone())?;
@@ -208,7 +227,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     protect::lock_memory();
     let (events, receiver) = mpsc::channel(EVENT_QUEUE);
     let tracker = TaskTracker::new();
-    let pleg = PlegHandle::default();
+    let pleg = PlegHandle::timed(instruments.pleg.clone());
     let processes = Arc::clone(&cgroups) as Arc<dyn ContainerProcesses>;
     let checks = Arc::new(NodeChecks::new(client.clone(), processes)?);
     let shared = Shared {
@@ -218,6 +237,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         images: &images,
         cgroups: &cgroups,
         volumes: &volumes,
+        times: &instruments.workers,
     };
     let resources = resource_context(&shared);
     let parts = cluster::Parts {
@@ -227,12 +247,34 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         images: images.clone(),
         events: events.clone(),
         journal: Arc::clone(&journal),
+        instruments: instruments.clone(),
     };
     let session = cluster::session(&setup, &node, &version, parts, (&tracker, &cancel));
     let clients = session.as_ref().map(|session| session.client.subscribe());
+    let to_api_server = session.as_ref().map(|session| session.connection.clone());
     if let Some(session) = session {
         tracker.spawn(session.run(cancel.clone()));
     }
+    let heartbeat = Arc::new(Heartbeat::new(clock::now()));
+    let account = watch::Sender::default();
+    let parts = numbers::Parts {
+        instruments: instruments.clone(),
+        snapshots: snapshots.clone(),
+        pleg: pleg.clone(),
+        journal: Arc::clone(&journal),
+        memory: account.subscribe(),
+    };
+    let pages = numbers::start(&shared, parts, (&tracker, &cancel)).await;
+    let parts = node_api::Parts {
+        sockets,
+        runtime: client.clone(),
+        snapshots: snapshots.clone(),
+        heartbeat: Arc::clone(&heartbeat),
+        clients: clients.clone(),
+        connection: to_api_server,
+        pages,
+    };
+    let _serves = node_api::start(&setup, &node, parts, (&tracker, &cancel))?;
     let tasks = (&tracker, &events, &cancel);
     // Standalone everything is on the node anyway.
     let kept = clients.as_ref().map(|_| ContentStore::open(&setup.root_dir)).unwrap_or_default();
@@ -241,7 +283,9 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let contents =
         contents::make((config, &setup.root_dir), from, env_facts(&node), (&volumes, &journal), tasks)
             .await?;
-    let context = worker_context(&shared, contents, Arc::clone(&journal), oom_kill_group);
+    let spans = Spans::to_collector(config.tracing.as_ref(), &node.facts.name)?;
+    let told = (Arc::clone(&journal), spans.clone());
+    let context = worker_context(&shared, contents, told, oom_kill_group);
     let of_state = state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group);
     let prober = Prober::new(clock::now(), of_state.unix_offset_ns);
     let state = State::new(of_state);
@@ -262,19 +306,21 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let (classes, class_updates) = ClassUpdates::new(Arc::clone(&cgroups), cancel.clone());
     tracker.spawn(class_updates);
     let mut executor = Executor::new(workers, memory, cgroups, classes, kernel, pleg, (outlet, resources));
+    executor.account = account;
     executor.guard = guard;
     executor.pressure = pressure;
     executor.kubepods_limit = limit_handle;
     let held = executor.held.subscribe();
-    tracker.spawn(ProberTask { prober, checks, snapshots, held, events }.run(cancel.clone()));
+    let counted = CountedProbes::new(instruments.probes.clone());
+    tracker.spawn(ProberTask { prober, checks, snapshots, held, events, counted }.run(cancel.clone()));
     let watchdog = Watchdog::of_environment();
-    let heartbeat = Arc::new(Heartbeat::new(clock::now()));
     let parts = LoopParts {
         state,
         executor,
         receiver,
         journal: Arc::clone(&journal),
         heartbeat: Arc::clone(&heartbeat),
+        turns: instruments.turns.clone(),
         longest_rest: watchdog.map_or(LONGEST_REST, Watchdog::longest_rest),
     };
     let loop_ended = loop_thread::spawn(parts, cancel.clone())?;
@@ -290,6 +336,8 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     if tokio::time::timeout(SHUTDOWN_BOUND, tracker.wait()).await.is_err() {
         tracing::warn!("some tasks did not end within {} s", SHUTDOWN_BOUND.as_secs());
     }
+    // It waits for the collector, by a thread of its own.
+    let _ = tokio::task::spawn_blocking(move || spans.end()).await;
     Ok(())
 }
 
@@ -317,43 +365,6 @@ fn spawn_tasks<S: Future<Output = ()> + Send + 'static>(
             tracing::warn!(records = journal.file_dropped(), "the trace file's queue was full at times");
         }
     });
-}
-
-fn load_saved(root_dir: &Path) -> Result<Vec<SavedPod>, NodeAgentError> {
-    let (saved, unreadable) = pod_store::load(&pod_store::dir(root_dir))?;
-    for line in unreadable {
-        tracing::warn!("{line}");
-    }
-    Ok(saved)
-}
-
-fn load_kernel(config: &Config) -> Kernel {
-    let given = &config.oomlet.kernel;
-    let mut kernel = Kernel::load(&kernel::Options {
-        btf_path: given.btf_path.clone(),
-        tracefs: given.tracefs_path.clone(),
-        max_tier: given.max_tier,
-        ring_bytes: given.ring_bytes,
-        fault_sample_period: given.fault_sample_period,
-        ..kernel::Options::default()
-    });
-    kernel.attach_logger();
-    kernel
-}
-
-/// Returns it as one line.
-fn tell_start(journal: &Journal, kernel: &Kernel, node: &facts::Node) -> String {
-    let unavailable = kernel.programs().iter().filter(|p| p.state != ProgramState::Loaded).count();
-    let loaded = kernel.programs().len() - unavailable;
-    let message = format!("sensing tier {}: {loaded} eBPF programs loaded, {unavailable} not", kernel.tier());
-    tracing::info!(node = node.facts.name, "{message}");
-    let record = Record::new(clock::now(), Kind::Agent, Reason::AgentStarted, message.clone())
-        .number("tier", kernel.tier())
-        .number("programs_loaded", loaded)
-        .number("capacity_bytes", node.memory_capacity_bytes)
-        .number("allocatable_bytes", node.facts.allocatable.memory_bytes);
-    journal.publish(record);
-    message
 }
 
 /// What the loop must know before anything else: whose the top cgroups are, and what an earlier run left behind.

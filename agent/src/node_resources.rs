@@ -7,7 +7,7 @@
 //! - `read`: file systems, process ids, what pods use of them. - [`usage`]: what a directory holds.
 //! - `reclaim`: containers, logs and images that nobody needs.
 
-mod read;
+pub(crate) mod read;
 mod reclaim;
 pub mod usage;
 

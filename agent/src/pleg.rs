@@ -8,18 +8,19 @@
 
 pub mod snapshot;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_lite::future::poll_once;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::cri::RuntimeClient;
+use crate::instruments::pleg::PlegTimes;
 use oomlet_core::clock::Mono;
 use oomlet_core::node::event::Event;
 use snapshot::Snapshot;
@@ -54,6 +55,9 @@ struct Shared {
     streaming: AtomicBool,
     /// [`Mono`] of the last list that succeeded; 0: none yet.
     listed_at: AtomicU64,
+    /// The last list.
+    listed: watch::Sender<Arc<Snapshot>>,
+    times: OnceLock<PlegTimes>,
 }
 
 /// Cheap to clone.
@@ -70,6 +74,21 @@ impl PlegHandle {
     /// The runtime itself says that something happened, or its lists are to be read anew.
     fn list_now(&self) {
         self.0.hint.notify_one();
+    }
+
+    /// Whose lists are timed by `times`.
+    #[must_use]
+    pub fn timed(times: PlegTimes) -> PlegHandle {
+        let handle = PlegHandle::default();
+        // Nobody has set it before.
+        let _ = handle.0.times.set(times);
+        handle
+    }
+
+    /// What the runtime had when it was listed last; changes when that does.
+    #[must_use]
+    pub fn listed(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.0.listed.subscribe()
     }
 
     /// The event stream of the CRI is in use, so lists are rare.
@@ -115,6 +134,7 @@ pub async fn run(
         events,
         last: Snapshot::default(),
         answers: None,
+        began: None,
     };
     // Dropping the losing future is safe: neither holds anything but its place in a loop.
     tokio::select! {
@@ -132,6 +152,8 @@ struct Task {
     last: Snapshot,
     /// What the SyncLoop was told last of the runtime.
     answers: Option<Result<(), String>>,
+    /// When the last list began.
+    began: Option<Mono>,
 }
 
 /// The SyncLoop has gone.
@@ -181,16 +203,32 @@ impl Task {
                 return self.runtime_is(Err(error)).await.map(|()| false);
             }
         };
-        self.handle.0.listed_at.store(clock::now().0, Ordering::Relaxed);
+        self.note_times(listed_at);
         self.runtime_is(Ok(())).await?;
         let changes = now.events_since(&self.last);
         self.send(Event::Relisted(now.pods(listed_at))).await?;
+        self.handle.0.listed.send_if_modified(|listed| {
+            let news = **listed != now;
+            if news {
+                *listed = Arc::new(now.clone());
+            }
+            news
+        });
         self.last = now;
         let any = !changes.is_empty();
         for change in changes {
             self.send(Event::Lifecycle(change)).await?;
         }
         Ok(any)
+    }
+
+    fn note_times(&mut self, began: Mono) {
+        self.handle.0.listed_at.store(clock::now().0, Ordering::Relaxed);
+        let since_last = self.began.replace(began).map(|before| began.since(before));
+        if let Some(times) = self.handle.0.times.get() {
+            let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            times.relisted(clock::now().since(began), since_last, unix);
+        }
     }
 
     async fn list(&self) -> Result<Snapshot, crate::cri::CriError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::manifest_dir::Looks;
+use crate::watched_dir::Looks;
 use oomlet_core::node::event::Event;
 
 mod directory;

@@ -37,11 +37,14 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::clock;
+use crate::instruments::workers::Operation;
+use crate::spans::PodSpan;
 use oomlet_core::node::event::Event;
 use oomlet_core::pod::backoff::{CrashLoopBackOff, Exponential, MOUNT_ERROR, RUNTIME_ERROR, WORKER_ERROR};
 use oomlet_core::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
+use oomlet_core::pod::probe::ProbeResults;
 use oomlet_core::pod::runtime_status::PodRuntimeStatus;
-use oomlet_core::pod::{PodRef, PodUid};
+use oomlet_core::pod::{Pod, PodRef, PodUid};
 use oomlet_core::reason::Reason;
 
 pub use context::{PodCgroups, WorkerContext};
@@ -100,6 +103,13 @@ impl PodWorkers {
         }
     }
 
+    /// How many there are.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.workers.len()
+    }
+
     /// Hands the order to the pod's worker, which is started if there is none. Never blocks.
     pub fn dispatch(&mut self, uid: PodUid, order: WorkOrder) {
         let now = clock::now();
@@ -156,6 +166,8 @@ impl PodWorkers {
             being_started: Vec::new(),
             sigkilled: BTreeSet::new(),
             completed_cleanly: false,
+            span: PodSpan::default(),
+            synced: None,
         };
         let (pod, reports) = (worker.uid.clone(), worker.reports.clone());
         let run = worker.run(predecessor, self.cancel.clone());
@@ -218,6 +230,10 @@ struct Worker {
     pod_killed: bool,
     /// The pod has ended and its cgroup and volumes are gone.
     completed_cleanly: bool,
+    /// Of what is being done.
+    span: PodSpan,
+    /// The manifest of the last sync.
+    synced: Option<Arc<Pod>>,
 }
 
 /// The SyncLoop or the worker's mailbox has gone.
@@ -251,7 +267,11 @@ impl Worker {
             }
             match standing.as_ref().map(|s| &s.order) {
                 None => {}
-                Some(WorkOrder::Terminate { .. }) => self.terminate().await?,
+                Some(WorkOrder::Terminate { .. }) => {
+                    let began = clock::now();
+                    self.terminate().await?;
+                    self.context.times.ended(Operation::Kill, clock::now().since(began));
+                }
                 Some(WorkOrder::Sync { pod, probes, .. }) => {
                     let (pod, probes) = (pod.clone(), probes.clone());
                     let mut orders = self.orders.clone();
@@ -265,7 +285,7 @@ impl Worker {
                             Ok(()) => continue,
                             Err(_) => return Err(Gone),
                         },
-                        outcome = self.sync(&pod, &probes) => self.report(outcome).await?,
+                        outcome = self.timed_sync(&pod, &probes) => self.report(outcome).await?,
                     }
                 }
             }
@@ -284,6 +304,19 @@ impl Worker {
                 () = kill => {}
             }
         }
+    }
+
+    async fn timed_sync(&mut self, pod: &Arc<Pod>, probes: &ProbeResults) -> WorkerOutcome {
+        let operation = match &self.synced {
+            None => Operation::Create,
+            Some(before) if Arc::ptr_eq(before, pod) => Operation::Sync,
+            Some(_) => Operation::Update,
+        };
+        let began = clock::now();
+        let outcome = self.sync(pod, probes).await;
+        self.context.times.ended(operation, clock::now().since(began));
+        self.synced = Some(Arc::clone(pod));
+        outcome
     }
 
     async fn report(&self, outcome: WorkerOutcome) -> Result<(), Gone> {

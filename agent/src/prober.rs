@@ -1,6 +1,10 @@
 //! The prober: one task for all probes of the node. Reads the pods as they are published and who is held; carries out what
 //! [`Prober`] says is due, each run for itself, and sends what it makes of the outcomes as `Event::Probe`. Of the runs the
 //! SyncLoop hears only what they change.
+//!
+//! - [`counted`]: every run, for `/metrics/probes`.
+
+pub mod counted;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::probe::Checks;
+use counted::CountedProbes;
 use oomlet_core::node::event::Event;
 use oomlet_core::node::prober::{HeldPods, LONGEST_REST, ProbeRun, Prober};
 use oomlet_core::node::published::NodeSnapshot;
@@ -24,6 +29,7 @@ pub struct ProberTask<C> {
     pub snapshots: watch::Receiver<Arc<NodeSnapshot>>,
     pub held: watch::Receiver<HeldPods>,
     pub events: mpsc::Sender<Event>,
+    pub counted: CountedProbes,
 }
 
 impl<C: Checks> ProberTask<C> {
@@ -45,6 +51,7 @@ impl<C: Checks> ProberTask<C> {
                     }
                     let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
                     self.prober.observe(&snapshot, clock::now());
+                    self.counted.keep(&snapshot);
                     None
                 }
                 ended = under_way.next() => self.ended(ended),
@@ -65,6 +72,7 @@ impl<C: Checks> ProberTask<C> {
 
     fn ended(&mut self, (run, outcome): (ProbeRun, ProbeOutcome)) -> Option<ProbeReport> {
         tracing::trace!(pod = %run.pod, container = run.container.name, kind = %run.kind, ?outcome, "probed");
+        self.counted.ended(&run, &outcome, clock::now());
         let held = self.held.borrow().clone();
         self.prober.ended(&run, outcome, &held, clock::now())
     }

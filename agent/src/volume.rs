@@ -37,6 +37,9 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Volume};
 
+use crate::clock;
+use crate::instruments::storage::StorageOperations;
+use oomlet_core::metrics::pods::plugin;
 use oomlet_core::pod::env::file::{EnvFile, EnvFiles};
 use oomlet_core::pod::env::{Env, expand_sub_path, files};
 use oomlet_core::pod::{Pod, PodRef, PodUid};
@@ -70,13 +73,15 @@ pub struct VolumeMount {
 pub struct VolumeManager {
     root_dir: PathBuf,
     node_allocatable_bytes: Option<u64>,
+    operations: StorageOperations,
 }
 
 impl VolumeManager {
     /// `root_dir` is kubelet's `--root-dir`; it is made when first needed.
     #[must_use]
     pub fn new(root_dir: &Path) -> Self {
-        VolumeManager { root_dir: root_dir.to_owned(), node_allocatable_bytes: None }
+        let operations = StorageOperations::default();
+        VolumeManager { root_dir: root_dir.to_owned(), node_allocatable_bytes: None, operations }
     }
 
     /// Bounds memory-backed volumes of pods without a limit of their own, as kubelet does. Without it they are
@@ -84,6 +89,13 @@ impl VolumeManager {
     #[must_use]
     pub fn with_node_allocatable_bytes(mut self, bytes: u64) -> Self {
         self.node_allocatable_bytes = Some(bytes);
+        self
+    }
+
+    /// Whose work is timed with these.
+    #[must_use]
+    pub fn timed(mut self, operations: StorageOperations) -> Self {
+        self.operations = operations;
         self
     }
 
@@ -106,8 +118,11 @@ impl VolumeManager {
             .map_err(|e| VolumeError::PodDir { pod: who.clone(), source: e.into() })?;
         let mut leftovers = false;
         for volume in volumes(pod) {
+            let began = clock::now();
             let made = check_label("name", &volume.name)
                 .and_then(|()| self.set_up_one(&pod_dir, volume, pod, content));
+            let took = clock::now().since(began);
+            self.operations.ended(plugin(volume), "volume_mount", made.is_ok(), took);
             leftovers |= made.map_err(|e| failed(&who, volume, e))?;
         }
         Ok(leftovers)
@@ -225,6 +240,17 @@ impl VolumeManager {
             Err(e) => Err(VolumeProblem::io("look at", self.pods_dir(), e)),
         };
         removed.map_err(|e| VolumeError::TearDown { uid: uid.clone(), source: e.into() })
+    }
+
+    /// The pod's volumes that have a directory of their own below the pod's, and where.
+    #[must_use]
+    pub fn dirs<'a>(&self, pod: &'a Pod) -> Vec<(&'a Volume, PathBuf)> {
+        let pod_dir = self.pod_dir(&PodRef::of(pod).uid);
+        let dir = |volume: &'a Volume| {
+            check_label("name", &volume.name).ok()?;
+            Some((volume, Source::of(volume).ok()?.path(&pod_dir, &volume.name)?))
+        };
+        volumes(pod).filter_map(dir).collect()
     }
 
     /// Every pod that has a directory, wanted or not.

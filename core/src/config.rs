@@ -20,11 +20,15 @@ pub mod extension;
 pub mod flags;
 mod keys;
 mod layers;
+pub mod node_api;
 pub mod node_flags;
 mod raw;
+pub mod tracing;
 
 pub use extension::Extension;
 pub use layers::{Layers, Loaded, Source};
+pub use node_api::NodeApiConfig;
+pub use tracing::Tracing;
 
 pub const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 pub const KIND: &str = "KubeletConfiguration";
@@ -61,6 +65,7 @@ pub struct Config {
     pub file_check_frequency: Duration,
     /// 1 min.
     pub sync_frequency: Duration,
+    pub numbers: NumbersConfig,
     /// `unix:///run/containerd/containerd.sock`.
     pub container_runtime_endpoint: String,
     /// `None`: the runtime's.
@@ -143,7 +148,32 @@ pub struct Config {
     pub change_detection: ChangeDetection,
     /// True: the controller manager attaches volumes.
     pub enable_controller_attach_detach: bool,
+    /// Spans of what is done for pods. None.
+    pub tracing: Option<Tracing>,
+    /// What the node's own API listens on, and whom it answers.
+    pub node_api: NodeApiConfig,
     pub oomlet: Extension,
+}
+
+/// What is shown of the node's numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NumbersConfig {
+    /// The Summary's system container `kubelet`. `None`: the agent's own cgroup.
+    pub kubelet_cgroups: Option<String>,
+    /// Its system container `misc`.
+    pub system_cgroups: Option<String>,
+    /// 1 min.
+    pub volume_stats_agg_period: Duration,
+}
+
+impl Default for NumbersConfig {
+    fn default() -> NumbersConfig {
+        NumbersConfig {
+            kubelet_cgroups: None,
+            system_cgroups: None,
+            volume_stats_agg_period: Duration::from_secs(60),
+        }
+    }
 }
 
 impl Default for Config {
@@ -155,6 +185,7 @@ impl Default for Config {
             http_check_frequency: Duration::from_secs(20),
             file_check_frequency: Duration::from_secs(20),
             sync_frequency: Duration::from_secs(60),
+            numbers: NumbersConfig::default(),
             container_runtime_endpoint: "unix:///run/containerd/containerd.sock".to_owned(),
             image_service_endpoint: None,
             cgroup_root: "/".to_owned(),
@@ -199,6 +230,8 @@ impl Default for Config {
             server_tls_bootstrap: false,
             change_detection: ChangeDetection::Watch,
             enable_controller_attach_detach: true,
+            tracing: None,
+            node_api: NodeApiConfig::default(),
             oomlet: Extension::default(),
         }
     }
@@ -240,6 +273,10 @@ pub enum ConfigWarning {
     FlagNotHonoured { flag: &'static str },
     /// The file names an eviction signal of kubelet's and gives it a threshold; nothing enforces it yet.
     NotEnforced { signal: String },
+    /// kubelet's TLS has the cipher suite, this agent's does not: it is left out.
+    CipherSuite { name: String },
+    /// TLS 1.0 or 1.1 is asked for, and is not spoken.
+    TlsVersion { name: String },
     /// Neither kubelet nor this agent knows the key; `nearest` is the known key that looks like it.
     Unknown { key: String, nearest: Option<String> },
 }
@@ -255,6 +292,15 @@ impl std::fmt::Display for ConfigWarning {
             }
             ConfigWarning::NotEnforced { signal } => {
                 write!(f, "the eviction threshold for {signal} is not enforced by this agent yet")
+            }
+            ConfigWarning::CipherSuite { name } => {
+                write!(
+                    f,
+                    "tlsCipherSuites: {name} is not among what this agent's TLS speaks (ECDHE with AES-GCM or ChaCha20) and is left out"
+                )
+            }
+            ConfigWarning::TlsVersion { name } => {
+                write!(f, "tlsMinVersion: {name} is not spoken by this agent; TLS 1.2 is the least")
             }
             ConfigWarning::Unknown { key, nearest: None } => {
                 write!(f, "{key} is not a known key and has no effect")

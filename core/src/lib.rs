@@ -16,7 +16,8 @@
 //! - [`brake`]: who is frozen or throttled, and how far. [`eviction`]: thresholds, ranking, one decision.
 //! - [`config`]: KubeletConfiguration. [`trace`]: the record of what was seen and done.
 //! - [`oom`]: the ledger of OOM kills, and which limit each was about.
-//! - [`node`]: the SyncLoop's core: events, state, plan. [`apiserver`]: what the API server is to be told.
+//! - [`node`]: the SyncLoop's core: events, state, plan. [`apiserver`]: what the API server is to be told. [`node_api`]: what
+//!   the node's own API decides.
 
 pub mod apiserver;
 pub mod brake;
@@ -30,8 +31,10 @@ pub mod forecast;
 pub mod image;
 pub mod label;
 pub mod manifest;
+pub mod metrics;
 pub mod mountinfo;
 pub mod node;
+pub mod node_api;
 pub mod object;
 pub mod oom;
 pub mod pod;
@@ -39,6 +42,7 @@ pub mod pod_certificate;
 pub mod quantity;
 pub mod reason;
 pub mod signal;
+pub mod stats;
 pub mod token;
 pub mod trace;
 pub mod trust_bundle;

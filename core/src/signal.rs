@@ -229,6 +229,30 @@ pub enum KernelEventKind {
     },
 }
 
+impl KernelEventKind {
+    /// The variant's name.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            KernelEventKind::OomKill(_) => "OomKill",
+            KernelEventKind::MemcgReclaim { .. } => "MemcgReclaim",
+            KernelEventKind::DirectReclaim { .. } => "DirectReclaim",
+            KernelEventKind::KswapdWake { .. } => "KswapdWake",
+            KernelEventKind::ReclaimRetry { .. } => "ReclaimRetry",
+            KernelEventKind::Growth { .. } => "Growth",
+            KernelEventKind::OomBegin(_) => "OomBegin",
+            KernelEventKind::LimitReclaim { .. } => "LimitReclaim",
+            KernelEventKind::OverHigh { .. } => "OverHigh",
+            KernelEventKind::Throttled { .. } => "Throttled",
+            KernelEventKind::ChargeForecast { .. } => "ChargeForecast",
+            KernelEventKind::CgroupMade { .. } => "CgroupMade",
+            KernelEventKind::CgroupRemoved { .. } => "CgroupRemoved",
+            KernelEventKind::InitExit { .. } => "InitExit",
+            KernelEventKind::Lost { .. } => "Lost",
+        }
+    }
+}
+
 /// How a domain's statistics stand to its usage, which is always true. See [`rstat`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatAge {

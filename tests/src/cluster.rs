@@ -10,7 +10,7 @@ pub mod joined;
 pub mod pod_signer;
 
 use std::ops::{Deref, DerefMut};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use xtask::control_plane::{ControlPlane, Options};
 use xtask::process;
 use xtask::scratch::Scratch;
 
+use crate::node::Node;
 use crate::slot::Slot;
 use crate::speed;
 
@@ -53,7 +54,8 @@ pub fn shared() -> &'static ControlPlane {
 pub struct Own {
     control_plane: ControlPlane,
     _scratch: Scratch,
-    _slot: Slot,
+    /// `None`: that of the node which it is around.
+    _slot: Option<Slot>,
 }
 
 impl Deref for Own {
@@ -74,7 +76,20 @@ impl DerefMut for Own {
 #[track_caller]
 #[must_use]
 pub fn own(label: &str, options: &Options) -> Own {
-    let slot = Slot::take();
+    start(label, options, Some(Slot::take()))
+}
+
+/// The same in the network namespace of this node, where the API server reaches the node's own API, and what else asks either
+/// of them can be.
+#[track_caller]
+#[must_use]
+pub fn around(node: &Node, label: &str, options: &Options) -> Own {
+    let netns = Some(Arc::clone(node.containerd.netns()));
+    start(label, &Options { netns, ..options.clone() }, None)
+}
+
+#[track_caller]
+fn start(label: &str, options: &Options, slot: Option<Slot>) -> Own {
     let scratch = Scratch::new(label).unwrap_or_else(|e| panic!("{label}: {e:#}"));
     let control_plane = ControlPlane::start(&scratch, options).unwrap_or_else(|e| panic!("{label}: {e:#}"));
     Own { control_plane, _scratch: scratch, _slot: slot }

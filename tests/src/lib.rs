@@ -7,6 +7,8 @@
 //! - [`slot`]: how many nodes there are at a time.
 //! - [`speed`]: how fast things go here.
 //! - [`command`]: the agent's commands, run to their end.
+//! - [`collector`]: of OpenTelemetry traces.
+//! - [`dashboard`]: the queries of the Grafana dashboard.
 //! - [`pod`]: a pod's status as `oomlet pods --output json` shows it.
 //! - [`cgroup`]: limits and shares of cgroups, whichever version the machine has.
 //!
@@ -16,7 +18,10 @@
 pub mod capped;
 pub mod cgroup;
 pub mod cluster;
+pub mod collector;
 pub mod command;
+pub mod dashboard;
+pub mod https;
 pub mod node;
 pub mod pod;
 pub mod slot;

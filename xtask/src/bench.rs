@@ -4,7 +4,9 @@
 mod brake;
 mod forestall;
 mod machine;
+mod node_api;
 mod pods;
+mod scrape;
 mod signal;
 mod sync_loop;
 
@@ -24,8 +26,12 @@ pub enum Bench {
     Brake(brake::Options),
     /// What an event costs the SyncLoop with 110, 1,000 and 5,000 pods, and what a pod takes of memory; no runtime.
     Loop(sync_loop::Options),
+    /// From kernel event to decision while the node's own API is under attack, beside the same without.
+    NodeApi(node_api::Options),
     /// Many pods at once on a node of a real control plane, their end, and a minute at rest: oomlet beside kubelet.
     Pods(pods::Options),
+    /// What it costs to be scraped with many pods: oomlet beside kubelet.
+    Scrape(scrape::Options),
     /// Leaks of each speed and shape: who ends them before the kernel does, and how.
     Forestall(forestall::Options),
 }
@@ -35,11 +41,12 @@ impl Bench {
     #[must_use]
     pub fn is_inside(&self) -> bool {
         match self {
-            Bench::Signal(_) => false,
+            Bench::Signal(_) | Bench::NodeApi(_) => false,
             // It builds the little that it needs by itself.
             Bench::Loop(_) => true,
             Bench::Brake(options) => options.is_report(),
             Bench::Pods(options) => options.is_built(),
+            Bench::Scrape(options) => options.is_built(),
             Bench::Forestall(options) => options.is_inside(),
         }
     }
@@ -48,9 +55,11 @@ impl Bench {
 pub fn run(bench: &Bench) -> Result<()> {
     let path = match bench {
         Bench::Signal(options) => write("signal", signal::run(options)?),
+        Bench::NodeApi(options) => write("node-api", node_api::run(options)?),
         Bench::Brake(options) => return brake::run(options),
         Bench::Loop(options) => return sync_loop::run(options),
         Bench::Pods(options) => return pods::run(options),
+        Bench::Scrape(options) => return scrape::run(options),
         Bench::Forestall(options) => return forestall::run(options),
     }?;
     println!("written: {}", shown(&path));
@@ -127,7 +136,9 @@ mod tests {
 
     #[test]
     fn pages_have_their_marks() {
-        for (name, bench) in [(README, "forestall"), (README, "pods"), (PAGE, "brake"), (PAGE, "loop")] {
+        for (name, bench) in
+            [(README, "forestall"), (README, "pods"), (PAGE, "brake"), (PAGE, "loop"), (PAGE, "scrape")]
+        {
             let text = std::fs::read_to_string(paths::repository().join(name)).unwrap();
             replace_between(&text, bench, "new").unwrap();
         }

@@ -7,8 +7,10 @@
 
 pub mod command;
 mod component;
+mod go_module;
 mod kubeconfig;
 mod layout;
+pub mod metrics_server;
 pub(crate) mod objects;
 mod pki;
 pub mod programs;
@@ -98,7 +100,7 @@ impl ControlPlane {
         let component = |program, args: Vec<String>| {
             let mut command = command_in(netns.as_deref(), &programs.path(program));
             command.args(args);
-            Component::new(program, command, layout.log(program))
+            Component::new(program.name(), command, layout.log(program))
         };
         let mut controllers = Vec::new();
         if options.controller_manager {
@@ -156,7 +158,7 @@ impl ControlPlane {
     }
 
     fn runs(&self, program: Program) -> bool {
-        self.controllers.iter().any(|controller| controller.program == program)
+        self.controllers.iter().any(|controller| controller.name == program.name())
     }
 
     /// Such as `https://127.0.0.1:20001`; stays when the API server is started again.
@@ -205,6 +207,16 @@ impl ControlPlane {
     pub fn expiring_node_kubeconfig(&self, node: &str, validity: Duration) -> Result<PathBuf> {
         let identity = self.pki.client(&format!("system:node:{node}"), &["system:nodes"], validity)?;
         self.client_kubeconfig(&format!("node-{node}-expiring"), &identity)
+    }
+
+    /// Of any user, by a client certificate: the paths of certificate and key, as PEM.
+    pub fn client_files(&self, user: &str, groups: &[&str]) -> Result<(PathBuf, PathBuf)> {
+        let identity = self.pki.lasting_client(user, groups)?;
+        let file = |end: &str| self.layout.pki().join(format!("{}.{end}", user.replace([':', '/'], "-")));
+        let (certificate, key) = (file("crt"), file("key"));
+        pki::write_private(&certificate, &identity.certificate)?;
+        pki::write_private(&key, &identity.key)?;
+        Ok((certificate, key))
     }
 
     /// By a new bootstrap token, as `--bootstrap-kubeconfig` takes it: its client CSR is approved and signed by itself.
@@ -326,7 +338,7 @@ impl ControlPlane {
         let components = [&mut self.etcd, &mut self.api_server].into_iter().chain(&mut self.controllers);
         components.into_iter().find_map(|component| {
             let status = component.ended()?;
-            Some(format!("{} ended with {status}; {}", component.program.name(), component.log_tail()))
+            Some(format!("{} ended with {status}; {}", component.name, component.log_tail()))
         })
     }
 

@@ -10,6 +10,7 @@
 //! - [`demo`], [`bench`]: the agent at work, and its figures.
 //! - [`compare`]: the agent held against kubelet.
 //! - [`control_plane`]: a real Kubernetes control plane, for tests and to join by hand.
+//! - [`prometheus`]: scrapes a node of it.
 //! - [`private_containerd`], [`images`], [`netns`], [`scratch`], [`node`]: a containerd and a node of their own for
 //!   a test, which are gone afterwards.
 
@@ -28,6 +29,7 @@ pub mod paths;
 pub mod private_containerd;
 pub mod process;
 pub mod progress;
+pub mod prometheus;
 pub mod relay;
 pub mod root;
 pub mod scratch;

@@ -95,6 +95,9 @@ impl TestNode {
             // Of memory alone, and no image is removed: the machine's disk may be as full as it likes.
             "evictionHard": { "memory.available": "100Mi" },
             "imageGCHighThresholdPercent": 100,
+            // Many nodes share this machine's ports, until one has a network of its own (`join`).
+            "enableServer": false,
+            "healthzPort": 0,
             "oomlet": { "trace": { "file": scratch.path().join("trace.jsonl") } },
         });
         scratch.create_dir("root")?;

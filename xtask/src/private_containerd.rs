@@ -8,6 +8,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -96,7 +97,7 @@ pub struct PrivateContainerd {
     dir: PathBuf,
     cgroup_root: String,
     cgroup_driver: CgroupDriver,
-    netns: NetNs,
+    netns: Arc<NetNs>,
     child: Option<Child>,
 }
 
@@ -115,7 +116,7 @@ impl PrivateContainerd {
             dir,
             cgroup_root: scratch.cgroup_root().to_owned(),
             cgroup_driver: scratch.cgroup_driver(),
-            netns: NetNs::new()?,
+            netns: Arc::new(NetNs::new()?),
             child: None,
         };
         containerd.spawn_with_samples()?;
@@ -157,7 +158,7 @@ impl PrivateContainerd {
 
     /// The namespace that the pods' addresses are in.
     #[must_use]
-    pub fn netns(&self) -> &NetNs {
+    pub fn netns(&self) -> &Arc<NetNs> {
         &self.netns
     }
 

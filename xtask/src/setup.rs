@@ -8,7 +8,9 @@ pub mod apt;
 pub mod containerd_release;
 pub mod ebpf_toolchain;
 pub mod go;
+pub mod old_kubectl;
 pub mod packages;
+pub mod prometheus;
 pub mod qemu;
 pub mod role;
 
@@ -17,6 +19,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
 
+use crate::control_plane::metrics_server;
 use crate::control_plane::programs::{Program, Programs, Source};
 use crate::progress::{self, Step};
 use crate::{paths, process, root};
@@ -46,6 +49,8 @@ enum Install {
     BpfLinker(Toolchain),
     Containerd(Release),
     Go,
+    Prometheus,
+    OldKubectl,
     RustComponents,
     ByHand,
 }
@@ -88,6 +93,20 @@ pub fn needs(roles: &[Role]) -> Result<Vec<Need>> {
     }
     if roles.contains(&Role::ControlPlane) {
         needs.push(go_need()?);
+    }
+    if roles.contains(&Role::Monitoring) {
+        needs.push(prometheus_need()?);
+    }
+    if roles.contains(&Role::OldKubectl) {
+        needs.push(Need {
+            name: "kubectl 1.20".to_owned(),
+            role: Role::OldKubectl,
+            why: "tests that streams of a kubectl that speaks SPDY work too".to_owned(),
+            how: "Debian 12's kubernetes-client, unpacked into the cache".to_owned(),
+            present: old_kubectl::binary()?.is_some(),
+            optional: true,
+            install: Install::OldKubectl,
+        });
     }
     Ok(needs)
 }
@@ -149,7 +168,10 @@ fn containerd_needs() -> Result<Vec<Need>> {
 
 fn go_need() -> Result<Need> {
     // A machine that has been given the programs compiles none.
-    let built = || Programs::find(&Source::default(), &Program::CONTROL_PLANE).is_ok();
+    let built = || {
+        Programs::find(&Source::default(), &Program::CONTROL_PLANE).is_ok()
+            && metrics_server::program::find().is_ok()
+    };
     Ok(Need {
         name: format!("Go {} or newer", go::OLDEST),
         role: Role::ControlPlane,
@@ -158,6 +180,21 @@ fn go_need() -> Result<Need> {
         present: go::program()?.is_some() || built(),
         optional: false,
         install: Install::Go,
+    })
+}
+
+fn prometheus_need() -> Result<Need> {
+    Ok(Need {
+        name: "Prometheus".to_owned(),
+        role: Role::Monitoring,
+        why: "scrapes the agent in the tests, and promtool checks its rules and dashboards".to_owned(),
+        how: format!(
+            "the system's package {}, unpacked into the cache: no service is started",
+            prometheus::PACKAGE
+        ),
+        present: prometheus::Programs::find()?.is_some(),
+        optional: false,
+        install: Install::Prometheus,
     })
 }
 
@@ -233,6 +270,8 @@ impl Install {
             Install::BpfLinker(toolchain) => ebpf_toolchain::install_linker(toolchain, step),
             Install::Containerd(release) => release.fetch(),
             Install::Go => go::install(step),
+            Install::Prometheus => prometheus::fetch(step),
+            Install::OldKubectl => old_kubectl::fetch(),
             Install::RustComponents => {
                 step.run(std::process::Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]))
             }
@@ -321,9 +360,15 @@ mod tests {
         for name in ["containerd", "gcc", "catatonit", "bpf-linker"] {
             assert!(names.iter().any(|n| n == name), "{name} in {names:?}");
         }
-        for name in
-            ["vagrant", qemu::PACKAGE, "mmdebstrap", "rustfmt, clippy", "containerd 2", "Go 1.21 or newer"]
-        {
+        for name in [
+            "vagrant",
+            qemu::PACKAGE,
+            "mmdebstrap",
+            "rustfmt, clippy",
+            "containerd 2",
+            "Go 1.21 or newer",
+            "Prometheus",
+        ] {
             assert!(!names.iter().any(|n| n == name), "{name} in {names:?}");
         }
     }

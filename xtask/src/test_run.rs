@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::build::{TEST_TARGETS, WORKSPACE};
+use crate::control_plane::metrics_server;
 use crate::control_plane::programs::{Program, Programs, Source};
 use crate::{build, lab, paths, process, scratch};
 
@@ -40,7 +41,8 @@ pub fn run(filter: &[String]) -> Result<()> {
     if !steps.failed().contains(&"build") {
         steps.take("control plane", || {
             // With kubelet: a test takes over from it.
-            Programs::ensure(&Source::default(), &Program::ALL).map(drop)
+            Programs::ensure(&Source::default(), &Program::ALL)?;
+            metrics_server::program::ensure().map(drop)
         });
     }
     if !["build", "control plane"].iter().any(|step| steps.failed().contains(step)) {

@@ -29,7 +29,7 @@ const AT_A_TIME: usize = 8;
 /// What the API server refuses for what it is will hardly be taken the next moment.
 const REFUSED_AGAIN: Duration = Duration::from_secs(30);
 /// What may wait for the next of the same pod, see [`Step::Patch`]: as long as clearing away takes on a busy node.
-const WAITS_FOR_MORE: Duration = Duration::from_secs(10);
+const WAITS_FOR_MORE: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub struct StatusManager {

@@ -16,6 +16,7 @@ use super::pod_status::StatusManager;
 use super::pods::PodWatch;
 use super::supervise::{self, Task};
 use crate::cri::{ImageClient, RuntimeClient};
+use crate::instruments::requests::Requests;
 use crate::pleg::PlegHandle;
 use crate::trace::journal::Journal;
 use oomlet_core::node::event::{Event, PodSource};
@@ -43,6 +44,7 @@ pub struct Session {
     pub runtime: RuntimeClient,
     pub images: ImageClient,
     pub events: mpsc::Sender<Event>,
+    pub requests: Requests,
     /// For whoever else talks to the API server; `None` while there is no usable kubeconfig.
     pub client: watch::Sender<Option<ApiServer>>,
 }
@@ -131,8 +133,11 @@ impl Session {
             };
             if there {
                 // What tells that the node is alive does not wait behind the rest (kubelet: its heartbeat client).
-                let heartbeats = ApiServer(following::client(connection.clone()));
-                let client = following::paced_client(connection, self.qps, self.burst);
+                let paced = |qps, burst| {
+                    following::paced_client(connection.clone(), qps, burst, self.requests.clone())
+                };
+                let heartbeats = ApiServer(paced(0, 0));
+                let client = paced(self.qps, self.burst);
                 return Some((ApiServer(client), heartbeats));
             }
             if problem {

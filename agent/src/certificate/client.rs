@@ -18,6 +18,7 @@ use super::store::Store;
 use crate::apiserver::credentials;
 use crate::apiserver::following::Connection;
 use crate::apiserver::kubeconfig::{self, KubeconfigError};
+use crate::instruments::certificates::Certificate;
 use oomlet_core::certificate::{Found, Need, jitter_of, need, retry_delay};
 
 /// How often files and the time of rotation are looked at.
@@ -42,6 +43,7 @@ pub struct ClientIdentity {
     connection: watch::Sender<Connection>,
     /// What was last said of a problem, so that it is said once.
     told: Option<String>,
+    times: Certificate,
 }
 
 /// An identity that is in use.
@@ -58,7 +60,14 @@ impl ClientIdentity {
     pub fn new(options: Options) -> (ClientIdentity, watch::Receiver<Connection>) {
         let (connection, receiver) = watch::channel(Connection::default());
         let store = Store::new(&options.cert_dir, "kubelet-client");
-        (ClientIdentity { options, store, connection, told: None }, receiver)
+        (ClientIdentity { options, store, connection, told: None, times: Certificate::default() }, receiver)
+    }
+
+    /// Whose certificate's time and failed renewals are shown.
+    #[must_use]
+    pub fn timed(mut self, times: Certificate) -> ClientIdentity {
+        self.times = times;
+        self
     }
 
     pub async fn run(mut self, cancel: CancellationToken) {
@@ -75,11 +84,21 @@ impl ClientIdentity {
             match self.identity().await {
                 Ok(in_use) => {
                     failed = 0;
-                    self.connection.send_modify(|c| c.client = Some(in_use.client.clone()));
+                    let host =
+                        in_use.server.split_once("://").map_or(in_use.server.as_str(), |(_, rest)| rest);
+                    let host = host.trim_end_matches('/');
+                    self.connection.send_modify(|c| {
+                        c.client = Some(in_use.client.clone());
+                        c.host = host.into();
+                    });
+                    if let Some((Found::Certificate(validity), _)) = &in_use.certificate {
+                        self.times.lasts_until(validity.not_after_s);
+                    }
                     self.keep(in_use).await;
                 }
                 Err(error) => {
                     failed += 1;
+                    self.times.failed();
                     self.tell(Some(kubeconfig::chain(&error)));
                     sleep(retry_delay(failed)).await;
                 }
@@ -170,6 +189,7 @@ impl ClientIdentity {
                     Ok(()) => return,
                     Err(error) => {
                         failed += 1;
+                        self.times.failed();
                         let text = kubeconfig::chain(&error);
                         tracing::warn!("the client certificate is due and cannot be rotated yet: {text}");
                         retry_delay(failed)

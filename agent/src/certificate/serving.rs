@@ -21,6 +21,7 @@ use super::store::{Store, StoreError};
 use crate::apiserver::credentials::{self, Credentials};
 use crate::apiserver::following::{self, Connection};
 use crate::apiserver::kubeconfig::chain;
+use crate::instruments::certificates::Certificate;
 use oomlet_core::certificate::{Found, Need, jitter_of, need, retry_delay, self_signed_is_due};
 
 /// How often the files and the time of rotation are looked at.
@@ -49,6 +50,7 @@ pub struct Serving {
     /// The node's, as its status has them.
     pub addresses: watch::Receiver<Vec<IpAddr>>,
     pub connection: watch::Receiver<Connection>,
+    pub times: Certificate,
 }
 
 type Current = Option<Arc<CertifiedKey>>;
@@ -102,6 +104,7 @@ impl Serving {
                 }
                 Err(error) => {
                     failed += 1;
+                    self.times.failed();
                     let text = chain(&error);
                     if told.as_ref() != Some(&text) {
                         tracing::error!("the serving certificate: {text}; it is tried again");
@@ -120,6 +123,7 @@ impl Serving {
             Origin::Cluster => self.of_cluster(sender).await?,
         };
         if let Some(credentials) = credentials {
+            self.times.lasts_until(credentials.validity.not_after_s);
             publish(sender, credentials.key);
         }
         Ok(())
@@ -243,6 +247,7 @@ mod tests {
             node_name: "n1".to_owned(),
             addresses: watch::channel(addresses).1,
             connection: watch::channel(Connection::default()).1,
+            times: Certificate::default(),
         }
     }
 

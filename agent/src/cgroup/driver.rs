@@ -251,6 +251,20 @@ impl CgroupDriver {
         Some(below(mount, &self.pod_path(uid, qos)))
     }
 
+    /// The pod's path in each hierarchy.
+    #[must_use]
+    pub fn pod_cgroup(&self, uid: &PodUid, qos: QosClass) -> String {
+        self.pod_path(uid, qos)
+    }
+
+    /// Paths of `kubepods` and of the QoS classes' cgroups in each hierarchy.
+    #[must_use]
+    pub fn class_paths(&self) -> [(String, Option<QosClass>); 3] {
+        let class = |qos| (names::qos_class(self.layout, &self.cgroup_root, qos), Some(qos));
+        let kubepods = (names::kubepods(self.layout, &self.cgroup_root), None);
+        [kubepods, class(QosClass::Burstable), class(QosClass::BestEffort)]
+    }
+
     /// Where `kubepods` is, or would be.
     #[must_use]
     pub fn kubepods_dir(&self) -> PodDirs {

@@ -4,6 +4,8 @@
 //! A key that kubelet's arithmetic needs is an error when it is missing, never zero: a zero would read as
 //! "nothing reclaimable" or "nothing available" and end a pod for it.
 
+pub mod counters;
+
 /// What is wrong with a file's text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
@@ -37,6 +39,8 @@ pub struct MemInfo {
     pub total_bytes: u64,
     pub free_bytes: u64,
     pub available_bytes: u64,
+    pub swap_total_bytes: Option<u64>,
+    pub swap_free_bytes: Option<u64>,
 }
 
 /// Pressure stall information of one resource. Averages are percentages over 10 s, totals are µs since
@@ -96,13 +100,16 @@ fn memory_stat(text: &[u8], keys: StatKeys) -> Result<MemoryStat, ParseError> {
 /// # Errors
 /// When MemTotal, MemFree or MemAvailable (there since Linux 3.14) is missing or not a number.
 pub fn meminfo(text: &[u8]) -> Result<MemInfo, ParseError> {
-    let keys = ["MemTotal", "MemFree", "MemAvailable"];
-    let [total, free, available] = values(text, b':', keys)?;
-    let bytes = |kib: Option<u64>, key| kib.map(|k| k.saturating_mul(1024)).ok_or(ParseError::Missing(key));
+    let keys = ["MemTotal", "MemFree", "MemAvailable", "SwapTotal", "SwapFree"];
+    let [total, free, available, swap_total, swap_free] = values(text, b':', keys)?;
+    let bytes = |kib: Option<u64>| kib.map(|k| k.saturating_mul(1024));
+    let needed = |kib: Option<u64>, key| bytes(kib).ok_or(ParseError::Missing(key));
     Ok(MemInfo {
-        total_bytes: bytes(total, keys[0])?,
-        free_bytes: bytes(free, keys[1])?,
-        available_bytes: bytes(available, keys[2])?,
+        total_bytes: needed(total, keys[0])?,
+        free_bytes: needed(free, keys[1])?,
+        available_bytes: needed(available, keys[2])?,
+        swap_total_bytes: bytes(swap_total),
+        swap_free_bytes: bytes(swap_free),
     })
 }
 

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::CgroupError;
+use super::open_file::open;
 use super::parse;
-use super::stats::open;
 use oomlet_core::pod::PodUid;
 use oomlet_core::signal::{Domain, ReadScope};
 

@@ -3,80 +3,36 @@
 //! The sampler's hands; what to read when is decided elsewhere.
 
 use std::fs;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
 use aya::util::online_cpus;
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 
+use super::CgroupError;
 use super::driver::CgroupDriver;
-use super::parse::{self, MemInfo, ParseError};
-use super::{CgroupError, tree};
+use super::parse::{self, MemInfo};
 use crate::clock;
 use oomlet_core::clock::Mono;
 use oomlet_core::pod::PodUid;
 use oomlet_core::reason::Reason;
-use oomlet_core::signal::{Domain, DomainReading, Hierarchy, MemoryReading, ReadScope, rstat};
+use oomlet_core::signal::{Domain, DomainReading, MemoryReading, ReadScope, rstat};
+use oomlet_core::stats::account::{MemoryAccount, NodeMemory};
 
 pub use super::parse::Psi;
 
+mod files;
 mod rstat_flush;
 mod statistics;
 
+use files::{NodeFiles, ReadError, Reader, Watched, read};
 use rstat_flush::{RstatFlush, Why};
-use statistics::{StatFile, may_hide_a_leak};
+use statistics::may_hide_a_leak;
 
 /// `/proc/vmstat` is the largest of the files, about 4.5 KiB on Linux 6.18; `memory.stat` has 2 KiB.
 const BUFFER_BYTES: usize = 32 * 1024;
 
-/// Names of a cgroup's memory files.
-struct FileNames {
-    usage: &'static str,
-    limit: &'static str,
-    oom: &'static str,
-}
-
-const V1: FileNames =
-    FileNames { usage: "memory.usage_in_bytes", limit: "memory.limit_in_bytes", oom: "memory.oom_control" };
-const V2: FileNames = FileNames { usage: "memory.current", limit: "memory.max", oom: "memory.events" };
-
-/// One cgroup's open files.
-#[derive(Debug)]
-struct CgroupFiles {
-    usage: OwnedFd,
-    stat: StatFile,
-    limit: OwnedFd,
-    oom: OwnedFd,
-}
-
-/// The node's open files. v1 accounts the whole machine in its root cgroup; v2's root has `memory.stat` only.
-#[derive(Debug)]
-struct NodeFiles {
-    meminfo: OwnedFd,
-    stat: StatFile,
-    usage_v1: Option<OwnedFd>,
-    vmstat: OwnedFd,
-    /// As read with the last [`ReadScope::AllPods`]: `/proc/vmstat` is a long file and the counter moves seldom.
-    oom_kills: u64,
-}
-
-#[derive(Debug)]
-struct Watched {
-    domain: Domain,
-    dir: PathBuf,
-    files: CgroupFiles,
-}
-
-/// How files are read.
-#[derive(Debug)]
-struct Reader {
-    hierarchy: Hierarchy,
-    /// See [`statistics::slack_bytes`].
-    slack_bytes: u64,
-    buffer: Vec<u8>,
-}
+/// Under growth all pods are read many times a second, and nobody looks that often at what is only shown.
+const ACCOUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// Open memory files, read on demand.
 #[derive(Debug)]
@@ -88,6 +44,9 @@ pub struct MemoryFiles {
     /// `kubepods`' usage when a flush of stale statistics was last asked for; `None`: none is stale.
     asked_at: Option<u64>,
     reader: Reader,
+    /// Of the newest reading of all pods, until it is taken.
+    account: Option<MemoryAccount>,
+    accounted_at: Option<Mono>,
 }
 
 impl MemoryFiles {
@@ -97,17 +56,7 @@ impl MemoryFiles {
     /// [`CgroupError::Io`] naming the file that cannot be opened.
     pub fn open(driver: &CgroupDriver) -> Result<Self, CgroupError> {
         let hierarchy = driver.memory_hierarchy();
-        let root = driver.memory_root();
-        let node = NodeFiles {
-            meminfo: open(Path::new("/proc/meminfo"))?,
-            stat: StatFile::open(root)?,
-            usage_v1: match hierarchy {
-                Hierarchy::MemoryV1 => Some(open(&root.join(V1.usage))?),
-                Hierarchy::Unified => None,
-            },
-            vmstat: open(Path::new("/proc/vmstat"))?,
-            oom_kills: 0,
-        };
+        let node = NodeFiles::open(driver)?;
         let kubepods = Watched::open(hierarchy, Domain::Kubepods, &driver.kubepods_dir().memory)?;
         let cpus = online_cpus().map_err(|(path, e)| CgroupError::io("read", Path::new(path), e))?.len();
         let rstat_flush = RstatFlush::start(&kubepods.dir)
@@ -122,7 +71,10 @@ impl MemoryFiles {
                 hierarchy,
                 slack_bytes: statistics::slack_bytes(cpus),
                 buffer: vec![0; BUFFER_BYTES],
+                account: None,
             },
+            account: None,
+            accounted_at: None,
         })
     }
 
@@ -190,6 +142,8 @@ impl MemoryFiles {
     ) -> Result<MemoryReading, CgroupError> {
         let at = clock::now();
         let mut domains = Vec::with_capacity(2 + self.watched.len());
+        let accounted = self.accounted_at.is_some_and(|before| at.since(before) < ACCOUNT_EVERY);
+        self.reader.account = (scope == ReadScope::AllPods && !accounted).then(Vec::new);
         let reader = &mut self.reader;
         let (node, info) = self.node.read(scope, reader)?;
         domains.push(node);
@@ -216,6 +170,7 @@ impl MemoryFiles {
         });
         self.ask_for_flush(&domains);
         rstat::take_newer_of_children(&mut domains, self.reader.slack_bytes);
+        self.keep_account(at, &info, &domains);
         Ok(MemoryReading {
             at,
             done_at: clock::now(),
@@ -225,6 +180,26 @@ impl MemoryFiles {
             domains,
             stalled: Vec::new(),
         })
+    }
+
+    /// What a reading of all pods has found, for those who show it; no more often than once a second.
+    pub fn take_account(&mut self) -> Option<MemoryAccount> {
+        self.account.take()
+    }
+
+    fn keep_account(&mut self, at: Mono, info: &MemInfo, domains: &[DomainReading]) {
+        let Some(mut accounts) = self.reader.account.take() else { return };
+        // Shown is what was decided on.
+        for (account, reading) in accounts.iter_mut().zip(domains) {
+            account.reading = reading.clone();
+        }
+        let node = NodeMemory {
+            total_bytes: info.total_bytes,
+            swap_total_bytes: info.swap_total_bytes,
+            swap_free_bytes: info.swap_free_bytes,
+        };
+        self.accounted_at = Some(at);
+        self.account = Some(MemoryAccount { at, node, domains: accounts });
     }
 
     /// Where statistics are stale or stand still, has the kernel flush all below them, so that the next readings find them
@@ -250,158 +225,11 @@ impl MemoryFiles {
     }
 }
 
-impl NodeFiles {
-    fn read(
-        &mut self,
-        scope: ReadScope,
-        reader: &mut Reader,
-    ) -> Result<(DomainReading, MemInfo), CgroupError> {
-        let Reader { hierarchy, slack_bytes, buffer } = reader;
-        let named = |path: &'static str| move |e: ReadError| e.at(Path::new(path));
-        let info = read(&self.meminfo, buffer, parse::meminfo).map_err(named("/proc/meminfo"))?;
-        let usage_bytes = match &self.usage_v1 {
-            // On v1 the root cgroup accounts the whole machine, as cAdvisor reads it.
-            Some(usage) => read(usage, buffer, |t| parse::single(t, V1.usage))
-                .map_err(named("memory.usage_in_bytes of the root cgroup"))?,
-            // v2's root has no memory.current; cAdvisor and kubelet take what meminfo says is not free.
-            None => info.total_bytes.saturating_sub(info.free_bytes),
-        };
-        let stat = self.stat.read(usage_bytes, *hierarchy, *slack_bytes, buffer);
-        let (stat, statistics) = stat.map_err(named("memory.stat of the root cgroup"))?;
-        // The root cgroup's own counter sees only what runs directly in it (v1) or does not exist (v2).
-        if scope == ReadScope::AllPods {
-            self.oom_kills = read(&self.vmstat, buffer, parse::oom_kills).map_err(named("/proc/vmstat"))?;
-        }
-        let reading = DomainReading {
-            domain: Domain::Node,
-            usage_bytes,
-            inactive_file_bytes: stat.inactive_file_bytes,
-            active_file_bytes: stat.active_file_bytes,
-            dirty_bytes: stat.dirty_bytes,
-            refaults: stat.refaults,
-            statistics,
-            limit_bytes: Some(info.total_bytes),
-            oom_kills: self.oom_kills,
-        };
-        Ok((reading, info))
-    }
-}
-
-impl Watched {
-    fn open(hierarchy: Hierarchy, domain: Domain, dir: &Path) -> Result<Self, CgroupError> {
-        Ok(Watched { domain, dir: dir.to_owned(), files: CgroupFiles::open(hierarchy, dir)? })
-    }
-
-    /// `None`: the cgroup is gone. One that was removed and made again has new files; they are opened.
-    fn read_or_reopen(&mut self, reader: &mut Reader) -> Result<Option<DomainReading>, CgroupError> {
-        match self.read(reader) {
-            Err(ReadError::Io(e)) if tree::is_gone(&e) => {}
-            result => return result.map(Some).map_err(|e| e.at(&self.dir)),
-        }
-        match CgroupFiles::open(reader.hierarchy, &self.dir) {
-            Ok(files) => self.files = files,
-            Err(CgroupError::Io { source, .. }) if tree::is_gone(&source) => return Ok(None),
-            Err(e) => return Err(e),
-        }
-        match self.read(reader) {
-            Err(ReadError::Io(e)) if tree::is_gone(&e) => Ok(None),
-            result => result.map(Some).map_err(|e| e.at(&self.dir)),
-        }
-    }
-
-    fn read(&mut self, reader: &mut Reader) -> Result<DomainReading, ReadError> {
-        let Reader { hierarchy, slack_bytes, buffer } = reader;
-        let names = file_names(*hierarchy);
-        let usage_bytes = read(&self.files.usage, buffer, |t| parse::single(t, names.usage))?;
-        let (stat, statistics) = self.files.stat.read(usage_bytes, *hierarchy, *slack_bytes, buffer)?;
-        Ok(DomainReading {
-            domain: self.domain.clone(),
-            usage_bytes,
-            inactive_file_bytes: stat.inactive_file_bytes,
-            active_file_bytes: stat.active_file_bytes,
-            dirty_bytes: stat.dirty_bytes,
-            refaults: stat.refaults,
-            statistics,
-            limit_bytes: read(&self.files.limit, buffer, |t| parse::limit(t, names.limit))?,
-            // v2 counts kills in the cgroups below as well. v1 counts them where the victim was only, so
-            // there a pod's kills are the sum over its containers.
-            oom_kills: read(&self.files.oom, buffer, parse::oom_kills)?,
-        })
-    }
-}
-
-const fn file_names(hierarchy: Hierarchy) -> &'static FileNames {
-    match hierarchy {
-        Hierarchy::MemoryV1 => &V1,
-        Hierarchy::Unified => &V2,
-    }
-}
-
-impl CgroupFiles {
-    fn open(hierarchy: Hierarchy, dir: &Path) -> Result<Self, CgroupError> {
-        let names = file_names(hierarchy);
-        Ok(CgroupFiles {
-            usage: open(&dir.join(names.usage))?,
-            stat: StatFile::open(dir)?,
-            limit: open(&dir.join(names.limit))?,
-            oom: open(&dir.join(names.oom))?,
-        })
-    }
-}
-
 /// Pressure of one cgroup (`<dir>/memory.pressure`) or of the node (`/proc/pressure/memory`). `None` where the
 /// kernel does not keep it, or the cgroup is gone.
 #[must_use]
 pub fn psi(path: &Path) -> Option<Psi> {
     parse::psi(&fs::read(path).ok()?).ok()
-}
-
-enum ReadError {
-    Io(io::Error),
-    Parse(ParseError),
-}
-
-impl From<ParseError> for ReadError {
-    fn from(e: ParseError) -> Self {
-        ReadError::Parse(e)
-    }
-}
-
-impl ReadError {
-    fn at(self, path: &Path) -> CgroupError {
-        match self {
-            ReadError::Io(e) => CgroupError::io("read the memory files of", path, e),
-            ReadError::Parse(source) => CgroupError::Malformed { path: path.to_owned(), source },
-        }
-    }
-}
-
-pub(super) fn open(path: &Path) -> Result<OwnedFd, CgroupError> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| CgroupError::io("open", path, e))
-}
-
-/// One `pread` from the start makes the kernel write the file anew. These are single-record seq_files, which
-/// hand over the whole text at once if the buffer holds it; a text that fills the buffer goes on beyond it.
-fn read<T>(
-    fd: &OwnedFd,
-    buffer: &mut [u8],
-    parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
-) -> Result<T, ReadError> {
-    let length = pread(fd, buffer)?;
-    if length == buffer.len() {
-        return Err(ReadError::Io(io::Error::from(Errno::OVERFLOW)));
-    }
-    Ok(parse(&buffer[..length])?)
-}
-
-fn pread(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, ReadError> {
-    loop {
-        match rustix::io::pread(fd, &mut *buffer, 0) {
-            Err(Errno::INTR) => {}
-            result => return result.map_err(|e| ReadError::Io(e.into())),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::CriError;
+use crate::clock;
+use crate::instruments::runtime::RuntimeOperations;
 
 /// kubelet's `runtimeRequestTimeout`.
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -26,6 +28,7 @@ pub struct Connection {
     path: PathBuf,
     channel: Channel,
     request_timeout: Duration,
+    operations: RuntimeOperations,
 }
 
 /// What `Version` says.
@@ -47,7 +50,14 @@ impl Connection {
         let uri = format!("unix://{}", path.display());
         let channel =
             Endpoint::from_shared(uri).map_err(|_| bad())?.connect_timeout(CHECK_TIMEOUT).connect_lazy();
-        Ok(Connection { path, channel, request_timeout })
+        Ok(Connection { path, channel, request_timeout, operations: RuntimeOperations::default() })
+    }
+
+    /// Whose calls are counted with these.
+    #[must_use]
+    pub fn counted(mut self, operations: RuntimeOperations) -> Connection {
+        self.operations = operations;
+        self
     }
 
     #[must_use]
@@ -120,11 +130,14 @@ impl Connection {
         limit: Duration,
         answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, CriError> {
-        match tokio::time::timeout(limit, answer).await {
+        let began = clock::now();
+        let answer = match tokio::time::timeout(limit, answer).await {
             Err(_) => Err(CriError::Timeout { call, target: target.to_owned(), after: limit }),
             Ok(Err(status)) => Err(self.refusal(call, target, status)),
             Ok(Ok(response)) => Ok(response.into_inner()),
-        }
+        };
+        self.operations.ended(call, clock::now().since(began), answer.is_ok());
+        answer
     }
 
     pub(super) fn refusal(&self, call: &'static str, target: &str, status: tonic::Status) -> CriError {

@@ -59,6 +59,10 @@ macro_rules! call {
     }};
 }
 
+mod streams;
+
+pub use streams::{ContainerLog, StreamRequest};
+
 impl RuntimeClient {
     #[must_use]
     pub fn new(connection: &Connection) -> RuntimeClient {

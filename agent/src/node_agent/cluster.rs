@@ -11,9 +11,9 @@ use super::{Setup, facts};
 use crate::apiserver::node_info::{NodeIdentity, file_system_bytes};
 use crate::apiserver::session::Session;
 use crate::certificate::client::{self, ClientIdentity};
-use crate::certificate::serving::{Origin, Serving};
 use crate::cri::connection::RuntimeVersion;
 use crate::cri::{ImageClient, RuntimeClient};
+use crate::instruments::Instruments;
 use crate::pleg::PlegHandle;
 use crate::trace::journal::Journal;
 use oomlet_core::node::event::Event;
@@ -27,6 +27,7 @@ pub(super) struct Parts {
     pub images: ImageClient,
     pub events: mpsc::Sender<Event>,
     pub journal: Arc<Journal>,
+    pub instruments: Instruments,
 }
 
 /// `None`: standalone. Who the node is to the API server is kept up by a task of its own.
@@ -44,19 +45,10 @@ pub(super) fn session(
         rotate: setup.config.rotate_certificates,
         node_name: node.facts.name.clone(),
     });
+    let identity_task = identity_task.timed(parts.instruments.certificates.client.clone());
     tracker.spawn(identity_task.run(cancel.clone()));
     let config = &setup.config;
-    let addresses = node.host_ips.iter().filter_map(|ip| ip.parse().ok()).collect();
-    let serving = Serving {
-        origin: if config.server_tls_bootstrap { Origin::Cluster } else { Origin::SelfSigned },
-        cert_dir: setup.cluster.cert_dir.clone(),
-        node_name: node.facts.name.clone(),
-        addresses: watch::channel(addresses).1,
-        connection: connection.clone(),
-    };
-    // Nothing listens yet that would show it: what is kept up is the certificate.
-    tracker.spawn(serving.start(cancel.clone()).1);
-    let Parts { snapshots, pleg, runtime, images, events, journal } = parts;
+    let Parts { snapshots, pleg, runtime, images, events, journal, instruments } = parts;
     Some(Session {
         connection,
         identity: Arc::new(identity(setup, node, version)),
@@ -74,6 +66,7 @@ pub(super) fn session(
         runtime,
         images,
         events,
+        requests: instruments.requests,
         client: watch::channel(None).0,
     })
 }

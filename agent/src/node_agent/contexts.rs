@@ -6,8 +6,10 @@ use super::{Setup, facts};
 use crate::cgroup::driver::CgroupDriver;
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
+use crate::instruments::workers::WorkerTimes;
 use crate::node_resources::{PidsCgroups, ResourceContext};
 use crate::pod_worker::{PodCgroups, WorkerContext};
+use crate::spans::Spans;
 use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
 use crate::volume::contents::Contents;
@@ -21,6 +23,7 @@ pub(super) struct Shared<'a> {
     pub images: &'a ImageClient,
     pub cgroups: &'a Arc<CgroupDriver>,
     pub volumes: &'a Arc<VolumeManager>,
+    pub times: &'a WorkerTimes,
 }
 
 pub(super) fn env_facts(node: &facts::Node) -> EnvFacts {
@@ -35,12 +38,14 @@ pub(super) fn env_facts(node: &facts::Node) -> EnvFacts {
 pub(super) fn worker_context(
     shared: &Shared<'_>,
     contents: Arc<Contents>,
-    journal: Arc<Journal>,
+    (journal, spans): (Arc<Journal>, Spans),
     oom_kill_group: bool,
 ) -> WorkerContext {
     let config = &shared.setup.config;
     WorkerContext {
+        spans,
         runtime: shared.runtime.clone(),
+        times: shared.times.clone(),
         journal,
         images: ImagePuller::new(shared.images.clone(), facts::parallel_pulls(config)),
         cgroups: Arc::clone(shared.cgroups) as Arc<dyn PodCgroups>,

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{NodeAgentError, protect};
+use crate::instruments::turns::Turns;
 use crate::kernel::alarm::Alarm;
 use crate::sync_loop::execute::Executor;
 use crate::sync_loop::heartbeat::Heartbeat;
@@ -21,6 +22,7 @@ pub struct LoopParts {
     pub receiver: mpsc::Receiver<Event>,
     pub journal: Arc<Journal>,
     pub heartbeat: Arc<Heartbeat>,
+    pub turns: Turns,
     pub longest_rest: Duration,
 }
 
@@ -35,16 +37,26 @@ pub fn spawn(parts: LoopParts, cancel: CancellationToken) -> Result<Cancellation
     std::thread::Builder::new().name("sync-loop".to_owned()).stack_size(2 << 20).spawn(move || {
         let _guard = guard;
         protect::prefer_this_thread();
-        let LoopParts { state, mut executor, receiver, journal, heartbeat, longest_rest } = parts;
+        let LoopParts { state, mut executor, receiver, journal, heartbeat, turns, longest_rest } = parts;
         runtime.block_on(async {
             // Taken here, so that the ring's file descriptor is registered with this thread's reactor.
             let ring = executor.kernel.ring();
             match Alarm::new() {
                 Ok(alarm) => {
                     let events = receiver;
-                    SyncLoop { state, executor, events, ring, alarm, journal, heartbeat, longest_rest }
-                        .run(cancel)
-                        .await;
+                    SyncLoop {
+                        state,
+                        executor,
+                        events,
+                        ring,
+                        alarm,
+                        journal,
+                        heartbeat,
+                        turns,
+                        longest_rest,
+                    }
+                    .run(cancel)
+                    .await;
                 }
                 Err(error) => tracing::error!(%error, "cannot make a timer; check the limit of open files"),
             }

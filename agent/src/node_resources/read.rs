@@ -117,7 +117,7 @@ fn walk(context: &ResourceContext, pod: &QueriedPod) -> io::Result<PodUse> {
 }
 
 /// A directory for each container.
-fn log_dirs(dir: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn log_dirs(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -169,7 +169,7 @@ fn read_node(context: &ResourceContext, store: Option<&Path>, reading: &mut Reso
 }
 
 /// With its device number, which tells whether two paths are on one.
-pub(super) fn file_system(path: &Path) -> io::Result<(FileSystem, u64)> {
+pub(crate) fn file_system(path: &Path) -> io::Result<(FileSystem, u64)> {
     let s = rustix::fs::statvfs(path)?;
     let fs = FileSystem {
         capacity_bytes: s.f_blocks.saturating_mul(s.f_frsize),

@@ -10,7 +10,8 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::{BoxFuture, CHANGES, ObjectSource};
-use crate::manifest_dir::{Looks, ManifestDir};
+use crate::manifest_dir::ManifestDir;
+use crate::watched_dir::Looks;
 use oomlet_core::manifest::MAX_BYTES;
 use oomlet_core::object::{self, ManifestObject, Object, ObjectError, ObjectRef};
 use oomlet_core::pod::{Pod, PodUid};

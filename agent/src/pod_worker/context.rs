@@ -11,6 +11,8 @@ use crate::cgroup::driver::CgroupDriver;
 use crate::cri::RuntimeClient;
 use crate::cri::dns::NodeDns;
 use crate::image::ImagePuller;
+use crate::instruments::workers::WorkerTimes;
+use crate::spans::Spans;
 use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
 use crate::volume::contents::Contents;
@@ -21,8 +23,11 @@ use oomlet_core::pod::qos::{CgroupResources, QosClass};
 #[derive(Debug)]
 pub struct WorkerContext {
     pub runtime: RuntimeClient,
+    pub times: WorkerTimes,
     /// What workers tell of their steps.
     pub journal: Arc<Journal>,
+    /// The same for a collector of traces, where there is one.
+    pub spans: Spans,
     pub images: ImagePuller,
     pub cgroups: Arc<dyn PodCgroups>,
     pub volumes: Arc<VolumeManager>,

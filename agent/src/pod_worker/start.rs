@@ -1,5 +1,6 @@
 //! Making a pod's cgroup, volumes and sandbox, and starting its containers.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tracing::info;
 use super::stop::by_hand::BeingStarted;
 use super::tell::Step;
 use super::{Worker, WorkerError, files};
+use crate::clock;
 use crate::cri::CriError;
 use crate::cri::container_config::{ContainerInputs, container_config, termination_message_path};
 use crate::cri::image::Image;
@@ -23,6 +25,7 @@ use oomlet_core::pod::order::ContainerWaiting;
 use oomlet_core::pod::qos::{QosClass, container_resources, oom_score_adj, pod_cgroup_resources};
 use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus, SandboxStatus};
 use oomlet_core::pod::spec::all_containers;
+use oomlet_core::pod::stop_signal::StopSignal;
 use oomlet_core::pod::{ContainerInstance, Pod};
 use oomlet_core::reason::Reason;
 use oomlet_core::trace::record::Kind;
@@ -77,6 +80,12 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 impl From<ImageError> for Failure {
     fn from(e: ImageError) -> Failure {
         let backing_off = if let ImageError::BackOff { left, .. } = &e { Some(*left) } else { None };
@@ -90,8 +99,10 @@ impl Worker {
     pub(super) async fn make_cgroup(&self, pod: &Pod) -> Result<String, WorkerError> {
         let (context, uid, pod) = (self.context.clone(), self.uid.clone(), pod.clone());
         let made = self.blocking("setting up the cgroup", move || {
-            let resources = pod_cgroup_resources(&pod, context.pids_limit);
-            context.cgroups.ensure_pod(&uid, QosClass::of(&pod), &resources)
+            let (resources, began) = (pod_cgroup_resources(&pod, context.pids_limit), clock::now());
+            let made = context.cgroups.ensure_pod(&uid, QosClass::of(&pod), &resources);
+            context.times.cgroup("create", clock::now().since(began));
+            made
         });
         made.await?.map_err(|e| WorkerError::Cgroup { pod: self.who.clone(), source: Box::new(e) })
     }
@@ -101,15 +112,17 @@ impl Worker {
         let (contents, step) = (&self.context.contents, Step::begun());
         // From before the content is got until it is written: a change meanwhile is written after it.
         let writing = contents.writing(&self.uid).await;
-        let content = contents.content(pod).await;
+        let content = async { Ok::<_, Infallible>(contents.content(pod).await) };
+        let Ok(content) = self.span.step("getVolumeContents", None, content).await;
         let (context, pod) = (self.context.clone(), pod.clone());
         let made = self.blocking("setting up volumes", move || {
             let _writing = writing;
             context.volumes.set_up(&pod, &content)
         });
-        let made = made.await?;
-        let leftovers =
-            made.map_err(|e| WorkerError::Volume { pod: self.who.clone(), source: Box::new(e) })?;
+        let made = async {
+            made.await?.map_err(|e| WorkerError::Volume { pod: self.who.clone(), source: Box::new(e) })
+        };
+        let leftovers = self.span.step("setUpVolumes", None, made).await?;
         contents.is_set_up(&self.uid, leftovers);
         self.tell_step(Reason::VolumesReady, None, "the volumes are there", step);
         Ok(())
@@ -118,7 +131,9 @@ impl Worker {
     /// The container's environment, with what ConfigMaps, Secrets and Services are now.
     async fn env(&self, pod: &Pod, container: &Container, starting: &Starting) -> Result<Env, Failure> {
         let contents = &self.context.contents;
-        let (objects, services) = (contents.objects(pod).await, contents.service_env(pod));
+        let objects = async { Ok::<_, Infallible>(contents.objects(pod).await) };
+        let Ok(objects) = self.span.step("getEnvironmentObjects", Some(&container.name), objects).await;
+        let services = contents.service_env(pod);
         let services = services.map_err(Failure::config)?;
         let (context, its_pod, its_container) = (self.context.clone(), pod.clone(), container.clone());
         let read = self.blocking("reading environment files", move || {
@@ -227,35 +242,58 @@ impl Worker {
             return Err(Failure::config(format!("container {} is not in the manifest", start.name)));
         };
         let told = |told| self.tell_image(&start.name, told);
-        let image = self.context.images.ensure(&self.uid, container, &starting.config, told).await?;
-        let step = Step::begun();
-        let config = self.container_config(pod, container, starting, start, &image).await?;
-        let target = format!("container {}", start.name);
+        let (span, name) = (self.span.clone(), Some(start.name.as_str()));
+        let image = self.context.images.ensure(&self.uid, container, &starting.config, told);
+        let image = span.step("ensureImageExists", name, image).await?;
+        let created = self.create_container(pod, container, starting, start, &image);
+        let id = span.step("createContainer", name, created).await?;
+        // Counted before it is known how the start ends: one that fails must back off as well.
+        if let Some(last) = status.container(&start.name).filter(|c| c.state == ContainerState::Exited) {
+            self.backoff.restarted(last, container_hash(container));
+        }
+        span.step("startContainer", name, self.run_container(start, id, image.stop_signal)).await
+    }
 
+    /// Its id.
+    async fn create_container(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        starting: &Starting,
+        start: &ContainerStart,
+        image: &Image,
+    ) -> Result<String, Failure> {
+        let step = Step::begun();
+        let config = self.container_config(pod, container, starting, start, image).await?;
+        let named = format!("container {}", start.name);
         let (runtime, sandbox, sandbox_id) =
             (self.context.runtime.clone(), starting.config.clone(), starting.sandbox_id.clone());
-        let named = target.clone();
         let made = self
             .to_the_end(async move { runtime.create_container(&sandbox_id, config, sandbox, &named).await });
         let made = made.await.map_err(|e| Failure::config(&e))?;
         let id = made.map_err(|e| Failure::call("CreateContainerError", &e))?;
 
         self.tell_step(Reason::Created, Some(&start.name), "Container created", step);
-        let step = Step::begun();
+        Ok(id)
+    }
 
-        // Counted before it is known how the start ends: one that fails must back off as well.
-        if let Some(last) = status.container(&start.name).filter(|c| c.state == ContainerState::Exited) {
-            self.backoff.restarted(last, container_hash(container));
-        }
-        let (runtime, named) = (self.context.runtime.clone(), target);
+    async fn run_container(
+        &mut self,
+        start: &ContainerStart,
+        id: String,
+        stop_signal: Option<StopSignal>,
+    ) -> Result<(), Failure> {
+        let step = Step::begun();
+        let (runtime, named) = (self.context.runtime.clone(), format!("container {}", start.name));
         let started_id = id.clone();
         // For a termination that interrupts the sync.
         let instance = ContainerInstance { name: start.name.clone(), id: id.clone() };
-        self.being_started.push(BeingStarted::new(instance, image.stop_signal));
+        self.being_started.push(BeingStarted::new(instance, stop_signal));
         let started = self.to_the_end(async move { runtime.start_container(&started_id, &named).await });
         let started = started.await.map_err(|e| Failure::config(&e))?;
         started.map_err(|e| Failure::call("RunContainerError", &e))?;
         self.tell_step(Reason::Started, Some(&start.name), "Container started", step);
+        self.context.times.container_started(container_type(start.init));
         info!(pod = %self.who, container = start.name, container_id = id, restart_count = start.restart_count, "container started");
         Ok(())
     }
@@ -310,6 +348,11 @@ impl Worker {
         };
         container_config(pod, container, inputs).map_err(Failure::config)
     }
+}
+
+/// kubelet's word.
+pub(super) const fn container_type(init: bool) -> &'static str {
+    if init { "init_container" } else { "container" }
 }
 
 fn volume_mount(m: VolumeMount) -> cri::Mount {

@@ -6,8 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{debug, info, warn};
 
-use super::start::Starting;
+use super::start::{Starting, container_type};
 use super::{Worker, WorkerError};
+use crate::clock;
+use crate::spans::PodSpan;
 use oomlet_core::pod::lifecycle::{self, ContainerKill, PodActions};
 use oomlet_core::pod::order::{ContainerWaiting, WorkerOutcome};
 use oomlet_core::pod::probe::ProbeResults;
@@ -42,13 +44,19 @@ impl Progress {
 
 impl Worker {
     pub(super) async fn sync(&mut self, pod: &Arc<Pod>, probes: &ProbeResults) -> WorkerOutcome {
-        match self.try_sync(pod, probes).await {
+        self.span = self.context.spans.of_pod("syncPod", &self.who);
+        let outcome = match self.try_sync(pod, probes).await {
             Ok(outcome) => outcome,
             Err(e) => {
                 let waiting = creating(pod, &self.known);
                 self.failed(e.reason(), e.told(), e.is_transient(), waiting)
             }
+        };
+        if let WorkerOutcome::Failed { error, .. } = &outcome {
+            self.span.failed(error);
         }
+        self.span = PodSpan::default();
+        outcome
     }
 
     async fn try_sync(
@@ -56,13 +64,15 @@ impl Worker {
         pod: &Arc<Pod>,
         probes: &ProbeResults,
     ) -> Result<WorkerOutcome, WorkerError> {
-        let mut status = self.read().await?;
+        let span = self.span.clone();
+        let mut status = span.step("getPodStatus", None, self.read()).await?;
         let actions = lifecycle::compute(pod, &status, &self.backoff, probes, unix_ns());
         debug!(pod = %self.who, ?actions, "sync");
         if actions.kill_pod {
-            self.kill_pod(pod, &status).await?;
-        } else {
-            self.kill_containers(pod, &actions.containers_to_kill).await?;
+            span.step("killPod", None, self.kill_pod(pod, &status)).await?;
+        } else if !actions.containers_to_kill.is_empty() {
+            let kills = &actions.containers_to_kill;
+            span.step("killContainers", None, self.kill_containers(pod, kills)).await?;
         }
         if let Some(succeeded) = actions.completed {
             self.clean_up_completed().await?;
@@ -164,6 +174,7 @@ impl Worker {
                 Ok(()) => {}
                 Err(failure) => {
                     self.tell_failure(&start.name, &failure);
+                    self.context.times.container_failed(container_type(start.init), failure.reason);
                     progress.transient &= failure.transient;
                     let waiting = failure.waiting(&start.name);
                     match failure.backing_off {
@@ -192,10 +203,12 @@ impl Worker {
         actions: &PodActions,
     ) -> Result<Starting, WorkerError> {
         // kubelet's SyncPod: what the pod runs in, its volumes with what is in them, its sandbox; then its containers.
-        let cgroup_parent = self.make_cgroup(pod).await?;
+        let span = self.span.clone();
+        let cgroup_parent = span.step("ensurePodCgroup", None, self.make_cgroup(pod)).await?;
         self.make_volumes(pod).await?;
         if actions.create_sandbox {
-            self.create_sandbox(pod, &cgroup_parent, actions.sandbox_attempt).await
+            let made = self.create_sandbox(pod, &cgroup_parent, actions.sandbox_attempt);
+            span.step("createPodSandbox", None, made).await
         } else {
             self.in_sandbox(pod, &cgroup_parent, status).await
         }
@@ -220,7 +233,9 @@ impl Worker {
             let _writing = writing;
             let volumes = context.volumes.tear_down(&uid);
             // Of every class: an orphan's manifest, and so its class, is not known.
+            let began = clock::now();
             let cgroups = QosClass::ALL.map(|class| context.cgroups.remove_pod(&uid, class));
+            context.times.cgroup("destroy", clock::now().since(began));
             (volumes, cgroups)
         });
         let (volumes, cgroups) = removed.await?;

@@ -56,13 +56,14 @@ impl Worker {
                     "Container image {image:?} already present on machine and can be accessed by the pod"
                 ),
             ),
-            Told::Pulled { image, took, waited, size_bytes } => (
-                Reason::Pulled,
-                format!(
+            Told::Pulled { image, took, waited, size_bytes } => {
+                self.span.past("pullImage", took, container, &image);
+                let message = format!(
                     "Successfully pulled image {image:?} in {took:?} ({:?} including waiting). Image size: {size_bytes} bytes.",
                     took + waited
-                ),
-            ),
+                );
+                (Reason::Pulled, message)
+            }
         };
         self.tell_container(Kind::Pod, reason, container, message);
     }

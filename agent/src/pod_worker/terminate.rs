@@ -13,6 +13,7 @@ use super::sync::alive;
 use super::{Gone, Worker, WorkerError, files};
 use crate::clock;
 use crate::cri::convert::ListedContainer;
+use crate::spans::PodSpan;
 use oomlet_core::clock::Mono;
 use oomlet_core::pod::backoff::Exponential;
 use oomlet_core::pod::mailbox::{Standing, Termination};
@@ -43,6 +44,7 @@ impl Worker {
         // As the runtime has just said; nothing has been made since.
         let mut is_known = false;
         if !self.reported_stopped {
+            self.span = self.context.spans.of_pod("syncTerminatingPod", &self.who);
             info!(pod = %self.who, %reason, grace_ms = t.kill_at.since(t.since).as_millis(), remove, "ending pod");
             match self.stop_containers(&pod).await? {
                 Ok((ended_at, read)) => {
@@ -54,6 +56,7 @@ impl Worker {
                 Err(e) => return self.termination_failed(e).await,
             }
         }
+        self.span = self.context.spans.of_pod("syncTerminatedPod", &self.who);
         while self.wait_in_flight().await {}
         // Removal may have been ordered meanwhile; whatever came until now is obeyed by what follows.
         let remove = matches!(
@@ -64,6 +67,7 @@ impl Worker {
             Ok(()) => {}
             Err(e) => return self.termination_failed(e).await,
         }
+        self.span = PodSpan::default();
         self.termination_retry = RETRY;
         if remove {
             self.removed = true;
@@ -88,6 +92,8 @@ impl Worker {
         let retry_in = self.termination_retry.failed(clock::now());
         warn!(pod = %self.who, %error, ?retry_in, "ending the pod failed");
         let error = error.to_string();
+        self.span.failed(&error);
+        self.span = PodSpan::default();
         self.report(WorkerOutcome::Failed {
             reason: Reason::RetryAfterError,
             error,

@@ -15,6 +15,7 @@ use crate::cri::{Connection, ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
 use crate::object::NoObjects;
 use crate::pod_certificate::NoCertificates;
+use crate::spans::Spans;
 use crate::token::NoTokens;
 use crate::trace::journal::Journal;
 use crate::trust_bundle::TrustBundleHandle;
@@ -158,7 +159,9 @@ fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime
     };
     let contents = Contents::new(sources, Arc::clone(&volumes), Arc::clone(&journal), EnvFacts::default());
     Arc::new(WorkerContext {
+        spans: Spans::default(),
         journal,
+        times: crate::instruments::workers::WorkerTimes::default(),
         runtime: RuntimeClient::new(&connection),
         images: ImagePuller::new(ImageClient::new(&connection), 1),
         cgroups: Arc::new(FakeCgroups(fake.clone())),

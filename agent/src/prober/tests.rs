@@ -60,7 +60,14 @@ async fn verdicts_of_many_pods_arrive() {
     let (events, mut received) = mpsc::channel(4);
     let (checks, cancel) = (Arc::new(Script::default()), CancellationToken::new());
     let prober = Prober::new(Mono::ZERO, 0);
-    let task = ProberTask { prober, checks: Arc::clone(&checks), snapshots, held, events };
+    let task = ProberTask {
+        prober,
+        checks: Arc::clone(&checks),
+        snapshots,
+        held,
+        events,
+        counted: CountedProbes::default(),
+    };
     let task = tokio::spawn(task.run(cancel.clone()));
     let names: Vec<String> = (0..500).map(|n| format!("pod-{n}")).collect();
     let names = names.iter().map(String::as_str).chain(["fails", "panics"]);

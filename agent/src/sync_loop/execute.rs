@@ -32,6 +32,7 @@ use oomlet_core::pod::{ContainerInstance, PodUid};
 use oomlet_core::reason::Reason;
 use oomlet_core::signal::attribution::Target;
 use oomlet_core::signal::{CgroupId, Domain, MemoryReading};
+use oomlet_core::stats::account::MemoryAccount;
 
 #[derive(Debug)]
 pub struct Executor {
@@ -55,6 +56,8 @@ pub struct Executor {
     pub guard: Option<Guard>,
     /// Where the limit of all pods is not yet what the configuration says.
     pub kubepods_limit: Option<KubepodsLimitHandle>,
+    /// The newest reading of all pods, for those who show it.
+    pub account: watch::Sender<Arc<MemoryAccount>>,
     /// Who is held: what such a pod answers to a probe is not its own doing.
     pub held: watch::Sender<HeldPods>,
 }
@@ -90,6 +93,7 @@ impl Executor {
             outlet,
             guard: None,
             kubepods_limit: None,
+            account: watch::Sender::default(),
             held: watch::Sender::default(),
         };
         for (id, class) in executor.cgroups.top_cgroup_ids() {
@@ -99,6 +103,12 @@ impl Executor {
             }
         }
         executor
+    }
+
+    /// How many pod workers there are.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers.len()
     }
 
     /// Does it. Some actions answer at once, with an event for the state.
@@ -134,6 +144,9 @@ impl Executor {
                 let mut reading = self.memory.read(scope, reason, caused_by);
                 if let (Ok(reading), Some(pressure)) = (&mut reading, &mut self.pressure) {
                     reading.stalled = pressure.read(scope);
+                }
+                if let Some(account) = self.memory.take_account() {
+                    self.account.send_replace(Arc::new(account));
                 }
                 told_of_failure(reading)
             }

@@ -11,6 +11,7 @@ use super::execute::Executor;
 use super::heartbeat::Heartbeat;
 use crate::actuator::guard::Beat;
 use crate::clock;
+use crate::instruments::turns::Turns;
 use crate::kernel::RingReader;
 use crate::kernel::alarm::Alarm;
 use crate::trace::journal::Journal;
@@ -34,6 +35,7 @@ pub struct SyncLoop {
     pub alarm: Alarm,
     pub journal: Arc<Journal>,
     pub heartbeat: Arc<Heartbeat>,
+    pub turns: Turns,
     /// The loop wakes at least this often.
     pub longest_rest: Duration,
 }
@@ -49,8 +51,14 @@ impl SyncLoop {
         let mut events = Vec::with_capacity(BATCH);
         let mut records = Vec::with_capacity(BATCH);
         loop {
+            let began = clock::now();
             self.turn(&mut events, &mut records);
             let now = clock::now();
+            self.turns.turned(now.since(began), self.events.len());
+            if self.turns.wants_forecasts(now) {
+                self.turns.forecasts(self.state.eviction().forecasts());
+                self.turns.workers(self.executor.workers());
+            }
             self.heartbeat.beat(now);
             let wake = self.state.next_wakeup().min(now + self.longest_rest);
             // All arms are cancel-safe: `recv_many` and `next_batch` leave unread what they have not returned.

@@ -15,6 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use oomlet_core::metrics::records::RecordCounts;
 use oomlet_core::trace::record::{Kind, Record};
 
 /// The trace file is renamed to `<name>.1` when it grows beyond this, so that two of them bound the disk use.
@@ -29,6 +30,7 @@ pub struct Journal {
     live: broadcast::Sender<Arc<Record>>,
     file: Option<mpsc::Sender<Arc<Record>>>,
     file_dropped: AtomicU64,
+    counts: Mutex<RecordCounts>,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl Journal {
             live: broadcast::Sender::new(capacity.min(4096)),
             file: sender,
             file_dropped: AtomicU64::new(0),
+            counts: Mutex::default(),
         };
         Ok((Arc::new(journal), writer))
     }
@@ -93,6 +96,7 @@ impl Journal {
         record.unix_ms = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        self.counts(|counts| counts.take(&record));
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         rings.last_seq += 1;
         record.seq = rings.last_seq;
@@ -127,6 +131,11 @@ impl Journal {
         drop(rings);
         backlog.sort_unstable_by_key(|r| r.seq);
         (backlog, live)
+    }
+
+    /// With what the records come to, which waits for no reader for long.
+    pub fn counts<T>(&self, with: impl FnOnce(&mut RecordCounts) -> T) -> T {
+        with(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Records that the file's queue had no room for.

@@ -164,6 +164,7 @@ fn to_wire(r: &Record) -> v1::Record {
         domain: r.domain.clone().unwrap_or_default(),
         message: r.message.clone(),
         numbers: r.numbers.iter().map(|(k, v)| (k.clone(), *v)).collect(),
+        signal: r.signal.clone().unwrap_or_default(),
     }
 }
 
@@ -184,6 +185,7 @@ fn from_wire(r: v1::Record) -> Result<Record, String> {
         pod: r.pod.map(|p| RecordPod { namespace: p.namespace, name: p.name, uid: p.uid }),
         container: some(r.container),
         domain: some(r.domain),
+        signal: some(r.signal),
         message: r.message,
         numbers: r.numbers.into_iter().collect(),
     })
@@ -201,6 +203,7 @@ mod tests {
             .pod(&pod)
             .container("leak")
             .domain("container")
+            .signal("Growth")
             .number("usage_bytes", 1u64 << 40)
     }
 

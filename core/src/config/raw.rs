@@ -11,7 +11,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::extension::RawExtension;
-use super::{API_VERSION, CgroupDriver, ChangeDetection, Config, ConfigError, ConfigWarning, KIND, keys};
+use super::tracing::{self, RawTracing};
+use super::{
+    API_VERSION, CgroupDriver, ChangeDetection, Config, ConfigError, ConfigWarning, KIND, NumbersConfig, keys,
+};
 use crate::duration::GoDuration;
 use checks::{
     cgroup_root, endpoint, enforce_pods, eviction_thresholds, image_gc, in_range, pids_limit, pod_logs_dir,
@@ -20,6 +23,7 @@ use checks::{
 
 mod checks;
 mod cluster;
+mod node_api;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -105,6 +109,29 @@ struct Raw {
     // The agent speaks JSON whatever is asked for: the server takes it as well.
     #[serde(rename = "contentType")]
     _content_type: Option<String>,
+    tracing: Option<RawTracing>,
+    // The node's own API: `node_api`.
+    enable_server: Option<bool>,
+    address: Option<String>,
+    read_only_port: Option<i32>,
+    healthz_port: Option<i32>,
+    healthz_bind_address: Option<String>,
+    tls_cert_file: Option<PathBuf>,
+    tls_private_key_file: Option<PathBuf>,
+    tls_cipher_suites: Option<Vec<String>>,
+    tls_min_version: Option<String>,
+    authentication: Option<node_api::RawAuthentication>,
+    authorization: Option<node_api::RawAuthorization>,
+    enable_debugging_handlers: Option<bool>,
+    enable_system_log_handler: Option<bool>,
+    enable_system_log_query: Option<bool>,
+    max_open_files: Option<i64>,
+    kubelet_cgroups: Option<String>,
+    system_cgroups: Option<String>,
+    volume_stats_agg_period: Option<GoDuration>,
+    // kubelet 1.37 has the key and does nothing with it: the runtime has a timeout of its own.
+    #[serde(rename = "streamingConnectionIdleTimeout")]
+    _streaming_connection_idle_timeout: Option<GoDuration>,
     oomlet: Option<RawExtension>,
 }
 
@@ -159,7 +186,7 @@ fn warning(key: &str) -> ConfigWarning {
 }
 
 /// Key, and what is wrong with its value.
-type Wrong = (String, String);
+pub(super) type Wrong = (String, String);
 
 fn at(key: &str) -> impl Fn(Wrong) -> Wrong {
     let key = key.to_owned();
@@ -175,6 +202,7 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
     let enforce_pods_allocatable = enforce_pods(raw.enforce_node_allocatable.as_deref(), warnings)?;
     let eviction_thresholds = eviction_thresholds(&raw, enforce_pods_allocatable, warnings)?;
     let image_gc = image_gc(&raw, default.image_gc)?;
+    let node_api = node_api::checked(&raw, warnings)?;
     let rest = cluster::checked(&raw)?;
     let gates = raw.feature_gates.iter().flatten().map(|(gate, _)| format!("featureGates.{gate}"));
     warnings.extend(gates.map(|key| ConfigWarning::NotHonoured { key }));
@@ -185,6 +213,14 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
         http_check_frequency: time(raw.http_check_frequency, default.http_check_frequency),
         file_check_frequency: time(raw.file_check_frequency, default.file_check_frequency),
         sync_frequency: time(raw.sync_frequency, default.sync_frequency),
+        numbers: NumbersConfig {
+            kubelet_cgroups: raw.kubelet_cgroups.filter(|path| !path.is_empty()),
+            system_cgroups: raw.system_cgroups.filter(|path| !path.is_empty()),
+            volume_stats_agg_period: time(
+                raw.volume_stats_agg_period,
+                default.numbers.volume_stats_agg_period,
+            ),
+        },
         container_runtime_endpoint: endpoint("containerRuntimeEndpoint", raw.container_runtime_endpoint)?
             .unwrap_or(default.container_runtime_endpoint),
         image_service_endpoint: endpoint("imageServiceEndpoint", raw.image_service_endpoint)?,
@@ -221,11 +257,13 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
         resolv_conf: raw.resolv_conf.unwrap_or(default.resolv_conf),
         cluster_dns: raw.cluster_dns.unwrap_or_default(),
         cluster_domain: raw.cluster_domain.unwrap_or_default(),
+        tracing: tracing::checked(raw.tracing)?,
         oomlet: raw
             .oomlet
             .unwrap_or_default()
             .checked()
             .map_err(|(key, error)| (format!("oomlet.{key}"), error))?,
+        node_api,
         ..rest
     })
 }

@@ -193,14 +193,14 @@ fn a_threshold_without_effect_is_warned_of_only_where_the_file_names_it() {
 fn what_has_no_effect_is_warned_of() {
     let text = |body| parse(body).unwrap().1.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(
-        text("cpuManagerPolicy: static\nauthentication: {anonymous: {enabled: true}}"),
+        text("cpuManagerPolicy: static\nlogging: {format: text}"),
         [
-            "authentication is not honoured by this agent yet and has no effect",
             "cpuManagerPolicy is not honoured by this agent yet and has no effect",
+            "logging is not honoured by this agent yet and has no effect",
         ]
     );
     assert_eq!(
-        text("healthzPort: 10248\nhairpinMode: none\ncontainerLogMaxSize: 1Mi").len(),
+        text("registryPullQPS: 5\nhairpinMode: none\ncontainerLogMaxSize: 1Mi").len(),
         3,
         "kubelet acts on them, this agent does not yet"
     );

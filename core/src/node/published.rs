@@ -27,6 +27,31 @@ pub struct PublishedPod {
     /// Containers that were stopped before they reached their memory limit: id, and the message of their status.
     pub forestalled: BTreeMap<String, String>,
     pub probing: Probing,
+    pub lifecycle: Lifecycle,
+}
+
+/// How far the pod is, in the words of kubelet's pod workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lifecycle {
+    /// It is to run, or waits to.
+    #[default]
+    Sync,
+    Terminating,
+    /// Nothing of it runs any more.
+    Terminated,
+}
+
+impl Lifecycle {
+    pub const ALL: [Lifecycle; 3] = [Lifecycle::Sync, Lifecycle::Terminating, Lifecycle::Terminated];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Lifecycle::Sync => "sync",
+            Lifecycle::Terminating => "terminating",
+            Lifecycle::Terminated => "terminated",
+        }
+    }
 }
 
 /// What of a pod's health is asked.
@@ -50,6 +75,7 @@ impl PartialEq for PublishedPod {
             && self.failure == other.failure
             && self.forestalled == other.forestalled
             && self.probing == other.probing
+            && self.lifecycle == other.lifecycle
     }
 }
 
@@ -65,6 +91,7 @@ impl From<&SavedPod> for PublishedPod {
             failure: saved.failure.clone(),
             forestalled: saved.forestalled.clone(),
             probing: Probing::Nothing,
+            lifecycle: Lifecycle::Sync,
         }
     }
 }

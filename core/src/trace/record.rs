@@ -84,6 +84,9 @@ pub struct Record {
     /// `node`, `kubepods`, `pod` or `container`: the memory domain that this is said of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
+    /// What kind of kernel event a signal is, by the name of its variant; of a decision kubelet's eviction signal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
     /// For people; never needed to understand the record by machine.
     pub message: String,
     /// `usage_bytes`, `limit_bytes`, `lead_ms`, `signal_to_decision_us` … unit last in each name.
@@ -110,6 +113,7 @@ impl Record {
             pod: None,
             container: None,
             domain: None,
+            signal: None,
             message: message.into(),
             numbers: BTreeMap::new(),
         }
@@ -134,6 +138,12 @@ impl Record {
     #[must_use]
     pub fn domain(mut self, name: impl Into<String>) -> Record {
         self.domain = Some(name.into());
+        self
+    }
+
+    #[must_use]
+    pub fn signal(mut self, name: impl Into<String>) -> Record {
+        self.signal = Some(name.into());
         self
     }
 

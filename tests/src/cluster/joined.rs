@@ -1,10 +1,12 @@
 //! A node of a cluster: the agent on a containerd of its own, joined to a control plane under the node's own identity.
 
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 
 use serde_json::{Value, json};
 use xtask::control_plane::ControlPlane;
 use xtask::node::RunningContainer;
+use xtask::relay::Relay;
 
 use super::fault_proxy::FaultProxy;
 use super::{condition, wait_object};
@@ -17,6 +19,8 @@ pub struct Joined<'a> {
     node: Node,
     pub name: String,
     plane: &'a ControlPlane,
+    /// The API server's way to the node's own API.
+    inward: Option<Relay>,
 }
 
 impl Deref for Joined<'_> {
@@ -54,9 +58,41 @@ impl<'a> Joined<'a> {
         (proxy, Joined::of(plane, name, node))
     }
 
+    /// A node that the control plane is [`super::around`]. Its API shows a certificate of the cluster's, once that has been
+    /// approved, and takes those of the cluster's users.
+    #[track_caller]
+    #[must_use]
+    pub fn within(plane: &'a ControlPlane, name: &str, mut node: Node) -> Joined<'a> {
+        node.join_within().unwrap();
+        node.config_mut()["serverTLSBootstrap"] = json!(true);
+        node.config_mut()["authentication"] = json!({ "x509": { "clientCAFile": plane.authority_path() } });
+        let kubeconfig = plane.node_kubeconfig(name).unwrap();
+        node.be_known_as(name, &kubeconfig);
+        Joined::of(plane, name, node)
+    }
+
+    /// The agent runs, the node is Ready and has its serving certificate.
+    #[track_caller]
+    pub fn start_serving(&mut self) {
+        self.node.start();
+        self.wait_ready();
+        let asked = super::wait("a request for a serving certificate", || {
+            let all = self.plane.kubectl_json(&["get", "csr"]).ok()?;
+            let user = format!("system:node:{}", self.name);
+            let is_ours = |csr: &&Value| {
+                csr["spec"]["signerName"] == "kubernetes.io/kubelet-serving"
+                    && csr["spec"]["username"] == user.as_str()
+            };
+            all["items"].as_array()?.iter().find(is_ours)?["metadata"]["name"].as_str().map(str::to_owned)
+        });
+        self.plane.kubectl(&["certificate", "approve", &asked]).unwrap();
+        let link = self.node.scratch().path().join("pki/kubelet-server-current.pem");
+        super::wait("the serving certificate", || link.exists().then_some(()));
+    }
+
     fn of(plane: &'a ControlPlane, name: &str, node: Node) -> Joined<'a> {
         super::namespace(plane, name);
-        Joined { node, name: name.to_owned(), plane }
+        Joined { node, name: name.to_owned(), plane, inward: None }
     }
 
     /// The agent runs and the node is Ready.
@@ -67,6 +103,29 @@ impl<'a> Joined<'a> {
         node.start();
         node.wait_ready();
         node
+    }
+
+    /// The agent does not run yet; its own API will be reached from out here, by the API server too, at
+    /// [`Joined::api_address`].
+    #[track_caller]
+    #[must_use]
+    pub fn serving(plane: &'a ControlPlane, name: &str) -> Joined<'a> {
+        let mut node = Joined::new(plane, name);
+        let relay = Relay::inward(node.containerd.netns()).unwrap();
+        let ca = plane.authority_path();
+        let config = node.config_mut();
+        config["port"] = json!(relay.address().port());
+        config["authentication"] = json!({ "x509": { "clientCAFile": ca } });
+        node.add_arguments(&["--node-ip=127.0.0.1"]);
+        node.inward = Some(relay);
+        node
+    }
+
+    /// Of the node's own API.
+    #[track_caller]
+    #[must_use]
+    pub fn api_address(&self) -> SocketAddr {
+        self.inward.as_ref().expect("the node was made by `serving`").address()
     }
 
     #[track_caller]

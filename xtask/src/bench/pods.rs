@@ -5,7 +5,7 @@
 //! - [`requests`]: what a node has asked of the API server, by its audit log; [`gauge`]: its process.
 //! - [`round`]: one agent's rounds; [`report`]: the tables.
 
-mod gauge;
+pub(super) mod gauge;
 mod report;
 mod requests;
 mod round;

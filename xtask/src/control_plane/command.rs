@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
+use super::metrics_server::program;
 use super::programs::{Program, Programs, Source};
 use super::version::Version;
 use super::{ControlPlane, Options};
@@ -22,6 +23,9 @@ pub enum Action {
         /// The agent's peer as well.
         #[arg(long)]
         kubelet: bool,
+        /// What `kubectl top` and autoscalers ask, for the tests.
+        #[arg(long)]
+        metrics_server: bool,
     },
     /// Starts it and leaves it running; prints where the kubeconfig is.
     Up {
@@ -112,9 +116,12 @@ impl Running {
 pub fn run(action: Action) -> Result<ExitCode> {
     let dir = paths::cache()?.join("control-plane/running");
     match action {
-        Action::Build { source, kubelet } => {
+        Action::Build { source, kubelet, metrics_server } => {
             let wanted = if kubelet { &Program::ALL[..] } else { &Program::CONTROL_PLANE };
             println!("programs: {}", Programs::ensure(&source.into(), wanted)?.dir().display());
+            if metrics_server {
+                println!("metrics-server: {}", program::ensure()?.display());
+            }
         }
         Action::Up { source, audit, node } => {
             let options = Options { source: source.into(), audit, ..Options::default() };

@@ -7,12 +7,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::programs::Program;
 use crate::process;
 
 #[derive(Debug)]
 pub struct Component {
-    pub program: Program,
+    pub name: &'static str,
     command: Command,
     log: PathBuf,
     child: Option<Child>,
@@ -20,8 +19,8 @@ pub struct Component {
 
 impl Component {
     #[must_use]
-    pub fn new(program: Program, command: Command, log: PathBuf) -> Component {
-        Component { program, command, log, child: None }
+    pub fn new(name: &'static str, command: Command, log: PathBuf) -> Component {
+        Component { name, command, log, child: None }
     }
 
     /// Returns at once; its log is appended to.
@@ -39,7 +38,7 @@ impl Component {
             // Ctrl-C in the terminal is for the program that owns it.
             .process_group(0)
             .spawn()
-            .with_context(|| format!("starting {}", self.program.name()))?;
+            .with_context(|| format!("starting {}", self.name))?;
         self.child = Some(child);
         Ok(())
     }
@@ -47,8 +46,8 @@ impl Component {
     /// SIGKILL: what it would do at its leisure is nothing that anybody needs afterwards.
     pub fn kill(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
-            child.kill().with_context(|| format!("killing {}", self.program.name()))?;
-            child.wait().with_context(|| format!("waiting for {}", self.program.name()))?;
+            child.kill().with_context(|| format!("killing {}", self.name))?;
+            child.wait().with_context(|| format!("waiting for {}", self.name))?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::{collections::hash_map::RandomState, hash::BuildHasher};
 
 use anyhow::{Result, bail};
 
+use super::pki::FRONT_PROXY;
 use super::programs::Program;
 
 /// The first address is the Service `kubernetes`.
@@ -110,6 +111,14 @@ impl Layout {
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
             format!("--service-account-key-file={}", pki("sa.pub")),
             format!("--service-account-signing-key-file={}", pki("sa.key")),
+            // The aggregation layer, with kubeadm's names.
+            format!("--requestheader-client-ca-file={}", pki("front-proxy-ca.crt")),
+            format!("--requestheader-allowed-names={FRONT_PROXY}"),
+            "--requestheader-username-headers=X-Remote-User".to_owned(),
+            "--requestheader-group-headers=X-Remote-Group".to_owned(),
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
+            format!("--proxy-client-cert-file={}", pki(&format!("{FRONT_PROXY}.crt"))),
+            format!("--proxy-client-key-file={}", pki(&format!("{FRONT_PROXY}.key"))),
             "--profiling=false".to_owned(),
         ];
         if audit {

@@ -17,12 +17,14 @@ use rcgen::{
 
 /// Longer than any control plane of a test or of a developer runs.
 const VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// kubeadm's name for the API server towards those behind it.
+pub const FRONT_PROXY: &str = "front-proxy-client";
 /// Clocks of other machines need not agree with this one to the second; kubeadm's certificates do the same.
 const BACKDATED: Duration = Duration::from_secs(5 * 60);
 
 pub struct Pki {
     dir: PathBuf,
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    issuer: Issuer,
 }
 
 impl std::fmt::Debug for Pki {
@@ -43,20 +45,14 @@ impl Pki {
     /// and the key that signs service account tokens.
     pub fn create(dir: &Path, service_ip: Ipv4Addr) -> Result<Pki> {
         fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "kubernetes");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
-        valid_for(&mut params, VALIDITY)?;
-        let issuer =
-            CertifiedIssuer::self_signed(params, KeyPair::generate()?).context("making an authority")?;
-        let pki = Pki { dir: dir.to_owned(), issuer };
+        let pki = Pki { dir: dir.to_owned(), issuer: authority("kubernetes")? };
         pki.write("ca.crt", &pki.issuer.pem())?;
         pki.write("ca.key", &pki.issuer.key().serialize_pem())?;
         pki.write_identity("apiserver", &pki.api_server(service_ip)?)?;
         // What the API server shows to the kubelet API; kubeadm's name and group for it.
         let client = pki.client("kube-apiserver-kubelet-client", &["kubeadm:cluster-admins"], VALIDITY)?;
         pki.write_identity("apiserver-kubelet-client", &client)?;
+        pki.write_front_proxy()?;
         let accounts = KeyPair::generate().context("making the key of service accounts")?;
         pki.write("sa.key", &accounts.serialize_pem())?;
         pki.write("sa.pub", &accounts.public_key_pem())?;
@@ -97,23 +93,63 @@ impl Pki {
         self.sign(params, ExtendedKeyUsagePurpose::ServerAuth).context("the API server's certificate")
     }
 
-    fn sign(&self, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Result<Identity> {
-        params.extended_key_usages = vec![usage];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Identity { certificate, key: key.serialize_pem() })
+    /// By which a server behind the API server knows that it is the API server who says who asks. An authority of its own: a
+    /// client of the cluster's could say that it is anybody.
+    fn write_front_proxy(&self) -> Result<()> {
+        let issuer = authority("front-proxy-ca")?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, FRONT_PROXY);
+        valid_for(&mut params, VALIDITY)?;
+        let client = sign(&issuer, params, ExtendedKeyUsagePurpose::ClientAuth)?;
+        self.write("front-proxy-ca.crt", &issuer.pem())?;
+        self.write_identity(FRONT_PROXY, &client).map(drop)
     }
 
-    fn write_identity(&self, name: &str, identity: &Identity) -> Result<()> {
-        self.write(&format!("{name}.crt"), &identity.certificate)?;
-        self.write(&format!("{name}.key"), &identity.key)
+    /// The files of a server that is reached by this host name: its certificate and its key.
+    pub fn write_server(&self, name: &str, host: &str) -> Result<(PathBuf, PathBuf)> {
+        let mut params = CertificateParams::new(vec![host.to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, host);
+        valid_for(&mut params, VALIDITY)?;
+        let identity = self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)?;
+        self.write_identity(name, &identity)
+    }
+
+    fn sign(&self, params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Result<Identity> {
+        sign(&self.issuer, params, usage)
+    }
+
+    /// Where its certificate and its key are.
+    pub fn write_identity(&self, name: &str, identity: &Identity) -> Result<(PathBuf, PathBuf)> {
+        let [certificate, key] = ["crt", "key"].map(|what| self.dir.join(format!("{name}.{what}")));
+        write_private(&certificate, &identity.certificate)?;
+        write_private(&key, &identity.key)?;
+        Ok((certificate, key))
     }
 
     fn write(&self, name: &str, pem: &str) -> Result<()> {
         write_private(&self.dir.join(name), pem)
     }
+}
+
+type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+fn authority(name: &str) -> Result<Issuer> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
+    valid_for(&mut params, VALIDITY)?;
+    CertifiedIssuer::self_signed(params, KeyPair::generate()?)
+        .with_context(|| format!("making the authority {name}"))
+}
+
+fn sign(issuer: &Issuer, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Result<Identity> {
+    params.extended_key_usages = vec![usage];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, issuer)?.pem();
+    Ok(Identity { certificate, key: key.serialize_pem() })
 }
 
 fn valid_for(params: &mut CertificateParams, validity: Duration) -> Result<()> {
@@ -147,6 +183,8 @@ mod tests {
             ("apiserver.crt", "-----BEGIN CERTIFICATE-----"),
             ("apiserver.key", "-----BEGIN PRIVATE KEY-----"),
             ("apiserver-kubelet-client.crt", "-----BEGIN CERTIFICATE-----"),
+            ("front-proxy-ca.crt", "-----BEGIN CERTIFICATE-----"),
+            ("front-proxy-client.key", "-----BEGIN PRIVATE KEY-----"),
             ("sa.key", "-----BEGIN PRIVATE KEY-----"),
             ("sa.pub", "-----BEGIN PUBLIC KEY-----"),
         ] {

@@ -1,20 +1,15 @@
 //! The programs of a control plane: where they are, and building those that are not there from the Go module proxy.
 //!
-//! Built ones are kept in the cache under the release and the hash of what they were built from. Each is moved there
-//! when it is complete, so a build that was cut short goes on where it was. The Go compiler's own caches, several GB,
-//! lie beside them while it works and are removed afterwards.
+//! Built ones are kept in the cache under the release and the hash of what they were built from, see [`go_module`].
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use sha2::{Digest, Sha256};
 
+use super::go_module::{self, Compiler, Tool};
 use super::version::Version;
-use crate::progress::{self, Step};
-use crate::setup::go;
-use crate::{paths, process};
+use crate::paths;
 
 /// envtest's convention: a folder with the programs.
 pub const ASSETS_VARIABLE: &str = "KUBEBUILDER_ASSETS";
@@ -133,7 +128,7 @@ fn in_given_dir(dir: &Path, wanted: &[Program]) -> Result<Programs> {
     Ok(programs)
 }
 
-fn root() -> Result<PathBuf> {
+pub(super) fn root() -> Result<PathBuf> {
     Ok(paths::cache()?.join("control-plane"))
 }
 
@@ -147,94 +142,44 @@ fn module_dir(version: Version) -> Result<PathBuf> {
 
 /// `None` where it is not known yet what this release is built from.
 fn built_dir(version: Version) -> Result<Option<PathBuf>> {
-    let sums = module_dir(version)?.join("go.sum");
-    if !sums.is_file() {
-        return Ok(None);
-    }
-    let text = fs::read(&sums).with_context(|| format!("reading {}", sums.display()))?;
-    let hash: String = Sha256::digest(&text).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    Ok(Some(root()?.join(format!("{version}-{hash}"))))
+    let hash = go_module::hash(&module_dir(version)?)?;
+    Ok(match hash {
+        Some(hash) => Some(root()?.join(format!("{version}-{hash}"))),
+        None => None,
+    })
 }
 
 fn build(version: Version, wanted: &[Program]) -> Result<Programs> {
-    let root = root()?;
-    fs::create_dir_all(&root).with_context(|| format!("creating {}", root.display()))?;
-    let compiler = Compiler { version, module: module_dir(version)?, caches: root.join("go") };
-    let path = root.join("lock");
-    let lock = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-    lock.lock().with_context(|| format!("locking {}", path.display()))?;
-    if built_dir(version)?.is_none() {
-        compiler.make_module()?;
-    }
-    let dir = built_dir(version)?.context("`go mod tidy` has written no go.sum")?;
-    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    let programs = Programs { dir };
-    let missing = programs.missing(wanted);
-    for (done, program) in missing.iter().enumerate() {
-        let heading = format!(
-            "{} {version} ({} of {})\n   go build {}",
-            program.name(),
-            done + 1,
-            missing.len(),
-            program.package()
-        );
-        let target = programs.path(*program);
-        progress::step(&heading, |step| compiler.build(step, *program, &target))?;
-    }
-    if compiler.caches.exists() {
-        fs::remove_dir_all(&compiler.caches)
-            .with_context(|| format!("removing {}", compiler.caches.display()))?;
-    }
-    Ok(programs)
-}
-
-struct Compiler {
-    version: Version,
-    module: PathBuf,
-    /// Go's modules and compiled packages; there while it works.
-    caches: PathBuf,
-}
-
-impl Compiler {
-    fn go(&self) -> Result<Command> {
-        let program = go::program()?
-            .with_context(|| format!("there is no Go from {} on; run `cargo xtask setup`", go::OLDEST))?;
-        let mut command = Command::new(program);
-        command
-            .current_dir(&self.module)
-            .env("CGO_ENABLED", "0")
-            .env("GOCACHE", self.caches.join("build"))
-            .env("GOMODCACHE", self.caches.join("mod"))
-            // Fetches the release of Go that a go.mod asks for, where this one is older.
-            .env("GOTOOLCHAIN", "auto")
-            .env("GOWORK", "off")
-            // Its modules are read-only otherwise, and could not be removed.
-            .env("GOFLAGS", "-modcacherw");
-        Ok(command)
-    }
-
-    fn make_module(&self) -> Result<()> {
-        fs::create_dir_all(&self.module).with_context(|| format!("creating {}", self.module.display()))?;
-        let path = self.module.join("go.mod");
-        fs::write(&path, self.version.go_mod()?).with_context(|| format!("writing {}", path.display()))?;
-        let heading = format!("modules of Kubernetes {}\n   go mod tidy", self.version);
-        progress::step(&heading, |step| step.run(self.go()?.args(["mod", "tidy"])))
-    }
-
-    fn build(&self, step: &Step, program: Program, target: &Path) -> Result<()> {
-        let partial = target.with_file_name(format!(".{}.partial", program.name()));
-        let mut command = self.go()?;
-        // go.sum says what is built: it is read and never changed. `-v` names what is being compiled.
-        command.args(["build", "-v", "-mod=readonly", "-trimpath", "-ldflags", &self.version.linker_flags()]);
-        command.arg("-o").arg(&partial).arg(program.package());
-        step.run(&mut command)?;
-        // kubectl has a subcommand for it, and etcd a release of its own.
-        if !matches!(program, Program::Kubectl | Program::Etcd) {
-            let said = process::output(Command::new(&partial).arg("--version"))?;
-            ensure!(said.contains(&self.version.to_string()), "{} says {said:?}", partial.display());
+    let (root, module) = (root()?, module_dir(version)?);
+    go_module::with_compiler(&root, &module, |compiler| {
+        if built_dir(version)?.is_none() {
+            make_module(compiler, version)?;
         }
-        fs::rename(&partial, target).with_context(|| format!("moving {} into place", program.name()))
-    }
+        let dir = built_dir(version)?.context("`go mod tidy` has written no go.sum")?;
+        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        let programs = Programs { dir };
+        let missing = programs.missing(wanted);
+        for (done, program) in missing.iter().enumerate() {
+            let name = program.name();
+            compiler.build(&Tool {
+                heading: format!("{name} {version} ({} of {})", done + 1, missing.len()),
+                package: program.package(),
+                linker_flags: version.linker_flags(),
+                // kubectl has a subcommand for it, and etcd a release of its own.
+                says: (!matches!(program, Program::Kubectl | Program::Etcd)).then(|| version.to_string()),
+                target: programs.path(*program),
+            })?;
+        }
+        Ok(programs)
+    })
+}
+
+fn make_module(compiler: &Compiler, version: Version) -> Result<()> {
+    let dir = compiler.module();
+    fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+    let path = dir.join("go.mod");
+    fs::write(&path, version.go_mod()?).with_context(|| format!("writing {}", path.display()))?;
+    compiler.tidy(&format!("modules of Kubernetes {version}"))
 }
 
 #[cfg(test)]

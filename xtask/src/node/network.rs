@@ -21,13 +21,18 @@ impl TestNode {
     /// The same by a kubeconfig that leads to this address. Pods say by the label `test: NAME` that they are this node's.
     pub fn join_by(&mut self, api_server: SocketAddr, name: &str, kubeconfig: &Path) -> Result<()> {
         self.join(api_server)?;
+        self.be_known_as(name, kubeconfig);
+        Ok(())
+    }
+
+    /// From its next start on it is a node of this name, under the identity of the kubeconfig.
+    pub fn be_known_as(&mut self, name: &str, kubeconfig: &Path) {
         self.add_arguments(&[
             &format!("--kubeconfig={}", kubeconfig.display()),
             &format!("--hostname-override={name}"),
             &format!("--cert-dir={}", self.cert_dir().display()),
             &format!("--node-labels=test={name}"),
         ]);
-        Ok(())
     }
 
     /// What a node of a cluster is told as `--cert-dir`.
@@ -39,15 +44,27 @@ impl TestNode {
     /// From its next start on the agent runs in the namespace of its pods, which it can reach there, and the API server at
     /// this address out here is relayed to it. The namespace gets an address of the node's own.
     pub fn join(&mut self, api_server: SocketAddr) -> Result<()> {
+        self.join_within()?;
+        let namespace = self.containerd.netns();
+        if !api_server.ip().is_loopback() {
+            namespace.sh(&format!("ip address add {} dev lo", api_server.ip()))?;
+        }
+        self.relay = Some(Relay::start(namespace, api_server)?);
+        Ok(())
+    }
+
+    /// The same where the API server is in that namespace itself, as is whatever else talks to the node there.
+    pub fn join_within(&mut self) -> Result<()> {
         let namespace = self.containerd.netns();
         namespace.sh(&format!(
             "ip link add eth0 type bridge && ip address add {NODE_IP}/24 dev eth0 && ip link set eth0 up && \
              ip route add default dev eth0"
         ))?;
-        if !api_server.ip().is_loopback() {
-            namespace.sh(&format!("ip address add {} dev lo", api_server.ip()))?;
+        if let Some(config) = self.config.as_object_mut() {
+            // The ports are all its own.
+            config.remove("enableServer");
+            config.remove("healthzPort");
         }
-        self.relay = Some(Relay::start(namespace, api_server)?);
         self.join_pod_network();
         Ok(())
     }

@@ -29,6 +29,22 @@ pub fn update(step: &Step) {
     }
 }
 
+/// Downloads a package of this machine's own release to `dir`, which the caller deletes, and unpacks it into `into`: nothing
+/// is installed, no script of its runs and no service is started. What it depends on is not looked at.
+pub fn unpack(step: &Step, package: &str, dir: &Path, into: &Path) -> Result<()> {
+    ensure!(
+        crate::paths::program("apt-get").is_some(),
+        "there is no apt-get here; install by hand what the Debian package {package} holds"
+    );
+    update(step);
+    twice(|| step.run(apt().args(LISTS_OF_OUR_OWN).args(["download", package]).current_dir(dir)))?;
+    let debs = std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;
+    let mut debs = debs.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let deb = debs.find(|path| path.extension().is_some_and(|e| e == "deb"));
+    let deb = deb.with_context(|| format!("apt-get download {package} has left no package"))?;
+    step.run(Command::new("dpkg").arg("--extract").arg(deb).arg(into))
+}
+
 fn apt() -> Command {
     let mut command = Command::new("apt-get");
     // On a new machine the daily update may hold the lock.

@@ -17,6 +17,10 @@ pub enum Role {
     Containerds,
     /// Builds a Kubernetes control plane.
     ControlPlane,
+    /// Scrapes the agent's metrics, and checks rules and dashboards.
+    Monitoring,
+    /// A kubectl as old as any that nodes meet.
+    OldKubectl,
     /// Makes and boots virtual machines.
     Lab,
     /// Checks the Vagrantfile.
@@ -52,6 +56,8 @@ pub const CONTROL_PLANE: &[Role] = &[Role::ControlPlane];
 /// Pods of a control plane on this machine.
 pub const COMPARE: &[Role] =
     &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Containerds, Role::ControlPlane];
+/// `bench scrape`, besides what it runs pods with.
+pub const SCRAPE: &[Role] = &[Role::Monitoring];
 /// Pods in virtual machines.
 pub const LAB: &[Role] = &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Lab];
 /// `cargo xtask test`, and what `cargo xtask setup` installs: all but Vagrant, whose hundred packages of Ruby check
@@ -64,6 +70,8 @@ pub const TEST: &[Role] = &[
     Role::Checks,
     Role::Containerds,
     Role::ControlPlane,
+    Role::Monitoring,
+    Role::OldKubectl,
     Role::Lab,
 ];
 /// `cargo xtask setup --vagrant`.
@@ -75,6 +83,8 @@ pub const WITH_VAGRANT: &[Role] = &[
     Role::Checks,
     Role::Containerds,
     Role::ControlPlane,
+    Role::Monitoring,
+    Role::OldKubectl,
     Role::Lab,
     Role::Vagrant,
 ];

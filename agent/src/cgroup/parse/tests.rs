@@ -28,10 +28,16 @@ fn memory_stats() {
 #[test]
 fn meminfos() {
     let text =
-        b"MemTotal:       24684084 kB\nMemFree:        1000 kB\nMemAvailable:   2000 kB\nBuffers: 1 kB\n";
+        b"MemTotal:       24684084 kB\nMemFree:        1000 kB\nMemAvailable:   2000 kB\nBuffers: 1 kB\nSwapTotal: 8 kB\n";
     assert_eq!(
         meminfo(text),
-        Ok(MemInfo { total_bytes: 24_684_084 * 1024, free_bytes: 1_024_000, available_bytes: 2_048_000 })
+        Ok(MemInfo {
+            total_bytes: 24_684_084 * 1024,
+            free_bytes: 1_024_000,
+            available_bytes: 2_048_000,
+            swap_total_bytes: Some(8192),
+            swap_free_bytes: None,
+        })
     );
     assert_eq!(meminfo(b"MemTotal: 1 kB\nMemFree: 1 kB\n"), Err(ParseError::Missing("MemAvailable")));
     assert_eq!(meminfo(b""), Err(ParseError::Missing("MemTotal")));

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
-use super::{BUFFER_BYTES, open, pread};
+use super::BUFFER_BYTES;
+use crate::cgroup::open_file::{open, read_all};
 use crate::cgroup::tree;
 use crate::kernel::scheduling::run_at_realtime_priority;
 
@@ -60,7 +61,7 @@ fn run(root: &PathBuf, asked: &Receiver<Why>) {
         let dirs = tree::subtree(root).unwrap_or_default();
         for dir in dirs.iter().filter(|dir| *dir != root) {
             if let Ok(stat) = open(&dir.join("memory.stat")) {
-                let _ = pread(&stat, &mut buffer);
+                let _ = read_all(&stat, &mut buffer);
             }
         }
         let took = start.elapsed();

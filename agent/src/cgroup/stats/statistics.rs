@@ -15,10 +15,12 @@ use std::hash::{DefaultHasher, Hasher};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use super::{ReadError, open, read};
+use super::{ReadError, read};
 use crate::cgroup::CgroupError;
-use crate::cgroup::parse::{self, MemoryStat};
+use crate::cgroup::open_file::open;
+use crate::cgroup::parse::{self, MemoryStat, counters};
 use oomlet_core::signal::{Domain, DomainReading, Hierarchy, StatAge};
+use oomlet_core::stats::account::StatCounters;
 
 /// Pages that a CPU counts or charges on its own before it tells (`MEMCG_CHARGE_BATCH`).
 const BATCH_PAGES: u64 = 64;
@@ -33,6 +35,14 @@ pub(super) fn slack_bytes(cpus: usize) -> u64 {
     BATCHES * BATCH_PAGES * PAGE_BYTES * cpus.max(1) as u64
 }
 
+/// What the file says.
+pub(super) struct Statistics {
+    pub stat: MemoryStat,
+    pub age: StatAge,
+    /// Of those that were asked for.
+    pub counters: StatCounters,
+}
+
 /// One cgroup's.
 #[derive(Debug)]
 pub(super) struct StatFile {
@@ -45,22 +55,25 @@ impl StatFile {
         Ok(StatFile { fd: open(&dir.join("memory.stat"))?, text: Text::default() })
     }
 
-    /// The statistics, and how they stand to `usage_bytes`, which was read just before.
+    /// The statistics, and how they stand to `usage_bytes`, which was read just before. `counters`: those that are shown, too.
     pub(super) fn read(
         &mut self,
         usage_bytes: u64,
         hierarchy: Hierarchy,
         slack_bytes: u64,
+        counters: bool,
         buffer: &mut [u8],
-    ) -> Result<(MemoryStat, StatAge), ReadError> {
-        let (stat, digest) = read(&self.fd, buffer, |text| {
+    ) -> Result<Statistics, ReadError> {
+        let (stat, counters, digest) = read(&self.fd, buffer, |text| {
             let stat = match hierarchy {
                 Hierarchy::MemoryV1 => parse::memory_stat_v1(text),
                 Hierarchy::Unified => parse::memory_stat_v2(text),
             }?;
-            Ok((stat, digest(text)))
+            let counters = if counters { counters::stat(text, hierarchy) } else { StatCounters::default() };
+            Ok((stat, counters, digest(text)))
         })?;
-        Ok((stat, self.text.age(digest, usage_bytes, slack_bytes)))
+        let age = self.text.age(digest, usage_bytes, slack_bytes);
+        Ok(Statistics { stat, age, counters })
     }
 }
 

@@ -5,7 +5,7 @@ use super::*;
 use crate::cgroup::test_tree::TestTree;
 use oomlet_core::pod::PodUid;
 use oomlet_core::pod::qos::{CgroupResources, QosClass};
-use oomlet_core::signal::StatAge;
+use oomlet_core::signal::{Hierarchy, StatAge};
 
 fn none() -> CgroupResources {
     CgroupResources::default()
@@ -188,7 +188,12 @@ fn v2_files() {
     ] {
         fs::write(dir.path().join(name), text).unwrap();
     }
-    let reader = |buffer| Reader { hierarchy: Hierarchy::Unified, slack_bytes: 100, buffer };
+    let reader = |buffer| Reader {
+        hierarchy: Hierarchy::Unified,
+        slack_bytes: 100,
+        buffer,
+        account: Some(Vec::new()),
+    };
     let mut reads = reader(vec![0; BUFFER_BYTES]);
     let mut w = Watched::open(Hierarchy::Unified, Domain::Kubepods, dir.path()).unwrap();
     let reading = w.read_or_reopen(&mut reads).unwrap().unwrap();

@@ -69,7 +69,7 @@ impl State {
             return;
         }
         self.signals.told_at.get_or_insert(event.at);
-        let mut record = signal_record(event, target.as_ref());
+        let mut record = signal_record(event, target.as_ref()).signal(event.kind.as_str());
         if let Some(target) = target {
             record = self.with_target(record, &target);
         }
@@ -146,6 +146,7 @@ impl State {
         let record = Record::new(now, Kind::Decision, eviction.reason, eviction.message.clone())
             .pod(&eviction.pod)
             .domain(eviction.domain.kind())
+            .signal(memory_signal(&eviction.domain))
             .number("grace_ms", eviction.grace.as_millis())
             .number("read_to_decision_us", now.since(eviction.read_at).as_micros());
         let mut record = with_numbers(record, &eviction.numbers);
@@ -191,6 +192,14 @@ impl State {
     #[must_use]
     pub const fn under_memory_pressure(&self) -> bool {
         self.conditions.memory_pressure
+    }
+}
+
+/// kubelet's eviction signal for memory of this domain.
+const fn memory_signal(domain: &Domain) -> &'static str {
+    match domain {
+        Domain::Node => "memory.available",
+        Domain::Kubepods | Domain::Pod(_) | Domain::Container(..) => "allocatableMemory.available",
     }
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use super::{Mode, PodState, State};
 use crate::clock::Mono;
 use crate::eviction::resources::Condition;
-use crate::node::published::{Failure, Probing, PublishedNode, PublishedPod};
+use crate::node::published::{Failure, Lifecycle, Probing, PublishedNode, PublishedPod};
 use crate::pod::PodUid;
 use crate::pod::runtime_status::PodRuntimeStatus;
 use crate::pod::status::{PodFailure, StatusInput, pod_status};
@@ -75,6 +75,7 @@ impl State {
                 | Mode::Completed { .. }
                 | Mode::Removed => Probing::Nothing,
             },
+            lifecycle: lifecycle(pod),
         }
     }
 
@@ -105,6 +106,20 @@ impl State {
             runtime_name: &self.config.runtime_name,
             now_unix_ns: i64::try_from(now.0).unwrap_or(i64::MAX).saturating_add(self.config.unix_offset_ns),
         })
+    }
+}
+
+fn lifecycle(pod: &PodState) -> Lifecycle {
+    match pod.mode {
+        Mode::Pending | Mode::Active => Lifecycle::Sync,
+        Mode::Rejected(_) | Mode::Evicted { stopped: true, .. } | Mode::Removed => Lifecycle::Terminated,
+        Mode::Completed { .. } | Mode::Evicted { .. } | Mode::Removing { .. } => {
+            if pod.containers.status().is_some() && !pod.containers.any_running() {
+                Lifecycle::Terminated
+            } else {
+                Lifecycle::Terminating
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::eviction::resources::pressure::PressureInfo;
 use crate::eviction::resources::reading::{QueriedPod, Reclaim, Reclaimed};
 use crate::eviction::resources::{
     Condition, Images, PodScope, Resource, ResourceAnswer, ResourceCandidate, ResourceEviction,
-    ResourceManager, ResourceOrder, ResourceQuery,
+    ResourceManager, ResourceOrder, ResourceQuery, ResourceSignal,
 };
 use crate::node::action::ResourceAction;
 use crate::node::published::Failure;
@@ -182,6 +182,7 @@ impl State {
         let record = Record::new(now, Kind::Decision, eviction.reason, eviction.message.clone())
             .pod(&eviction.pod)
             .domain(if eviction.signal.is_some() { "node" } else { "pod" })
+            .signal(eviction.signal.map_or("ephemeralpodfs.limit", ResourceSignal::as_str))
             .number("grace_ms", eviction.grace.as_millis())
             .number("read_to_decision_us", now.since(eviction.read_at).as_micros());
         let record = eviction.numbers.iter().fold(record, |r, (name, value)| r.number(name, *value));

@@ -1,10 +1,13 @@
-//! When to look at a directory of files again: inotify, and a pause for what is written in several steps. Shell.
+//! When to look at a directory of files, or at one file, again. Shell.
+//!
+//! inotify says when, with a pause for what is written in several steps, and a rescan heals what it misses (network file
+//! systems, a symlink's target, a full event queue). A changed symlink `..data` is seen, so a mounted ConfigMap works.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use inotify::{EventStream, Inotify, WatchMask};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 use tokio_stream::StreamExt as _;
 
 /// A change is looked at once nothing has happened for this long: editors write in several steps.
@@ -12,16 +15,44 @@ const QUIET: Duration = Duration::from_millis(20);
 /// … but not later than this after its first step.
 const QUIET_AT_MOST: Duration = Duration::from_millis(200);
 
+/// When to look.
+#[derive(Debug)]
+pub(crate) struct Looks {
+    watcher: Watcher,
+    ticker: Interval,
+}
+
+impl Looks {
+    /// `rescan`: after so long it is time, whatever inotify says.
+    pub fn new(path: &Path, rescan: Duration) -> Looks {
+        let mut ticker = interval(rescan.max(Duration::from_millis(1)));
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Looks { watcher: Watcher::new(path), ticker }
+    }
+
+    /// Waits until it is time; the first time is at once.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            // Cancel-safe: tokio documents it.
+            _ = self.ticker.tick() => {}
+            // Cancel-safe: an event stays in the kernel's queue until it is read, and one read is enough.
+            () = self.watcher.changed() => self.watcher.settled().await,
+        }
+        // Watch before reading: what changes in between is seen by one of the two.
+        self.watcher.ensure();
+    }
+}
+
 /// inotify on the directory, or on the parent of a single file. Without it the rescan alone is left.
 #[derive(Debug)]
-pub(crate) struct Watcher {
+struct Watcher {
     path: PathBuf,
     events: Option<EventStream<[u8; 4096]>>,
     watching: Option<inotify::WatchDescriptor>,
 }
 
 impl Watcher {
-    pub(crate) fn new(path: &Path) -> Watcher {
+    fn new(path: &Path) -> Watcher {
         let events = Inotify::init().and_then(|inotify| inotify.into_event_stream([0; 4096]));
         if let Err(error) = &events {
             tracing::warn!(
@@ -33,7 +64,7 @@ impl Watcher {
     }
 
     /// Sets the watch where there is none: at start, or since the directory was away.
-    pub(crate) fn ensure(&mut self) {
+    fn ensure(&mut self) {
         let Some(events) = &self.events else { return };
         if self.watching.is_some() {
             return;
@@ -54,7 +85,7 @@ impl Watcher {
     }
 
     /// Waits for the next event; for ever without inotify.
-    pub(crate) async fn changed(&mut self) {
+    async fn changed(&mut self) {
         let Some(events) = &mut self.events else { return std::future::pending().await };
         match events.next().await {
             Some(Ok(event)) => {
@@ -77,7 +108,7 @@ impl Watcher {
         }
     }
 
-    pub(crate) async fn settled(&mut self) {
+    async fn settled(&mut self) {
         let latest = Instant::now() + QUIET_AT_MOST;
         loop {
             tokio::select! {

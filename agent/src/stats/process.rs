@@ -1,0 +1,97 @@
+//! `process_…`: the agent itself, under the names of Prometheus' own libraries.
+
+use std::fs;
+
+use prometheus::proto::MetricFamily;
+
+use oomlet_core::metrics::family::{Family, Kind, finish, number};
+
+/// What `/proc/self/stat` says, from the third field on.
+struct Stat {
+    cpu_s: f64,
+    started_s: f64,
+    virtual_bytes: u64,
+    resident_bytes: u64,
+    threads: u64,
+}
+
+fn stat() -> Option<Stat> {
+    let text = fs::read_to_string("/proc/self/stat").ok()?;
+    // The name may hold spaces and brackets; it ends with the last of them.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    let ticks = number(rustix::param::clock_ticks_per_second().max(1));
+    let booted = super::proc::booted_ns()?.div_euclid(1_000_000_000);
+    #[allow(clippy::cast_precision_loss, reason = "seconds since the epoch")]
+    let booted = booted as f64;
+    Some(Stat {
+        cpu_s: number(field(14)? + field(15)?) / ticks,
+        started_s: booted + number(field(22)?) / ticks,
+        virtual_bytes: field(23)?,
+        resident_bytes: field(24)?.saturating_mul(rustix::param::page_size() as u64),
+        threads: field(20)?,
+    })
+}
+
+fn gauge(name: &str, help: &str, value: Option<f64>) -> Family {
+    let family = Family::new(Kind::Gauge, name, help);
+    match value {
+        Some(value) => family.with(Vec::new(), value, None),
+        None => family,
+    }
+}
+
+/// `process_start_time_seconds`, which every page has.
+pub(super) fn start_time() -> Vec<MetricFamily> {
+    let help = "Start time of the process since unix epoch in seconds.";
+    finish([gauge("process_start_time_seconds", help, stat().map(|s| s.started_s))])
+}
+
+pub(super) fn families() -> Vec<MetricFamily> {
+    let stat = stat();
+    let of = |value: fn(&Stat) -> f64| stat.as_ref().map(value);
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let open = fs::read_dir("/proc/self/fd").ok().map(|dir| dir.count() as u64);
+    let mut cpu = Family::new(
+        Kind::Counter,
+        "process_cpu_seconds_total",
+        "Total user and system CPU time spent in seconds.",
+    );
+    if let Some(seconds) = of(|s| s.cpu_s) {
+        cpu.push(Vec::new(), seconds, None);
+    }
+    let mut all = finish([
+        cpu,
+        gauge("process_max_fds", "Maximum number of open file descriptors.", limit.map(number)),
+        gauge("process_open_fds", "Number of open file descriptors.", open.map(number)),
+        gauge(
+            "process_resident_memory_bytes",
+            "Resident memory size in bytes.",
+            of(|s| number(s.resident_bytes)),
+        ),
+        gauge("process_threads", "Number of OS threads in the process.", of(|s| number(s.threads))),
+        gauge(
+            "process_virtual_memory_bytes",
+            "Virtual memory size in bytes.",
+            of(|s| number(s.virtual_bytes)),
+        ),
+    ]);
+    all.extend(start_time());
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process() {
+        let stat = stat().unwrap();
+        let now = number(u64::try_from(crate::stats::unix_ns()).unwrap()) / 1e9;
+        assert!(stat.started_s < now && stat.started_s > now - 24.0 * 3600.0, "{} {now}", stat.started_s);
+        assert!(stat.resident_bytes > 1 << 20 && stat.virtual_bytes > stat.resident_bytes);
+        assert!(stat.threads >= 1 && stat.cpu_s >= 0.0);
+        let names: Vec<String> = families().iter().map(|f| f.name().to_owned()).collect();
+        assert_eq!(names.len(), 7, "{names:?}");
+    }
+}
