@@ -10,6 +10,7 @@ mod e2e;
 mod eviction;
 mod faults;
 mod node;
+mod numbers;
 mod pods;
 mod stability;
 mod updates;

@@ -95,7 +95,13 @@ impl<'a> Peer<'a> {
         plane.kubectl(&["create", "namespace", &namespace])?;
         match &kind {
             Kind::Oomlet => node.start_agent()?,
-            Kind::Kubelet(program) => node.start_kubelet(program)?,
+            Kind::Kubelet(program) => {
+                // By it cAdvisor knows whose cgroup is which container's.
+                let socket = node.containerd.socket().display().to_string();
+                node.add_arguments(&[&format!("--containerd={socket}")]);
+                node.config_mut()["volumeStatsAggPeriod"] = json!("10s");
+                node.start_kubelet(program)?;
+            }
         }
         let peer = Peer { node, plane, name, namespace, requests: Requests::default(), _sysctls: sysctls };
         let ready = process::holds_within(READY, || {
@@ -112,6 +118,21 @@ impl<'a> Peer<'a> {
             );
         }
         Ok(peer)
+    }
+
+    #[must_use]
+    pub fn node(&self) -> &TestNode {
+        &self.node
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     fn object(&self) -> Result<Value> {
