@@ -9,7 +9,7 @@
 //! | [`access`], [`authn`], [`authz`] | 401 and 403 before any route |
 //! | [`routes`] | a file for each family of paths; [`state`] is all that they have |
 //! | [`proxy`] | streams to the runtime, byte for byte |
-//! | [`log_reader`], [`dir_watch`] | container logs from their files |
+//! | [`log_reader`], [`dir_watch`], [`journal`] | container logs from their files; what the node's services have said |
 //!
 //! It has a tokio runtime of its own, whose threads are less urgent than the agent's others: nothing that a caller does
 //! keeps the SyncLoop from its turn. Nobody waits for it.
@@ -22,6 +22,7 @@ pub mod client_ca;
 pub mod connection;
 pub mod dir_watch;
 pub mod find;
+pub mod journal;
 pub mod log_reader;
 pub mod metered;
 pub mod proxy;

@@ -6,6 +6,7 @@ pub mod attributes;
 pub mod health;
 pub mod log_line;
 pub mod log_options;
+pub mod log_query;
 pub mod log_source;
 pub mod pods;
 pub mod stream_options;

@@ -17,6 +17,7 @@ pub mod capped;
 pub mod cgroup;
 pub mod cluster;
 pub mod command;
+pub mod https;
 pub mod node;
 pub mod pod;
 pub mod slot;

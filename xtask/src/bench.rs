@@ -4,6 +4,7 @@
 mod brake;
 mod forestall;
 mod machine;
+mod node_api;
 mod pods;
 mod signal;
 mod sync_loop;
@@ -24,6 +25,8 @@ pub enum Bench {
     Brake(brake::Options),
     /// What an event costs the SyncLoop with 110, 1,000 and 5,000 pods, and what a pod takes of memory; no runtime.
     Loop(sync_loop::Options),
+    /// From kernel event to decision while the node's own API is under attack, beside the same without.
+    NodeApi(node_api::Options),
     /// Many pods at once on a node of a real control plane, their end, and a minute at rest: oomlet beside kubelet.
     Pods(pods::Options),
     /// Leaks of each speed and shape: who ends them before the kernel does, and how.
@@ -36,6 +39,7 @@ impl Bench {
     pub fn is_inside(&self) -> bool {
         match self {
             Bench::Signal(_) => false,
+            Bench::NodeApi(options) => options.is_built(),
             // It builds the little that it needs by itself.
             Bench::Loop(_) => true,
             Bench::Brake(options) => options.is_report(),
@@ -48,6 +52,7 @@ impl Bench {
 pub fn run(bench: &Bench) -> Result<()> {
     let path = match bench {
         Bench::Signal(options) => write("signal", signal::run(options)?),
+        Bench::NodeApi(options) => write("node-api", node_api::run(options)?),
         Bench::Brake(options) => return brake::run(options),
         Bench::Loop(options) => return sync_loop::run(options),
         Bench::Pods(options) => return pods::run(options),

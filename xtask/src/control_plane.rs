@@ -200,6 +200,16 @@ impl ControlPlane {
         self.client_kubeconfig(&format!("node-{node}-expiring"), &identity)
     }
 
+    /// Of any user, by a client certificate: the paths of certificate and key, as PEM.
+    pub fn client_files(&self, user: &str, groups: &[&str]) -> Result<(PathBuf, PathBuf)> {
+        let identity = self.pki.lasting_client(user, groups)?;
+        let file = |end: &str| self.layout.pki().join(format!("{}.{end}", user.replace([':', '/'], "-")));
+        let (certificate, key) = (file("crt"), file("key"));
+        pki::write_private(&certificate, &identity.certificate)?;
+        pki::write_private(&key, &identity.key)?;
+        Ok((certificate, key))
+    }
+
     /// By a new bootstrap token, as `--bootstrap-kubeconfig` takes it: its client CSR is approved and signed by itself.
     pub fn bootstrap_kubeconfig(&self) -> Result<PathBuf> {
         let token = BootstrapToken::random()?;

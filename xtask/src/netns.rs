@@ -74,6 +74,12 @@ impl NetNs {
         Ok(made?)
     }
 
+    /// The same namespace, held once more.
+    pub fn duplicate(&self) -> Result<NetNs> {
+        let namespace = self.namespace.try_clone().context("duplicating a file descriptor")?;
+        Ok(NetNs { namespace })
+    }
+
     /// Runs a shell command inside and returns its stdout.
     pub fn sh(&self, script: &str) -> Result<String> {
         process::output(self.command("sh").args(["-c", script]))

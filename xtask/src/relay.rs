@@ -1,6 +1,6 @@
 //! A TCP relay between two network namespaces, for a node that is in one of its own while the API server is on this one's
-//! loopback: it listens inside, at the API server's own address, so that certificates and kubeconfigs hold. And the place to
-//! put faults in between.
+//! loopback: it listens inside, at the API server's own address, so that certificates and kubeconfigs hold. The other way
+//! round it brings the API server to the node's own API. And the place to put faults in between.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -24,7 +24,7 @@ pub enum Way {
 pub struct Relay {
     state: Arc<Mutex<State>>,
     listen: SocketAddr,
-    namespace: Arc<TcpListener>,
+    listener: Arc<TcpListener>,
 }
 
 #[derive(Debug, Default)]
@@ -37,14 +37,31 @@ struct State {
 impl Relay {
     /// Listens on `address` in the namespace and relays to `address` out here.
     pub fn start(namespace: &NetNs, address: SocketAddr) -> Result<Relay> {
-        let listener = Arc::new(namespace.listen(address)?);
+        Relay::between(namespace.listen(address)?, move || TcpStream::connect(address))
+    }
+
+    /// The other way round: listens on a free port of 127.0.0.1 out here, and relays to the same port of 127.0.0.1 in the
+    /// namespace.
+    pub fn inward(namespace: &NetNs) -> Result<Relay> {
+        let listener = TcpListener::bind("127.0.0.1:0").context("listening on 127.0.0.1")?;
+        let address = listener.local_addr()?;
+        let namespace = namespace.duplicate()?;
+        Relay::between(listener, move || namespace.connect(address).map_err(io::Error::other))
+    }
+
+    fn between(
+        listener: TcpListener,
+        connect: impl Fn() -> io::Result<TcpStream> + Send + 'static,
+    ) -> Result<Relay> {
+        let listen = listener.local_addr()?;
+        let listener = Arc::new(listener);
         let state = Arc::new(Mutex::new(State::default()));
         let (accepting, shared) = (Arc::clone(&listener), Arc::clone(&state));
         thread::Builder::new()
             .name("relay".to_owned())
-            .spawn(move || accept(&accepting, address, &shared))
+            .spawn(move || accept(&accepting, &connect, &shared))
             .context("starting a thread")?;
-        Ok(Relay { state, listen: address, namespace: listener })
+        Ok(Relay { state, listen, listener })
     }
 
     #[must_use]
@@ -69,7 +86,7 @@ impl Drop for Relay {
         state.cut();
         drop(state);
         // What `accept` waits in returns with an error.
-        let _ = rustix::net::shutdown(&*self.namespace, rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
     }
 }
 
@@ -82,7 +99,7 @@ impl State {
     }
 }
 
-fn accept(listener: &TcpListener, to: SocketAddr, state: &Mutex<State>) {
+fn accept(listener: &TcpListener, connect: &dyn Fn() -> io::Result<TcpStream>, state: &Mutex<State>) {
     loop {
         let accepted = listener.accept();
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +111,7 @@ fn accept(listener: &TcpListener, to: SocketAddr, state: &Mutex<State>) {
             continue;
         }
         // A server that is not there closes the connection, as it would be without a relay.
-        let Ok(outside) = TcpStream::connect(to) else { continue };
+        let Ok(outside) = connect() else { continue };
         let kept = [inside.try_clone(), outside.try_clone()].into_iter().flatten();
         state.connections.extend(kept);
         let pairs = [(inside.try_clone(), outside.try_clone()), (Ok(outside), Ok(inside))];

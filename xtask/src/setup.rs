@@ -8,6 +8,7 @@ pub mod apt;
 pub mod containerd_release;
 pub mod ebpf_toolchain;
 pub mod go;
+pub mod old_kubectl;
 pub mod packages;
 pub mod qemu;
 pub mod role;
@@ -46,6 +47,7 @@ enum Install {
     BpfLinker(Toolchain),
     Containerd(Release),
     Go,
+    OldKubectl,
     RustComponents,
     ByHand,
 }
@@ -88,6 +90,17 @@ pub fn needs(roles: &[Role]) -> Result<Vec<Need>> {
     }
     if roles.contains(&Role::ControlPlane) {
         needs.push(go_need()?);
+    }
+    if roles.contains(&Role::OldKubectl) {
+        needs.push(Need {
+            name: "kubectl 1.20".to_owned(),
+            role: Role::OldKubectl,
+            why: "tests that streams of a kubectl that speaks SPDY work too".to_owned(),
+            how: "Debian 12's kubernetes-client, unpacked into the cache".to_owned(),
+            present: old_kubectl::binary()?.is_some(),
+            optional: true,
+            install: Install::OldKubectl,
+        });
     }
     Ok(needs)
 }
@@ -233,6 +246,7 @@ impl Install {
             Install::BpfLinker(toolchain) => ebpf_toolchain::install_linker(toolchain, step),
             Install::Containerd(release) => release.fetch(),
             Install::Go => go::install(step),
+            Install::OldKubectl => old_kubectl::fetch(),
             Install::RustComponents => {
                 step.run(std::process::Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]))
             }

@@ -1,12 +1,21 @@
 //! Answers in the forms that kubelet's have.
 
+use std::convert::Infallible;
+
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
+use bytes::Bytes;
 use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::cri::CriError;
+
+/// Chunks of some 64 KiB between who writes a body and its caller.
+const CHUNKS: usize = 4;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -35,6 +44,13 @@ pub fn error(status: StatusCode, message: &str) -> Response {
 
 pub fn no_sniff(headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// A body that is written bit by bit, no faster than it is taken.
+#[must_use]
+pub fn channel() -> (mpsc::Sender<Bytes>, Body) {
+    let (to, chunks) = mpsc::channel(CHUNKS);
+    (to, Body::from_stream(ReceiverStream::new(chunks).map(Ok::<_, Infallible>)))
 }
 
 #[must_use]

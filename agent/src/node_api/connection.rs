@@ -90,3 +90,6 @@ where
         let _ = connection.await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,7 @@ mod checkpoint;
 mod configz;
 mod container_logs;
 mod health;
+mod logs;
 mod numbers;
 mod pods;
 mod run;
@@ -29,7 +30,11 @@ type Routes = Router<Shared>;
 
 /// Of the port that is for those who may.
 pub fn secured(state: &Shared, access: Arc<Access>) -> Router {
-    let more = if state.config.debugging_handlers { debugging() } else { debugging_disabled() };
+    let more = if state.config.debugging_handlers {
+        debugging(state.config.system_log_handler)
+    } else {
+        debugging_disabled()
+    };
     finish(open().merge(more), state).layer(from_fn_with_state(access, access::check))
 }
 
@@ -49,8 +54,9 @@ fn open() -> Routes {
 }
 
 /// `enableDebuggingHandlers`.
-fn debugging() -> Routes {
-    container_logs::routes()
+fn debugging(system_logs: bool) -> Routes {
+    let logs = if system_logs { logs::routes() } else { logs::disabled_routes() };
+    logs.merge(container_logs::routes())
         .merge(streams::routes())
         .merge(run::routes())
         .merge(checkpoint::routes())

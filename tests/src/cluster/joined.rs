@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use xtask::control_plane::ControlPlane;
 use xtask::node::RunningContainer;
+use xtask::relay::Relay;
 
 use super::fault_proxy::FaultProxy;
 use super::{condition, wait_object};
@@ -19,6 +20,8 @@ pub struct Joined<'a> {
     node: Node,
     pub name: String,
     plane: &'a ControlPlane,
+    /// The API server's way to the node's own API.
+    inward: Option<Relay>,
 }
 
 impl Deref for Joined<'_> {
@@ -73,7 +76,7 @@ impl<'a> Joined<'a> {
             &format!("--node-labels=test={name}"),
         ]);
         super::namespace(plane, name);
-        Joined { node, name: name.to_owned(), plane }
+        Joined { node, name: name.to_owned(), plane, inward: None }
     }
 
     /// The agent runs and the node is Ready.
@@ -84,6 +87,29 @@ impl<'a> Joined<'a> {
         node.start();
         node.wait_ready();
         node
+    }
+
+    /// The agent does not run yet; its own API will be reached from out here, by the API server too, at
+    /// [`Joined::api_address`].
+    #[track_caller]
+    #[must_use]
+    pub fn serving(plane: &'a ControlPlane, name: &str) -> Joined<'a> {
+        let mut node = Joined::new(plane, name);
+        let relay = Relay::inward(node.containerd.netns()).unwrap();
+        let ca = plane.authority_path();
+        let config = node.config_mut();
+        config["port"] = json!(relay.address().port());
+        config["authentication"] = json!({ "x509": { "clientCAFile": ca } });
+        node.add_arguments(&["--node-ip=127.0.0.1"]);
+        node.inward = Some(relay);
+        node
+    }
+
+    /// Of the node's own API.
+    #[track_caller]
+    #[must_use]
+    pub fn api_address(&self) -> SocketAddr {
+        self.inward.as_ref().expect("the node was made by `serving`").address()
     }
 
     #[track_caller]

@@ -10,6 +10,8 @@ mod e2e;
 mod eviction;
 mod faults;
 mod node;
+mod node_api;
+mod node_api_access;
 mod numbers;
 mod pods;
 mod stability;

@@ -56,7 +56,8 @@ fn the_summary_and_every_page() {
     assert!(ephemeral >= app["logs"]["usedBytes"].as_u64().unwrap());
 
     let only: Value =
-        serde_json::from_str(&numbers::get(&node, "/stats/summary?only_cpu_and_memory=true").unwrap()).unwrap();
+        serde_json::from_str(&numbers::get(&node, "/stats/summary?only_cpu_and_memory=true").unwrap())
+            .unwrap();
     assert!(only["node"]["fs"].is_null() && only["pods"][0]["network"].is_null());
 
     for page in PAGES {
@@ -66,7 +67,11 @@ fn the_summary_and_every_page() {
 
 /// promtool reads it; what it finds fault with in kubelet's names is no matter.
 fn assert_valid(page: &str, text: &str) {
-    let spawned = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let spawned = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let mut promtool = spawned.expect("promtool of Debian's package prometheus");
     promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();

@@ -83,7 +83,7 @@ fn node(label: &str, cap_mib: u64) -> Result<TestNode> {
     Ok(node)
 }
 
-fn wait(
+pub(super) fn wait(
     node: &mut TestNode,
     stop: &Interrupted,
     what: &str,
@@ -107,31 +107,10 @@ struct Latencies {
 }
 
 fn latencies(options: &Options, stop: &Interrupted) -> Result<Latencies> {
-    let mut node = node("bench-latency", 400)?;
-    node.config_mut()["evictionHard"] = json!({ "memory.available": "100Mi" });
-    // Back in business at once: the next hog must be admitted.
-    node.config_mut()["evictionPressureTransitionPeriod"] = json!("1s");
+    let mut node = evicting_node("bench-latency")?;
     node.start_agent()?;
     for round in 0..options.evictions {
-        let name = format!("hog{round}");
-        let mut hog = with_memory(
-            pod(&name, "hog", &["--rate-mib-s", "200", "--max-mib", "1000", "--sigterm-ms", "10"]),
-            "16Mi",
-            "",
-        );
-        hog["spec"]["restartPolicy"] = json!("Never");
-        node.put_manifest(&name, &hog)?;
-        wait(&mut node, stop, "a hog is evicted and gone", |node| {
-            let evicted =
-                node.trace()?.iter().any(|r| r.kind == "Decision" && is_pod_of(r.pod_name(), &name));
-            Ok(evicted && !node.running()?.iter().any(|c| is_pod_of(&c.pod, &name)))
-        })?;
-        node.remove_manifest(&name)?;
-        wait(&mut node, stop, "the pressure has passed", |node| {
-            let trace = node.trace()?;
-            let last = trace.iter().rev().find(|r| r.kind == "Node");
-            Ok(last.is_none_or(|r| r.reason == "MemoryPressureEnded"))
-        })?;
+        evict_one(&mut node, stop, &format!("hog{round}"))?;
     }
     let trace = node.trace()?;
     let decisions = |kinds: &[&str]| {
@@ -146,6 +125,36 @@ fn latencies(options: &Options, stop: &Interrupted) -> Result<Latencies> {
             .collect(),
         decision_us: decisions(&["Forecast", "Decision"]),
         eviction_us: decisions(&["Decision"]),
+    })
+}
+
+/// A node on which one hog after the other can be evicted.
+pub(super) fn evicting_node(label: &str) -> Result<TestNode> {
+    let mut node = node(label, 400)?;
+    node.config_mut()["evictionHard"] = json!({ "memory.available": "100Mi" });
+    // Back in business at once: the next hog must be admitted.
+    node.config_mut()["evictionPressureTransitionPeriod"] = json!("1s");
+    Ok(node)
+}
+
+/// A hog from its start to its end, and until the pressure that it made has passed.
+pub(super) fn evict_one(node: &mut TestNode, stop: &Interrupted, name: &str) -> Result<()> {
+    let mut hog = with_memory(
+        pod(name, "hog", &["--rate-mib-s", "200", "--max-mib", "1000", "--sigterm-ms", "10"]),
+        "16Mi",
+        "",
+    );
+    hog["spec"]["restartPolicy"] = json!("Never");
+    node.put_manifest(name, &hog)?;
+    wait(node, stop, "a hog is evicted and gone", |node| {
+        let evicted = node.trace()?.iter().any(|r| r.kind == "Decision" && is_pod_of(r.pod_name(), name));
+        Ok(evicted && !node.running()?.iter().any(|c| is_pod_of(&c.pod, name)))
+    })?;
+    node.remove_manifest(name)?;
+    wait(node, stop, "the pressure has passed", |node| {
+        let trace = node.trace()?;
+        let last = trace.iter().rev().find(|r| r.kind == "Node");
+        Ok(last.is_none_or(|r| r.reason == "MemoryPressureEnded"))
     })
 }
 

@@ -17,6 +17,8 @@ pub enum Role {
     Containerds,
     /// Builds a Kubernetes control plane.
     ControlPlane,
+    /// A kubectl as old as any that nodes meet.
+    OldKubectl,
     /// Makes and boots virtual machines.
     Lab,
     /// Checks the Vagrantfile.
@@ -64,6 +66,7 @@ pub const TEST: &[Role] = &[
     Role::Checks,
     Role::Containerds,
     Role::ControlPlane,
+    Role::OldKubectl,
     Role::Lab,
 ];
 /// `cargo xtask setup --vagrant`.
@@ -75,6 +78,7 @@ pub const WITH_VAGRANT: &[Role] = &[
     Role::Checks,
     Role::Containerds,
     Role::ControlPlane,
+    Role::OldKubectl,
     Role::Lab,
     Role::Vagrant,
 ];

@@ -1,26 +1,17 @@
 //! `/containerLogs/NAMESPACE/POD/CONTAINER`: what `kubectl logs` reads.
 
-use std::convert::Infallible;
-
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::any;
 use k8s_openapi::jiff::Timestamp;
-use tokio::sync::mpsc;
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Routes, Shared, get_only, query};
 use crate::node_api::answer;
 use crate::node_api::log_reader::{self, LogOf};
 use oomlet_core::node_api::{log_options, log_source, pods};
 use oomlet_core::pod::PodRef;
-
-/// Chunks of some 64 KiB between the reader and a caller.
-const CHUNKS: usize = 4;
 
 pub(super) fn routes() -> Routes {
     get_only(Router::new().route("/containerLogs/{namespace}/{pod}/{container}", any(read)))
@@ -65,9 +56,8 @@ async fn read(
         container_id: id,
         snapshots: api.snapshots.clone(),
     };
-    let (to, chunks) = mpsc::channel(CHUNKS);
+    let (to, body) = answer::channel();
     // It ends when the caller goes, and with the server.
     tokio::spawn(async move { log_reader::send(of, options, &api.dir_watches, to).await });
-    let chunks = ReceiverStream::new(chunks).map(Ok::<_, Infallible>);
-    answer::text(StatusCode::OK, Body::from_stream(chunks))
+    answer::text(StatusCode::OK, body)
 }
