@@ -60,8 +60,12 @@ fn the_summary_and_every_page() {
             .unwrap();
     assert!(only["node"]["fs"].is_null() && only["pods"][0]["network"].is_null());
 
+    let kubelets = numbers::recorded().unwrap();
     for page in PAGES {
-        assert_valid(page, &numbers::get(&node, page).unwrap());
+        let text = numbers::get(&node, page).unwrap();
+        assert_valid(page, &text);
+        let ours = numbers::families(&text).unwrap();
+        assert_eq!(numbers::differences(&ours, &kubelets.pages[page]), Vec::<String>::new(), "{page}");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -45,7 +45,8 @@ pub struct Numbers {
     pub summary: BTreeSet<String>,
 }
 
-/// Where kubelet's are.
+/// Where kubelet's are. Those that are there were taken of a kubelet that ran by itself, with a static pod of [`pod_spec`]'s
+/// kind: families that come with an API server (`kubelet_certificate_manager_…`) are not among them.
 #[must_use]
 pub fn path() -> PathBuf {
     recorded_dir().join("numbers.json")
@@ -206,9 +207,37 @@ pub(super) fn record(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn of_kubelet(plane: &ControlPlane, program: &std::path::Path) -> Result<Numbers> {
+/// Where the cAdvisor in kubelet looks for containerd, without which it does not know whose cgroup is which container's; no
+/// flag of kubelet 1.37 tells it of another place.
+const CADVISOR_SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// A link there, while it lives.
+struct CadvisorSocket;
+
+impl CadvisorSocket {
+    fn link(to: &Path) -> Result<CadvisorSocket> {
+        let at = Path::new(CADVISOR_SOCKET);
+        fs::create_dir_all(at.parent().context("a path with a parent")?)?;
+        std::os::unix::fs::symlink(to, at)
+            .with_context(|| format!("{CADVISOR_SOCKET}: of the machine's own containerd?"))?;
+        Ok(CadvisorSocket)
+    }
+}
+
+impl Drop for CadvisorSocket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(CADVISOR_SOCKET);
+    }
+}
+
+fn of_kubelet(plane: &ControlPlane, program: &Path) -> Result<Numbers> {
     use super::peer::{Kind, Peer};
-    let peer = Peer::start(plane, Kind::Kubelet(program.to_owned()))?;
+    let mut socket = None;
+    let peer = Peer::start_with(plane, Kind::Kubelet(program.to_owned()), |node| {
+        let_in(node);
+        socket = Some(CadvisorSocket::link(node.containerd.socket())?);
+        Ok(())
+    })?;
     let (node, namespace) = (peer.node(), peer.namespace());
     plane.apply(&json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -230,7 +259,24 @@ fn of_kubelet(plane: &ControlPlane, program: &std::path::Path) -> Result<Numbers
             fs::write(dir.join(format!("kubelet{}.txt", page.replace('/', "-"))), get(node, page)?)?;
         }
     }
-    ask(node).with_context(|| peer.diagnosis())
+    let asked = ask(node).with_context(|| peer.diagnosis());
+    drop(socket);
+    asked
+}
+
+/// What differs between a family of ours and kubelet's of the same name; nothing if it is the same. Which labels a series has
+/// depends on what has happened on the node, so that all that is said of labels is that there is none that kubelet's has not.
+#[must_use]
+pub fn differences(ours: &Families, kubelets: &Families) -> Vec<String> {
+    let both = ours.iter().filter_map(|(name, ours)| Some((name, ours, kubelets.get(name)?)));
+    let differs = both.filter_map(|(name, ours, theirs)| {
+        let same = ours.kind == theirs.kind
+            && ours.help == theirs.help
+            && (ours.timed == theirs.timed || ours.labels.is_empty())
+            && (theirs.labels.is_empty() || ours.labels.is_subset(&theirs.labels));
+        (!same).then(|| format!("{name}: {ours:?}, kubelet's {theirs:?}"))
+    });
+    differs.collect()
 }
 
 /// What kube-prometheus asks for: names of metrics, a line each, with where they are read.

@@ -74,6 +74,15 @@ struct Running<'a> {
 impl<'a> Peer<'a> {
     /// Returns when the node is Ready.
     pub fn start(plane: &'a ControlPlane, kind: Kind) -> Result<Peer<'a>> {
+        Peer::start_with(plane, kind, |_| Ok(()))
+    }
+
+    /// `prepare` is given the node before kubelet or the agent runs.
+    pub fn start_with(
+        plane: &'a ControlPlane,
+        kind: Kind,
+        prepare: impl FnOnce(&mut TestNode) -> Result<()>,
+    ) -> Result<Peer<'a>> {
         let name = format!("{}-node", kind.name());
         let namespace = format!("{}-space", kind.name());
         let version = *Version::available()?.last().context("`cargo xtask setup` installs containerd")?;
@@ -93,15 +102,10 @@ impl<'a> Peer<'a> {
         node.config_mut()["clusterDNS"] = json!([CLUSTER_DNS]);
         node.config_mut()["clusterDomain"] = json!("cluster.local");
         plane.kubectl(&["create", "namespace", &namespace])?;
+        prepare(&mut node)?;
         match &kind {
             Kind::Oomlet => node.start_agent()?,
-            Kind::Kubelet(program) => {
-                // By it cAdvisor knows whose cgroup is which container's.
-                let socket = node.containerd.socket().display().to_string();
-                node.add_arguments(&[&format!("--containerd={socket}")]);
-                node.config_mut()["volumeStatsAggPeriod"] = json!("10s");
-                node.start_kubelet(program)?;
-            }
+            Kind::Kubelet(program) => node.start_kubelet(program)?,
         }
         let peer = Peer { node, plane, name, namespace, requests: Requests::default(), _sysctls: sysctls };
         let ready = process::holds_within(READY, || {
