@@ -235,7 +235,7 @@ fn of_kubelet(plane: &ControlPlane, program: &Path) -> Result<Numbers> {
     let mut socket = None;
     let peer = Peer::start_with(plane, Kind::Kubelet(program.to_owned()), |node| {
         let_in(node);
-        socket = Some(CadvisorSocket::link(node.containerd.socket())?);
+        socket = Some(CadvisorSocket::link(&node.containerd.socket())?);
         Ok(())
     })?;
     let (node, namespace) = (peer.node(), peer.namespace());
