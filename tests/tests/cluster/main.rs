@@ -13,6 +13,7 @@ mod metrics_server;
 mod node;
 mod node_api;
 mod node_api_access;
+mod numbers;
 mod pods;
 mod prometheus;
 mod stability;
