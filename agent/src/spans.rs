@@ -9,6 +9,7 @@
 
 mod exporter;
 
+use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{
@@ -125,26 +126,31 @@ struct Recorded {
 }
 
 impl PodSpan {
-    /// Runs `work`, which is a span below this one; of a container where one is named. Without a span it costs nothing.
-    ///
-    /// # Errors
-    /// Those of `work`.
-    pub async fn step<T, E: std::fmt::Display>(
-        &self,
+    /// Runs `work`, which is a span below this one; of a container where one is named. It is boxed: steps are within steps,
+    /// and the worker's stack would have to hold all of them at once.
+    pub fn step<'a, T, E: std::fmt::Display>(
+        &'a self,
         name: &'static str,
         container: Option<&str>,
-        work: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
-        let Some(Recorded { tracer, context }) = &self.0 else { return work.await };
+        work: impl Future<Output = Result<T, E>> + Send + 'a,
+    ) -> Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>
+    where
+        T: Send + 'a,
+        E: Send + 'a,
+    {
+        let Some(Recorded { tracer, context }) = &self.0 else { return Box::pin(work) };
         let container = container.map(|name| KeyValue::new("k8s.container.name", name.to_owned()));
         let span = SpanBuilder::from_name(name).with_attributes(container);
-        // Dropped half-way it ends there.
-        let mut span = tracer.build_with_context(span, context);
-        let done = work.await;
-        if let Err(error) = &done {
-            span.set_status(Status::error(error.to_string()));
-        }
-        done
+        let work = Box::pin(work);
+        Box::pin(async move {
+            // Dropped half-way it ends there.
+            let mut span = tracer.build_with_context(span, context);
+            let done = work.await;
+            if let Err(error) = &done {
+                span.set_status(Status::error(error.to_string()));
+            }
+            done
+        })
     }
 
     /// A step that is over now and took so long; of a container, with its image.

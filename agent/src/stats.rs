@@ -105,7 +105,7 @@ impl Pages {
     #[must_use]
     pub fn probes(&self) -> String {
         let mut families = self.instruments.gather_probes();
-        families.extend(process::start_time());
+        families.extend(process::start_time("[ALPHA] "));
         text(families)
     }
 
@@ -113,7 +113,7 @@ impl Pages {
     #[must_use]
     pub fn slis(&self) -> String {
         let mut families = self.instruments.gather_health();
-        families.extend(process::start_time());
+        families.extend(process::start_time("[ALPHA] "));
         text(families)
     }
 
@@ -155,6 +155,23 @@ impl Pages {
     }
 }
 
+#[cfg(test)]
+impl Pages {
+    /// Of a node of which nothing has been read.
+    pub(crate) fn of_nothing() -> Pages {
+        Pages {
+            node_name: "n1".into(),
+            in_cluster: false,
+            cgroup_version: 2,
+            numbers: watch::channel(None).1,
+            snapshots: watch::channel(Arc::default()).1,
+            pleg: PlegHandle::default(),
+            instruments: Instruments::default(),
+            journal: Journal::open(4, None).expect("without a file nothing fails").0,
+        }
+    }
+}
+
 /// Go's word for the machine's architecture, which Kubernetes' versions have.
 const fn go_arch() -> &'static str {
     if cfg!(target_arch = "x86_64") {
@@ -191,4 +208,36 @@ fn text(mut families: Vec<MetricFamily>) -> String {
         tracing::error!(%error, "a page of metrics cannot be written, which is a defect of the agent");
         String::new()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn before_anything_is_read_pages_are_there_and_the_summary_is_not() {
+        let pages = Pages::of_nothing();
+        assert_eq!(pages.summary(Scope::All), None);
+        assert!(pages.cadvisor().contains("\ncontainer_scrape_error 1\n"));
+        assert!(pages.resource().contains("\nresource_scrape_error 1\n"));
+        for page in [pages.probes(), pages.slis()] {
+            assert!(page.contains("\nprocess_start_time_seconds "), "{page}");
+        }
+        let metrics = pages.metrics();
+        for line in [
+            "kubelet_node_name{node=\"n1\"} 1",
+            "kubelet_cgroup_version 2",
+            "kubelet_running_pods 0",
+            "kubelet_server_expiration_renew_errors 0",
+            "# TYPE kubelet_pleg_relist_duration_seconds histogram",
+            "# TYPE process_cpu_seconds_total counter",
+        ] {
+            assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
+        }
+        // Each family once.
+        let mut types: Vec<&str> = metrics.lines().filter(|l| l.starts_with("# TYPE ")).collect();
+        let all = types.len();
+        types.dedup();
+        assert_eq!(types.len(), all);
+    }
 }

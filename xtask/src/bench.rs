@@ -41,7 +41,8 @@ impl Bench {
     #[must_use]
     pub fn is_inside(&self) -> bool {
         match self {
-            Bench::Signal(_) | Bench::NodeApi(_) => false,
+            Bench::Signal(_) => false,
+            Bench::NodeApi(options) => options.is_built(),
             // It builds the little that it needs by itself.
             Bench::Loop(_) => true,
             Bench::Brake(options) => options.is_report(),

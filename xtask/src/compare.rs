@@ -6,12 +6,14 @@
 //! - [`watch`], [`look`]: what is seen: the API server's objects over time; the pod from inside, its cgroups, what the
 //!   runtime was asked for. [`record`]: all of that of one manifest, with what changes from run to run taken out by
 //!   [`normal`].
+//! - [`numbers`]: what a node says in numbers.
 //! - [`difference`], [`page`]: what differs, the reasons, and the page.
 
 pub mod corpus;
 pub mod difference;
 mod look;
 mod normal;
+pub mod numbers;
 mod page;
 pub mod peer;
 pub mod record;
@@ -56,6 +58,9 @@ pub struct Options {
     /// Takes what the agent did from such a folder, instead of running it: after reasons have been edited.
     #[arg(long, value_name = "DIR", conflicts_with = "record")]
     replay: Option<PathBuf>,
+    /// Runs kubelet and keeps the names, types and labels of its metrics and the keys of its Summary, and nothing else.
+    #[arg(long, conflicts_with_all = ["replay", "record", "keep"])]
+    numbers: bool,
 }
 
 impl Options {
@@ -86,6 +91,10 @@ pub fn reasons_path() -> PathBuf {
 
 pub fn run(options: &Options) -> Result<ExitCode> {
     scratch::sweep_leftovers()?;
+    if options.numbers {
+        numbers::record(options)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let own = options.corpus.is_none();
     let cases = corpus::read(&options.corpus.clone().unwrap_or_else(corpus_dir), options.only.as_deref())?;
     ensure!(!cases.is_empty(), "no manifest of the corpus is called so");
@@ -128,11 +137,15 @@ fn run_both(options: &Options, own: bool, cases: &[Case]) -> Result<(Recording, 
     Ok((expected, actual))
 }
 
-fn run_kubelet(plane: &ControlPlane, options: &Options, cases: &[Case]) -> Result<Recording> {
-    let program = match &options.kubelet {
+fn kubelet_program(options: &Options) -> Result<PathBuf> {
+    Ok(match &options.kubelet {
         Some(path) => path.clone(),
         None => Programs::find(&Source::default(), &[Program::Kubelet])?.path(Program::Kubelet),
-    };
+    })
+}
+
+fn run_kubelet(plane: &ControlPlane, options: &Options, cases: &[Case]) -> Result<Recording> {
+    let program = kubelet_program(options)?;
     let said = process::output(std::process::Command::new(&program).arg("--version"))?;
     println!("{}: {}", program.display(), said.trim());
     run_peer(plane, Kind::Kubelet(program), cases)

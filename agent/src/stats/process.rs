@@ -41,10 +41,10 @@ fn gauge(name: &str, help: &str, value: Option<f64>) -> Family {
     }
 }
 
-/// `process_start_time_seconds`, which every page has.
-pub(super) fn start_time() -> Vec<MetricFamily> {
-    let help = "Start time of the process since unix epoch in seconds.";
-    finish([gauge("process_start_time_seconds", help, stat().map(|s| s.started_s))])
+/// `process_start_time_seconds`, which every page has; kubelet says on some how stable it is.
+pub(super) fn start_time(stability: &str) -> Vec<MetricFamily> {
+    let help = format!("{stability}Start time of the process since unix epoch in seconds.");
+    finish([gauge("process_start_time_seconds", &help, stat().map(|s| s.started_s))])
 }
 
 pub(super) fn families() -> Vec<MetricFamily> {
@@ -76,7 +76,7 @@ pub(super) fn families() -> Vec<MetricFamily> {
             of(|s| number(s.virtual_bytes)),
         ),
     ]);
-    all.extend(start_time());
+    all.extend(start_time(""));
     all
 }
 

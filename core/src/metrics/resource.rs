@@ -83,7 +83,7 @@ impl Families {
     }
 }
 
-/// `None`: nothing has been read yet, which is the error that the two gauges tell of.
+/// `None`: nothing has been read yet, which is the error that the gauge tells of.
 #[must_use]
 pub fn families(node: Option<&Node>) -> Vec<MetricFamily> {
     let mut f = Families::new();
@@ -91,8 +91,11 @@ pub fn families(node: Option<&Node>) -> Vec<MetricFamily> {
         of_node(&mut f, node);
     }
     let failed = if node.is_some() { 0.0 } else { 1.0 };
-    let error = |name, help| Family::new(Kind::Gauge, name, help).with(Vec::new(), failed, None);
-    let what = "1 if there was an error while getting container metrics, 0 otherwise";
+    let error = Family::new(
+        Kind::Gauge,
+        "resource_scrape_error",
+        "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
+    );
     finish([
         f.node_cpu,
         f.node_memory,
@@ -105,8 +108,7 @@ pub fn families(node: Option<&Node>) -> Vec<MetricFamily> {
         f.pod_cpu,
         f.pod_memory,
         f.pod_swap,
-        error("resource_scrape_error", &format!("[STABLE] {what}")),
-        error("scrape_error", &format!("[ALPHA] (Deprecated since 1.29.0) {what}")),
+        error.with(Vec::new(), failed, None),
     ])
 }
 

@@ -16,6 +16,7 @@ mod node;
 mod node_api;
 mod node_api_access;
 mod pod_certificates;
+mod numbers;
 mod pods;
 mod prometheus;
 mod stability;

@@ -93,8 +93,9 @@ fn each_kind_of_caller() {
     assert_eq!(status, 403, "{body}");
     assert!(body.contains("user=system:serviceaccount:callers:default"), "{body}");
 
-    // By way of the API server.
-    let configz = plane.kubectl(&["get", "--raw", "/api/v1/nodes/callers/proxy/configz"]).unwrap();
+    let admin = of("callers-admin", &["system:masters"]);
+    let (status, configz) = admin.get(address, "/configz").unwrap();
+    assert_eq!(status, 200, "{configz}");
     let configz: Value = serde_json::from_str(&configz).unwrap();
     let config = &configz["kubeletconfig"];
     assert_eq!((&config["kind"], &config["port"]), (&json!("KubeletConfiguration"), &json!(address.port())));

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::quantile;
 use super::signal::{evict_one, evicting_node, wait};
+use crate::build::Profile;
 use crate::demo::Interrupted;
 use crate::node::TestNode;
 use crate::scratch;
@@ -29,6 +30,16 @@ pub struct Options {
     /// Connections on which nothing is said.
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
+    /// The unoptimised agent that was built before: for a machine that is slow at building.
+    #[arg(long)]
+    built: bool,
+}
+
+impl Options {
+    #[must_use]
+    pub fn is_built(&self) -> bool {
+        self.built
+    }
 }
 
 /// Until all idle connections are there.
@@ -38,6 +49,9 @@ pub fn run(options: &Options) -> Result<Value> {
     scratch::sweep_leftovers()?;
     let stop = Interrupted::install()?;
     let mut node = evicting_node("bench-node-api")?;
+    if options.built {
+        node.set_profile(Profile::Dev);
+    }
     let ports = Ports::free()?;
     let config = node.config_mut();
     config["enableServer"] = json!(true);

@@ -74,6 +74,15 @@ struct Running<'a> {
 impl<'a> Peer<'a> {
     /// Returns when the node is Ready.
     pub fn start(plane: &'a ControlPlane, kind: Kind) -> Result<Peer<'a>> {
+        Peer::start_with(plane, kind, |_| Ok(()))
+    }
+
+    /// `prepare` is given the node before kubelet or the agent runs.
+    pub fn start_with(
+        plane: &'a ControlPlane,
+        kind: Kind,
+        prepare: impl FnOnce(&mut TestNode) -> Result<()>,
+    ) -> Result<Peer<'a>> {
         let name = format!("{}-node", kind.name());
         let namespace = format!("{}-space", kind.name());
         let version = *Version::available()?.last().context("`cargo xtask setup` installs containerd")?;
@@ -83,6 +92,7 @@ impl<'a> Peer<'a> {
         node.config_mut()["clusterDNS"] = json!([CLUSTER_DNS]);
         node.config_mut()["clusterDomain"] = json!("cluster.local");
         plane.kubectl(&["create", "namespace", &namespace])?;
+        prepare(&mut node)?;
         match &kind {
             Kind::Oomlet => node.start_agent()?,
             Kind::Kubelet(program) => node.start_kubelet(program)?,
@@ -102,6 +112,21 @@ impl<'a> Peer<'a> {
             );
         }
         Ok(peer)
+    }
+
+    #[must_use]
+    pub fn node(&self) -> &TestNode {
+        &self.node
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     fn object(&self) -> Result<Value> {

@@ -45,6 +45,11 @@ impl Dirs {
     pub fn spec(&self) -> Spec {
         let cpu = |name: &str| number_in(self.cpu.as_ref()?, name);
         let memory = |name: &str| number_in(self.memory.as_ref()?, name);
+        // v1's unlimited is the largest number of whole pages.
+        let limit = |name: &'static str| {
+            let text = fs::read(self.memory.as_ref()?.join(name)).ok()?;
+            crate::cgroup::parse::limit(&text, name).ok()?
+        };
         if self.v2 {
             let max =
                 self.cpu.as_ref().and_then(|dir| fs::read(dir.join("cpu.max")).ok()).unwrap_or_default();
@@ -61,8 +66,8 @@ impl Dirs {
             };
             Spec {
                 cpu,
-                swap_limit_bytes: memory("memory.memsw.limit_in_bytes"),
-                reservation_bytes: memory("memory.soft_limit_in_bytes"),
+                swap_limit_bytes: limit("memory.memsw.limit_in_bytes"),
+                reservation_bytes: limit("memory.soft_limit_in_bytes"),
             }
         }
     }

@@ -32,6 +32,7 @@ fn secured(anonymous: bool) -> Router {
         heartbeat: Arc::new(Heartbeat::new(clock::now())),
         sync_frequency: Duration::from_secs(60),
         dir_watches: DirWatches::default(),
+        pages: crate::stats::Pages::of_nothing(),
     };
     let authenticator = Authenticator { client_ca: None, tokens: None, anonymous };
     let access = Access { authenticator, authorizer: Authorizer::AlwaysAllow };
