@@ -14,6 +14,7 @@
 //! None of them is waited for by the SyncLoop. What the API server does not take now is made good when it does: each task
 //! compares what is with what should be, so nothing is queued while it is away.
 
+pub mod certificates_group;
 pub mod credentials;
 pub mod events;
 pub mod following;
@@ -64,7 +65,7 @@ pub async fn current(clients: &Clients) -> Client {
     std::future::pending().await
 }
 
-/// This node's pods as the API server has them, mirror pods among them. `None`: not known yet.
+/// This node's pods as the API server has them, mirror pods among them, without their `spec`. `None`: not known yet.
 pub type ApiPods = Option<Arc<OrdMap<PodUid, Arc<Pod>>>>;
 
 /// No request takes longer; a watch is none.

@@ -16,15 +16,24 @@ pub mod http;
 
 use directory::Directory;
 
+/// Where manifests become pods.
+#[derive(Clone, Debug)]
+pub struct Here {
+    /// The node's name, which goes into theirs.
+    pub node_name: String,
+    /// There is an API server, and what it holds is not for static pods.
+    pub in_cluster: bool,
+}
+
 /// The task. Ends when `cancel` is cancelled or nobody receives any more. `rescan`: `fileCheckFrequency`.
 pub async fn watch(
     path: PathBuf,
-    hostname: String,
+    here: Here,
     rescan: Duration,
     tx: mpsc::Sender<Event>,
     cancel: CancellationToken,
 ) {
-    let mut directory = Directory::new(path.clone(), hostname);
+    let mut directory = Directory::new(path.clone(), here);
     let mut looks = Looks::new(&path, rescan);
     // Cancel-safe: the agent ends.
     while cancel.run_until_cancelled(looks.next()).await.is_some() {

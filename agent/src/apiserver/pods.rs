@@ -4,7 +4,7 @@
 //! in what counts, [`Event::SourceSilent`] while it cannot be reached at first, and on a `watch` every pod as the API server
 //! has it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -34,12 +34,12 @@ pub struct PodWatch {
 
 #[derive(Default)]
 struct Known {
-    /// As the API server has them.
+    /// As the API server has them, without what they are to be.
     pods: OrdMap<PodUid, Arc<Pod>>,
     /// As the SyncLoop was told: the same but for changes that do not count.
     told: OrdMap<PodUid, Arc<Pod>>,
     /// While a list is read anew.
-    reading: Option<OrdMap<PodUid, Arc<Pod>>>,
+    reading: Option<BTreeMap<PodUid, Pod>>,
     listed: bool,
     untold: Untold,
 }
@@ -117,10 +117,10 @@ impl PodWatch {
 impl Known {
     fn take(&mut self, change: Change<Pod>) {
         match change {
-            Change::Init => self.reading = Some(OrdMap::new()),
+            Change::Init => self.reading = Some(BTreeMap::new()),
             Change::InitApply(pod) => {
                 let uid = PodRef::of(&pod).uid;
-                self.reading.get_or_insert_default().insert(uid, Arc::new(lean(pod)));
+                self.reading.get_or_insert_default().insert(uid, lean(pod));
             }
             Change::InitDone => {
                 let read = self.reading.take().unwrap_or_default();
@@ -128,23 +128,26 @@ impl Known {
                 let gone: Vec<PodUid> =
                     self.pods.keys().filter(|uid| !read.contains_key(*uid)).cloned().collect();
                 gone.iter().for_each(|uid| self.remove(uid));
-                for pod in read.values() {
-                    self.put(Arc::clone(pod));
-                }
+                read.into_values().for_each(|pod| self.put(pod));
                 self.untold = Untold::All;
             }
-            Change::Apply(pod) => self.put(Arc::new(lean(pod))),
+            Change::Apply(pod) => self.put(lean(pod)),
             Change::Delete(pod) => self.remove(&PodRef::of(&pod).uid),
         }
     }
 
-    fn put(&mut self, pod: Arc<Pod>) {
+    fn put(&mut self, pod: Pod) {
         let uid = PodRef::of(&pod).uid;
-        if !self.told.get(&uid).is_some_and(|told| same_content(told, &pod)) {
-            self.told.insert(uid.clone(), Arc::clone(&pod));
+        let known = self.told.get(&uid).is_some_and(|told| same_content(told, &pod));
+        let without_spec = if known {
+            Pod { spec: None, ..pod }
+        } else {
+            let (metadata, status) = (pod.metadata.clone(), pod.status.clone());
+            self.told.insert(uid.clone(), Arc::new(pod));
             self.changed(&uid);
-        }
-        self.pods.insert(uid, pod);
+            Pod { metadata, status, spec: None }
+        };
+        self.pods.insert(uid, Arc::new(without_spec));
     }
 
     fn remove(&mut self, uid: &PodUid) {

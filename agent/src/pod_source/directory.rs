@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::Here;
 use crate::manifest_dir::ManifestDir;
 use oomlet_core::manifest::{self, Manifest, Source};
 use oomlet_core::node::event::PodUpdate;
@@ -10,20 +11,20 @@ use oomlet_core::pod::PodRef;
 
 pub(super) struct Directory {
     dir: ManifestDir<Manifest>,
-    hostname: String,
+    here: Here,
     /// The last failure to read the path itself, so that it is told once and not at each rescan.
     told: Option<String>,
 }
 
 impl Directory {
-    pub(super) fn new(path: PathBuf, hostname: String) -> Directory {
-        Directory { dir: ManifestDir::new(path), hostname, told: None }
+    pub(super) fn new(path: PathBuf, here: Here) -> Directory {
+        Directory { dir: ManifestDir::new(path), here, told: None }
     }
 
     /// The complete list as of now. `None`: the path cannot be read, so nothing is known.
     pub(super) fn scan(&mut self) -> Option<PodUpdate> {
-        let hostname = &self.hostname;
-        let failed = self.dir.scan(|content, path| read(content, path, hostname)).err();
+        let here = &self.here;
+        let failed = self.dir.scan(|content, path| read(content, path, here)).err();
         let text = failed.as_ref().map(ToString::to_string);
         if let Some(error) = text.as_ref().filter(|text| self.told.as_ref() != Some(text)) {
             tracing::warn!(
@@ -43,8 +44,10 @@ impl Directory {
     }
 }
 
-fn read(content: &[u8], path: &Path, hostname: &str) -> Result<Manifest, String> {
-    let manifest = manifest::read(content, path, hostname).map_err(|error| error.to_string())?;
+fn read(content: &[u8], path: &Path, here: &Here) -> Result<Manifest, String> {
+    let read = manifest::read(content, path, &here.node_name);
+    let manifest =
+        read.and_then(|manifest| manifest.checked(here.in_cluster)).map_err(|error| error.to_string())?;
     for key in &manifest.ignored {
         tracing::warn!(
             path = %path.display(), pod = %PodRef::of(&manifest.pod), key,

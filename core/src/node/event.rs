@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::brake::Held;
 use crate::clock::Mono;
 use crate::eviction::resources::ResourceAnswer;
-use crate::pod::containers::ListedContainer;
+use crate::pod::containers::{ListedContainer, ListedSandbox};
 use crate::pod::order::WorkerReport;
 use crate::pod::probe::ProbeReport;
 use crate::pod::{Pod, PodRef, PodUid};
@@ -135,8 +135,6 @@ pub struct PodLifecycleEvent {
     pub kind: PodLifecycleEventKind,
     /// Container or sandbox id.
     pub id: String,
-    /// Host pid of the init process, with `ContainerStarted`, where the runtime tells it.
-    pub pid: Option<u32>,
 }
 
 /// kubelet's PLEG event types.
@@ -161,7 +159,5 @@ pub struct RuntimePod {
     pub pod: PodRef,
     /// Newest first.
     pub containers: Vec<ListedContainer>,
-    /// Those that are ready.
-    pub ready_sandboxes: usize,
-    pub sandboxes: usize,
+    pub sandboxes: Vec<ListedSandbox>,
 }

@@ -1,6 +1,5 @@
 //! What is asked of a pod's manifest in more than one place.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
@@ -31,8 +30,8 @@ pub fn grace_period(pod: &Pod) -> Duration {
 /// What counts of a pod is the same (kubelet: `podsDifferSemantically`). A resource version is no change, nor is its status,
 /// but for what others say there: the pod may be Ready by it.
 #[must_use]
-pub fn same_content(a: &Arc<Pod>, b: &Arc<Pod>) -> bool {
-    Arc::ptr_eq(a, b) || same_manifest(a, b) && conditions_of_others(a).eq(conditions_of_others(b))
+pub fn same_content(a: &Pod, b: &Pod) -> bool {
+    std::ptr::eq(a, b) || same_manifest(a, b) && conditions_of_others(a).eq(conditions_of_others(b))
 }
 
 /// The same, whatever others say of the pod.

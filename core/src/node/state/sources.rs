@@ -127,6 +127,9 @@ impl State {
 
     fn take_own(&mut self, source: PodSource, named: SourcePod, now: Mono) {
         let uid = PodRef::of(&named.pod).uid;
+        if self.pods.get(&uid).is_some_and(|known| is_named_as_before(known, &named)) {
+            return;
+        }
         let Some(mut known) = self.pods.get_mut(&uid) else {
             if !self.deleted.contains_key(&uid) {
                 self.add(source, named, now);
@@ -215,14 +218,18 @@ impl State {
 
     /// Pods that their source no longer names end. One that was edited ends once its successor could be admitted.
     fn remove_unnamed(&mut self, source: PodSource, kept: &BTreeSet<PodUid>, now: Mono) {
+        let unnamed: Vec<PodRef> =
+            self.pods.values().map(|p| &p.id).filter(|id| !kept.contains(&id.uid)).cloned().collect();
+        if unnamed.is_empty() {
+            return;
+        }
         let names: BTreeSet<(String, String)> = self
             .pods
             .values()
             .filter(|p| kept.contains(&p.id.uid))
             .map(|p| (p.id.namespace.clone(), p.id.name.clone()))
             .collect();
-        let unnamed = self.pods.values().map(|p| &p.id).filter(|id| !kept.contains(&id.uid));
-        for PodRef { uid, namespace, name } in unnamed.cloned().collect::<Vec<_>>() {
+        for PodRef { uid, namespace, name } in unnamed {
             self.remove_one(source, &uid, names.contains(&(namespace, name)), now);
         }
     }
@@ -353,6 +360,13 @@ impl State {
         self.pods.insert(state);
         self.record_pod(now, Kind::Pod, Reason::OrphanedPod, &id, NOT_NAMED);
     }
+}
+
+/// A list names all pods, and most of them have not changed: those are not looked at again.
+fn is_named_as_before(known: &PodState, named: &SourcePod) -> bool {
+    let ending = matches!(known.mode, Mode::Removing { .. } | Mode::Removed);
+    let same = Arc::ptr_eq(&known.pod, &named.pod) && known.path.as_ref() == Some(&named.path);
+    same && !known.superseded && known.comes_back.is_none() && ending == is_to_be_deleted(&named.pod)
 }
 
 pub(super) fn is_to_be_deleted(pod: &Pod) -> bool {

@@ -13,7 +13,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         set.into_iter().map(|i| [("a", "1"), ("a", "2"), ("b", "3")][i]).collect()
     };
     let outcome = prop_oneof![
-        Just(WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() }),
+        Just(done()),
         Just(WorkerOutcome::Completed { succeeded: true }),
         Just(WorkerOutcome::Failed {
             reason: Reason::FailedMount,

@@ -162,7 +162,7 @@ fn an_agent_that_starts_again_takes_the_last_verdicts_over() {
     // Another instance begins anew.
     let mut restarted = running("1", 43);
     restarted.containers[0].id = "1-d".into();
-    node.step(report("1", WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() }, restarted));
+    node.step(report("1", done(), restarted));
     assert_eq!(node.health(), (false, false, false));
 }
 
