@@ -70,6 +70,7 @@ impl Case {
             probes: &self.probes,
             host_ips: &["192.0.2.1".to_owned()],
             runtime_name: "containerd",
+            recursive_read_only: false,
             now_unix_ns: self.now,
         })
     }
