@@ -102,7 +102,8 @@ pub fn container_security_context(
         }),
         privileged: own.privileged.unwrap_or(false),
         namespace_options: Some(namespace_options(&spec)),
-        run_as_user: user.or(image.uid).map(int64),
+        // An image without a user runs as root, and that is said.
+        run_as_user: user.or(image.uid).or(image.username.is_empty().then_some(0)).map(int64),
         run_as_username: if user.is_none() && image.uid.is_none() {
             image.username.clone()
         } else {
