@@ -62,8 +62,12 @@ impl Forward {
         let bytes = body.to_bytes();
         let answer = if error.is_none() { Some(decode::answer(name, message(&bytes)?)?) } else { None };
         self.record.write(at, name, &said, answer.as_ref(), error.as_deref())?;
-        let body = Full::new(bytes).with_trailers(async move { trailers.map(Ok) });
-        Ok(Response::from_parts(head, Body::new(body)))
+        let body = match trailers {
+            Some(trailers) => Body::new(Full::new(bytes).with_trailers(async move { Some(Ok(trailers)) })),
+            // A refusal is all in the headers, and the stream ends with them.
+            None => Body::new(Full::new(bytes)),
+        };
+        Ok(Response::from_parts(head, body))
     }
 }
 

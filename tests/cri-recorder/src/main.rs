@@ -1,6 +1,7 @@
 //! A proxy before a container runtime's socket. Every call of the CRI passes through as it came, streams too; those that
 //! change something are written down, one JSON object a line, in the order in which they are answered:
-//! `{"at": 3, "call": "CreateContainer", "request": {…}, "answer": {…}, "error": "…"}`, with `at` counting calls as they came.
+//! `{"at": 3, "until": 5, "call": "CreateContainer", "request": {…}, "answer": {…}, "error": "…"}`. `at` counts calls as they
+//! came; those from there to before `until` came while this one was under way.
 //!
 //! Ends with its stdin, so that it never outlives who started it.
 

@@ -34,7 +34,10 @@ impl Record {
         answer: Option<&Value>,
         error: Option<&str>,
     ) -> Result<()> {
-        let line = json!({ "at": at, "call": call, "request": request, "answer": answer, "error": error });
+        let until = self.calls.load(Ordering::Relaxed);
+        let line = json!({
+            "at": at, "until": until, "call": call, "request": request, "answer": answer, "error": error,
+        });
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.write_all(format!("{line}\n").as_bytes()).context("writing the record")
     }

@@ -70,6 +70,8 @@ impl Drop for Recorder {
 #[derive(Debug, Deserialize)]
 struct Call {
     at: u64,
+    /// The first that came when this one had been answered.
+    until: u64,
     call: String,
     request: Value,
     answer: Value,
@@ -84,7 +86,7 @@ impl Call {
     /// A refusal's code alone: its message is the runtime's.
     fn outcome(&self) -> String {
         let code = self.error.as_ref().and_then(|error| error.split(':').next());
-        code.map_or_else(String::new, |code| format!(" ({code})"))
+        code.map_or_else(String::new, |code| format!("({code})"))
     }
 }
 
@@ -102,15 +104,26 @@ impl Calls {
     }
 
     /// `order`: the calls about the pod as they came. `sandbox N` and `container NAME N`: the configurations, by attempt.
+    /// `stop_timeouts`, `exec_timeouts`: the seconds that the runtime was to wait for a container's or a command's end, as it
+    /// was told first.
     pub fn of_pod(&self, uid: &str) -> Value {
         let mut pod = PodCalls { uid, ..PodCalls::default() };
         for call in &self.0 {
             pod.take(call);
         }
-        let mut all = pod.configs;
-        all.insert("order".to_owned(), json!(in_order(pod.order)));
+        let mut all = std::mem::take(&mut pod.configs);
+        all.insert("stop_timeouts".to_owned(), json!(pod.stop_timeouts));
+        all.insert("exec_timeouts".to_owned(), json!(pod.exec_timeouts));
+        all.insert("order".to_owned(), json!(pod.in_order()));
         Value::Object(all)
     }
+}
+
+/// One of them, in words.
+struct Told {
+    at: u64,
+    until: u64,
+    said: String,
 }
 
 /// Those about one pod.
@@ -122,7 +135,9 @@ struct PodCalls<'a> {
     /// Its containers' names by their ids.
     containers: BTreeMap<String, String>,
     configs: Map<String, Value>,
-    order: Vec<String>,
+    order: Vec<Told>,
+    stop_timeouts: BTreeMap<String, i64>,
+    exec_timeouts: BTreeMap<String, i64>,
     /// What was run in containers already: a probe runs over and over.
     executed: BTreeSet<String>,
 }
@@ -130,10 +145,24 @@ struct PodCalls<'a> {
 impl PodCalls<'_> {
     fn take(&mut self, call: &Call) {
         let Some(what) = self.what(call) else { return };
-        let said = format!("{} {what}{}", call.call, call.outcome()).trim_end().to_owned();
+        let said = [call.call.clone(), what, call.outcome()];
+        let said = said.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
         if call.call != "ExecSync" || self.executed.insert(said.clone()) {
-            self.order.push(said);
+            self.order.push(Told { at: call.at, until: call.until, said });
         }
+    }
+
+    /// Without repeats, which are new attempts at the same; and containers that are stopped side by side, by name.
+    fn in_order(mut self) -> Vec<String> {
+        let side_by_side = |a: &Told, b: &Told| {
+            b.at < a.until && [a, b].iter().all(|call| call.said.starts_with("StopContainer "))
+        };
+        for stops in self.order.chunk_by_mut(side_by_side) {
+            stops.sort_by(|a, b| a.said.cmp(&b.said));
+        }
+        let mut all: Vec<String> = self.order.into_iter().map(|call| call.said).collect();
+        all.dedup();
+        all
     }
 
     /// What of the pod the call is about. `None`: it is about another.
@@ -177,13 +206,14 @@ impl PodCalls<'_> {
             // When what has ended is removed is up to who cleans up.
             "RemoveContainer" | "RemovePodSandbox" => None,
             "StopContainer" => {
-                let name = self.containers.get(call.name("container_id"))?;
-                Some(format!("{name} within {} s", call.request["timeout"].as_i64().unwrap_or_default()))
+                let name = self.containers.get(call.name("container_id"))?.clone();
+                self.stop_timeouts.entry(name.clone()).or_insert_with(|| timeout(call));
+                Some(name)
             }
             "ExecSync" => {
-                let name = self.containers.get(call.name("container_id"))?;
-                let timeout = call.request["timeout"].as_i64().unwrap_or_default();
-                Some(format!("{name} within {timeout} s: {}", call.request["cmd"]))
+                let name = self.containers.get(call.name("container_id"))?.clone();
+                self.exec_timeouts.entry(name.clone()).or_insert_with(|| timeout(call));
+                Some(format!("{name} {}", call.request["cmd"]))
             }
             "UpdateContainerResources" => {
                 let name = self.containers.get(call.name("container_id"))?;
@@ -198,6 +228,11 @@ impl PodCalls<'_> {
     }
 }
 
+/// Seconds.
+fn timeout(call: &Call) -> i64 {
+    call.request["timeout"].as_i64().unwrap_or_default()
+}
+
 fn same_but_for_handler(known: &Value, sandbox: &Value) -> bool {
     let mut known = known.clone();
     if let Some(fields) = known.as_object_mut() {
@@ -206,21 +241,16 @@ fn same_but_for_handler(known: &Value, sandbox: &Value) -> bool {
     known == *sandbox
 }
 
-/// Without repeats, which are new attempts at the same; and containers that are stopped side by side, by name.
-fn in_order(mut calls: Vec<String>) -> Vec<String> {
-    calls.dedup();
-    for stops in calls.chunk_by_mut(|a, b| [a, b].iter().all(|call| call.starts_with("StopContainer "))) {
-        stops.sort();
-    }
-    calls
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn line(at: u64, call: &str, request: &Value, answer: &Value) -> String {
-        json!({ "at": at, "call": call, "request": request, "answer": answer, "error": null }).to_string()
+        // Each is answered when the next but one has come.
+        let until = at + 2;
+        let (request, answer) = (request.clone(), answer.clone());
+        json!({ "at": at, "until": until, "call": call, "request": request, "answer": answer, "error": null })
+            .to_string()
             + "\n"
     }
 
@@ -243,8 +273,9 @@ mod tests {
             line(6, "StartContainer", &json!({ "container_id": "of another pod" }), &json!({})),
             line(7, "StopContainer", &stop("a"), &json!({})),
             line(8, "StopContainer", &stop("b"), &json!({})),
-            line(9, "StopPodSandbox", &json!({ "pod_sandbox_id": "s" }), &json!({})),
-            "{\"at\": 10, \"half".to_owned(),
+            line(10, "StopContainer", &stop("b"), &json!({})),
+            line(11, "StopPodSandbox", &json!({ "pod_sandbox_id": "s" }), &json!({})),
+            "{\"at\": 12, \"half".to_owned(),
         ]
         .concat();
         let pod = Calls::parse(&text).unwrap().of_pod("u");
@@ -253,15 +284,21 @@ mod tests {
             "CreateContainer main",
             "StartContainer main",
             "CreateContainer also",
-            "ExecSync main within 1 s: [\"true\"]",
-            "StopContainer also within 30 s",
-            "StopContainer main within 30 s",
+            "ExecSync main [\"true\"]",
+            "StopContainer also",
+            "StopContainer main",
+            "StopContainer also",
             "StopPodSandbox",
         ];
         assert_eq!(pod["order"], json!(expected));
         let kept: Vec<&String> = pod.as_object().unwrap().keys().collect();
-        assert_eq!(kept, ["container also 0", "container main 0", "order", "sandbox 0"]);
+        assert_eq!(
+            kept,
+            ["container also 0", "container main 0", "exec_timeouts", "order", "sandbox 0", "stop_timeouts"]
+        );
+        assert_eq!(pod["exec_timeouts"], json!({ "main": 1 }));
+        assert_eq!(pod["stop_timeouts"], json!({ "also": 30, "main": 30 }));
         assert_eq!(pod["sandbox 0"], sandbox);
-        assert_eq!(Calls::parse("").unwrap().of_pod("u"), json!({ "order": [] }));
+        assert_eq!(Calls::parse("").unwrap().of_pod("u")["order"], json!([]));
     }
 }
