@@ -21,7 +21,7 @@ use crate::process;
 /// Until the node is Ready.
 const READY: Duration = Duration::from_secs(120);
 /// What a manifest may take until it has done what it is there for, and then to go.
-const EACH: Duration = Duration::from_secs(90);
+const EACH: Duration = Duration::from_secs(60);
 const GOING: Duration = Duration::from_secs(60);
 /// A pod whose status has not changed for so long has come to rest: more than a second, which is how often kubelet lists.
 const REST: Duration = Duration::from_millis(2500);

@@ -286,7 +286,10 @@ fn an_init_container_that_runs_has_started_and_all_wait_for_the_initialization()
     let c = case("Always", &["i", "j"], &["b", "a"], vec![running("i")]);
     let status = c.json();
     let [first, second] = [0, 1].map(|index| status["initContainerStatuses"][index].clone());
-    assert_eq!((&first["name"], &first["started"], &first["ready"]), (&json!("i"), &json!(true), &json!(false)));
+    assert_eq!(
+        (&first["name"], &first["started"], &first["ready"]),
+        (&json!("i"), &json!(true), &json!(false))
+    );
     assert_eq!((&second["name"], &second["started"]), (&json!("j"), &json!(false)));
     for waiting in [&second, &status["containerStatuses"][0]] {
         assert_eq!(waiting["state"]["waiting"]["reason"], "PodInitializing");
