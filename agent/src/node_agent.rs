@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | SyncLoop with ring buffer | its own | all events | orders, readings, trace |
 //! | pod sources: files, a server | workers | manifests | `Event::Pods` |
-//! | what talks to the API server, see [`crate::apiserver`] | workers | pods, snapshots | `Event::Pods`, requests |
+//! | what talks to the API server, see [`crate::apiserver`] | workers | pods, snapshots | `Event::PodsChanged`, requests |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
 //! | volumes' content | workers | ConfigMaps, Secrets, tokens' times | files, `Event::ObjectsChanged` |
@@ -45,6 +45,7 @@ use crate::cgroup::driver::{self, CgroupDriver};
 use crate::cgroup::kubepods_limit::{KubepodsLimit, KubepodsLimitHandle};
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock;
+use crate::content_store::ContentStore;
 use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
 use crate::kernel::{self, Kernel, ProgramState};
 use crate::node_resources::NodeResources;
@@ -68,6 +69,7 @@ use oomlet_core::node::event::Event;
 use oomlet_core::node::prober::Prober;
 use oomlet_core::node::published::{NodeSnapshot, SavedPod};
 use oomlet_core::node::state::State;
+use oomlet_core::pod::PodUid;
 use oomlet_core::reason::Reason;
 use oomlet_core::signal::attribution::Target;
 use oomlet_core::trace::record::{Kind, Record};
@@ -236,8 +238,13 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         tracker.spawn(session.run(cancel.clone()));
     }
     let tasks = (&tracker, &events, &cancel);
+    // Standalone everything is on the node anyway.
+    let kept = clients.as_ref().map(|_| ContentStore::open(&setup.root_dir)).unwrap_or_default();
+    let kept_of = kept.pods();
+    let from = (clients, kept);
     let contents =
-        contents::make((config, &setup.root_dir), clients, env_facts(&node), &volumes, tasks).await?;
+        contents::make((config, &setup.root_dir), from, env_facts(&node), (&volumes, &journal), tasks)
+            .await?;
     let container_cgroups = facts::container_cgroups(oom_kill_group, &cgroups);
     let context = worker_context(&shared, contents, Arc::clone(&journal), container_cgroups);
     let runtime = (version.runtime_name.as_str(), recursive_read_only);
@@ -247,7 +254,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let status = tell_start(&journal, &kernel, &node);
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
-    tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), cancel.clone()));
+    tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), config.sync_frequency, cancel.clone()));
     sources::watch(&setup, &node.facts.name, &tracker, (&events, &cancel))?;
     let limit_handle = lower_later.map(|limit| {
         let handle = KubepodsLimitHandle::default();
@@ -255,7 +262,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         handle
     });
     let workers = PodWorkers::new(Arc::new(context), events.clone(), tracker.clone(), cancel.clone());
-    first_events(&events, &cgroups, &volumes).await;
+    first_events(&events, &cgroups, &volumes, kept_of).await;
     let (resources, resource_task) = NodeResources::new(resources, events.clone(), cancel.clone());
     tracker.spawn(resource_task);
     let (classes, class_updates) = ClassUpdates::new(Arc::clone(&cgroups), cancel.clone());
@@ -356,7 +363,12 @@ fn tell_start(journal: &Journal, kernel: &Kernel, node: &facts::Node) -> String 
 }
 
 /// What the loop must know before anything else: whose the top cgroups are, and what an earlier run left behind.
-async fn first_events(events: &mpsc::Sender<Event>, cgroups: &CgroupDriver, volumes: &VolumeManager) {
+async fn first_events(
+    events: &mpsc::Sender<Event>,
+    cgroups: &CgroupDriver,
+    volumes: &VolumeManager,
+    kept: Vec<PodUid>,
+) {
     let target = |class: Option<_>| class.map_or(Target::Kubepods, Target::Qos);
     let top = cgroups.top_cgroup_ids().into_iter().map(|(id, class)| (id, target(class))).collect();
     let mut leftovers: Vec<_> = match cgroups.list_pods() {
@@ -370,6 +382,7 @@ async fn first_events(events: &mpsc::Sender<Event>, cgroups: &CgroupDriver, volu
         Ok(pods) => leftovers.extend(pods),
         Err(error) => tracing::warn!(%error, "volumes of earlier pods are not cleaned up"),
     }
+    leftovers.extend(kept);
     leftovers.sort();
     leftovers.dedup();
     for event in [Event::Cgroups(top), Event::Leftovers(leftovers)] {

@@ -10,12 +10,9 @@ use super::container_config::linux_resources;
 use super::dns::{NodeDns, PodDns, dns_config};
 use super::{names, security_context};
 use oomlet_core::pod::qos::{overhead_resources, sandbox_resources};
-use oomlet_core::pod::spec::{all_containers, kernel_hostname};
+use oomlet_core::pod::spec::{SOURCE_ANNOTATION, all_containers, kernel_hostname};
 use oomlet_core::pod::{Pod, PodRef};
 use oomlet_core::reason::Reason;
-
-/// Where a pod comes from; what static pods have from their manifest.
-const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
 /// What a sandbox's configuration is made from, beside the pod.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +42,7 @@ pub fn sandbox_config(pod: &Pod, inputs: SandboxInputs<'_>) -> Result<SandboxCon
     labels.extend(pod_labels(&who));
     let mut annotations: HashMap<String, String> =
         pod.metadata.annotations.iter().flatten().map(clone_pair).collect();
-    annotations.entry(CONFIG_SOURCE.to_owned()).or_insert_with(|| "api".to_owned());
+    annotations.entry(SOURCE_ANNOTATION.to_owned()).or_insert_with(|| "api".to_owned());
     // With hostNetwork the runtime takes the node's own name.
     let hostname = match spec.host_network {
         Some(true) => String::new(),

@@ -5,12 +5,16 @@
 
 mod certificates;
 mod compare;
+mod content;
 mod control_plane;
+mod demo;
 mod e2e;
 mod eviction;
 mod faults;
 mod node;
+mod pod_certificates;
 mod pods;
 mod stability;
+mod takeover;
 mod updates;
 mod volumes;
