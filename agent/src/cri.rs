@@ -3,7 +3,7 @@
 //!
 //! - [`connection`]: the socket, the channel, is it CRI v1 at all.
 //! - [`runtime`], [`image`]: typed clients of the two CRI services.
-//! - [`convert`]: the runtime's answers → our own types.
+//! - [`convert`], [`status`]: the runtime's answers → our own types.
 //! - [`sandbox_config`], [`container_config`], [`security_context`], [`dns`]: a pod → what the runtime is told.
 //! - [`names`]: labels, annotations and log paths, as kubelet writes them.
 //! - [`error`]: what can go wrong, with the remedy.
@@ -18,6 +18,7 @@ pub mod names;
 pub mod runtime;
 pub mod sandbox_config;
 pub mod security_context;
+pub mod status;
 
 #[cfg(test)]
 pub(crate) mod fake;

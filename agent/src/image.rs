@@ -14,11 +14,12 @@ use crate::clock;
 use crate::cri::image::Image;
 use crate::cri::{CriError, ImageClient};
 use oomlet_core::clock::Mono;
-use oomlet_core::image::{Decision, PullPolicy, decide, with_default_tag};
+use oomlet_core::image::reference::with_default_tag;
+use oomlet_core::image::{Decision, PullPolicy, decide};
 use oomlet_core::pod::PodUid;
 use oomlet_core::pod::backoff::{Exponential, IMAGE_PULL};
 
-/// kubelet's words for a container's waiting reason, see [`ImageError::reason`].
+/// Displayed with the remedy; what people are told of the pod is [`ImageError::reason`] and [`ImageError::message`].
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     #[error(
@@ -31,9 +32,10 @@ pub enum ImageError {
          network, or import the image and set imagePullPolicy: IfNotPresent"
     )]
     Pull { container: String, image: String, source: CriError },
+    /// `last`: reason and message of the pull that failed.
     #[error("container {container}: back-off pulling image {image:?}, next try in {}s; last error: {last}", left.as_secs())]
     BackOff { container: String, image: String, left: Duration, last: String },
-    #[error("container {container}: image name {image:?} is not valid: {detail}")]
+    #[error("container {container}: {detail}: write image as [REGISTRY/]NAME[:TAG][@DIGEST]")]
     InvalidName { container: String, image: String, detail: String },
     #[error("container {container}: looking for image {image:?}: {source}")]
     Inspect { container: String, image: String, source: CriError },
@@ -41,15 +43,55 @@ pub enum ImageError {
     Vanished { container: String, image: String },
 }
 
+/// What a runtime's error begins with that has a reason of its own (cri-api, pkg/errors).
+const OF_THEIR_OWN: [(&str, &str); 2] = [
+    ("RegistryUnavailable", "the registry is unavailable"),
+    ("SignatureValidationFailed", "the signature validation failed"),
+];
+
 impl ImageError {
+    /// kubelet's word for why the container waits.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
             ImageError::NeverPull { .. } => "ErrImageNeverPull",
-            ImageError::Pull { .. } => "ErrImagePull",
+            ImageError::Pull { source, .. } => {
+                let said = source.said();
+                OF_THEIR_OWN
+                    .into_iter()
+                    .find(|(word, _)| said.starts_with(word))
+                    .map_or("ErrImagePull", |own| own.0)
+            }
             ImageError::BackOff { .. } => "ImagePullBackOff",
             ImageError::InvalidName { .. } => "InvalidImageName",
             ImageError::Inspect { .. } | ImageError::Vanished { .. } => "ImageInspectError",
+        }
+    }
+
+    /// The waiting container's message, in kubelet's words.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            ImageError::NeverPull { image, .. } => {
+                format!("Container image {image:?} is not present with pull policy of Never")
+            }
+            ImageError::Pull { image, source, .. } => {
+                let said = source.said();
+                match OF_THEIR_OWN.into_iter().find_map(|(word, why)| Some((why, said.strip_prefix(word)?))) {
+                    Some((why, more)) => format!("image pull failed for {image} because {why}{more}"),
+                    None => said,
+                }
+            }
+            ImageError::BackOff { image, last, .. } => format!("Back-off pulling image {image:?}: {last}"),
+            ImageError::InvalidName { image, detail, .. } => {
+                format!("Failed to apply default image tag {image:?}: {detail}")
+            }
+            ImageError::Inspect { image, source, .. } => {
+                format!("Failed to inspect image {image:?}: {}", source.said())
+            }
+            ImageError::Vanished { image, .. } => {
+                format!("Failed to inspect image {image:?}: it is not there")
+            }
         }
     }
 
@@ -62,9 +104,6 @@ impl ImageError {
         }
     }
 }
-
-/// containerd and CRI-O parse names with Go's distribution/reference and pass its error on with no code of its own.
-const NOT_A_REFERENCE: &str = "invalid reference format";
 
 /// Failed pulls are remembered for this many at most; older ones are forgotten, which only means an earlier retry.
 const MAX_REMEMBERED_FAILURES: usize = 1024;
@@ -124,14 +163,15 @@ impl ImagePuller {
     ) -> Result<Image, ImageError> {
         let name = container.name.clone();
         let written = container.image.clone().unwrap_or_default();
-        let image = with_default_tag(&written);
-        let inspect = |source: CriError| match source.code() {
-            Some(tonic::Code::InvalidArgument) => ImageError::InvalidName {
-                container: name.clone(),
-                image: written.clone(),
-                detail: source.to_string(),
-            },
-            _ => ImageError::Inspect { container: name.clone(), image: written.clone(), source },
+        let image = with_default_tag(&written).map_err(|detail| ImageError::InvalidName {
+            container: name.clone(),
+            image: written.clone(),
+            detail,
+        })?;
+        let inspect = |source: CriError| ImageError::Inspect {
+            container: name.clone(),
+            image: written.clone(),
+            source,
         };
         let present = self.client.image_status(&image).await.map_err(inspect)?;
         match (decide(PullPolicy::of(container), present.is_some()), present) {
@@ -153,16 +193,10 @@ impl ImagePuller {
         let begun = clock::now();
         match self.client.pull_image(&image, sandbox.clone()).await {
             Ok(_) => self.failures().remove(&key),
-            Err(source) if source.to_string().contains(NOT_A_REFERENCE) => {
-                return Err(ImageError::InvalidName {
-                    container: name,
-                    image: written,
-                    detail: source.to_string(),
-                });
-            }
             Err(source) => {
-                self.failed(key, &source);
-                return Err(ImageError::Pull { container: name, image: written, source });
+                let error = ImageError::Pull { container: name, image: written, source };
+                self.failed(key, &error);
+                return Err(error);
             }
         };
         let took = clock::now().since(begun);
@@ -177,7 +211,7 @@ impl ImagePuller {
     /// How long the next pull for this pod and image has to wait; `None`: it may be tried.
     #[must_use]
     pub fn next_pull_in(&self, pod: &PodUid, container: &Container) -> Option<Duration> {
-        let image = with_default_tag(container.image.as_deref().unwrap_or_default());
+        let image = with_default_tag(container.image.as_deref().unwrap_or_default()).ok()?;
         self.waiting(&(pod.clone(), image)).map(|(left, _)| left)
     }
 
@@ -192,7 +226,7 @@ impl ImagePuller {
         Some((failure.back_off.remaining(clock::now())?, failure.error.clone()))
     }
 
-    fn failed(&self, key: (PodUid, String), error: &CriError) {
+    fn failed(&self, key: (PodUid, String), error: &ImageError) {
         let now = clock::now();
         let mut failures = self.failures();
         let full = failures.len() >= MAX_REMEMBERED_FAILURES && !failures.contains_key(&key);
@@ -203,7 +237,7 @@ impl ImagePuller {
         let failure =
             failures.entry(key).or_insert(Failure { back_off: IMAGE_PULL, error: String::new(), at: now });
         failure.back_off.failed(now);
-        failure.error = error.to_string();
+        failure.error = format!("{}: {}", error.reason(), error.message());
         failure.at = now;
     }
 
@@ -244,19 +278,6 @@ mod tests {
     }
 
     #[test]
-    fn default_tags() {
-        for (image, expected) in [
-            ("busybox", "busybox:latest"),
-            ("reg:5000/a/busybox", "reg:5000/a/busybox:latest"),
-            ("reg:5000/busybox:1", "reg:5000/busybox:1"),
-            ("busybox@sha256:00", "busybox@sha256:00"),
-            ("", ""),
-        ] {
-            assert_eq!(with_default_tag(image), expected);
-        }
-    }
-
-    #[test]
     fn decisions() {
         for (policy, present, expected) in [
             (PullPolicy::Always, true, Decision::Pull),
@@ -279,30 +300,36 @@ mod tests {
         let sandbox = cri::PodSandboxConfig::default();
         let reason = async |c: &Container| {
             let e = puller.ensure(&uid, c, &sandbox, drop).await.unwrap_err();
-            (e.reason(), e.to_string())
+            (e.reason(), e.message(), e.to_string())
         };
 
-        let (why, text) = reason(&container("absent:1", Some("Never"))).await;
+        let (why, message, text) = reason(&container("absent:1", Some("Never"))).await;
         assert_eq!(why, "ErrImageNeverPull");
+        assert_eq!(message, "Container image \"absent:1\" is not present with pull policy of Never");
         assert!(text.contains("absent:1") && text.contains("import"), "{text}");
 
         fake.fail("PullImage", tonic::Code::NotFound, "no such manifest");
         let absent = container("absent:1", None);
-        let (why, text) = reason(&absent).await;
-        assert_eq!(why, "ErrImagePull");
-        assert!(text.contains("no such manifest"), "{text}");
-        let (why, text) = reason(&absent).await;
+        let (why, message, text) = reason(&absent).await;
+        assert_eq!((why, message.as_str()), ("ErrImagePull", "no such manifest"));
+        assert!(text.contains("no such manifest") && text.contains("registry"), "{text}");
+        let (why, message, _) = reason(&absent).await;
         assert_eq!(why, "ImagePullBackOff");
-        assert!(text.contains("no such manifest"), "{text}");
+        assert_eq!(message, "Back-off pulling image \"absent:1\": ErrImagePull: no such manifest");
         assert_eq!(fake.calls("PullImage").len(), 1);
         assert!(puller.next_pull_in(&uid, &absent).unwrap() > Duration::from_secs(5));
 
-        fake.fail(
-            "PullImage",
-            tonic::Code::Unknown,
-            "invalid reference format: repository name must be lowercase",
+        fake.fail("PullImage", tonic::Code::Unknown, "RegistryUnavailable: 503");
+        let (why, message, _) = reason(&container("other:1", None)).await;
+        assert_eq!(why, "RegistryUnavailable");
+        assert_eq!(message, "image pull failed for other:1 because the registry is unavailable: 503");
+        let (why, message, _) = reason(&container("UPPER:1", None)).await;
+        assert_eq!(why, "InvalidImageName");
+        assert!(
+            message.starts_with("Failed to apply default image tag \"UPPER:1\": couldn't parse"),
+            "{message}"
         );
-        assert_eq!(reason(&container("UPPER:1", None)).await.0, "InvalidImageName");
+        assert_eq!(fake.calls("PullImage").len(), 2, "what is no name is not asked for");
 
         fake.heal("PullImage");
         puller.forget(&uid);

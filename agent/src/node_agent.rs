@@ -205,6 +205,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     };
     let node = facts::gather(&setup)?;
     let client = RuntimeClient::new(&connection);
+    let recursive_read_only = client.status().await?.has_recursive_read_only_mounts();
     let driver = cgroup_driver::choose(config.cgroup_driver, &client).await?;
     let options = driver::Options { cgroup_root: config.cgroup_root.clone(), driver };
     let cgroups = Arc::new(CgroupDriver::open(options)?);
@@ -214,7 +215,11 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let guard = brakes::guard(config);
     let memory = MemoryFiles::open(&cgroups)?;
     let pressure = facts::pressure_files(config.oomlet.eviction.psi)?;
-    let volumes = Arc::new(VolumeManager::new(&setup.root_dir).timed(instruments.storage.clone()));
+    let volumes = VolumeManager::new(&setup.root_dir)
+        .timed(instruments.storage.clone())
+        .with_node_allocatable_bytes(node.facts.allocatable.memory_bytes)
+        .with_recursive_read_only(recursive_read_only);
+    let volumes = Arc::new(volumes);
     let saved = load_saved(&setup.root_dir)?;
     let (outlet, snapshots) = Outlet::new(NodeSnapshot::of_saved(&saved));
     let store = PodStore::open(&setup.root_dir, snapshots.clone())?;
@@ -285,8 +290,10 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
             .await?;
     let spans = Spans::to_collector(config.tracing.as_ref(), &node.facts.name)?;
     let told = (Arc::clone(&journal), spans.clone());
-    let context = worker_context(&shared, contents, told, oom_kill_group);
-    let of_state = state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group);
+    let container_cgroups = facts::container_cgroups(oom_kill_group, &cgroups);
+    let context = worker_context(&shared, contents, told, container_cgroups);
+    let runtime = (version.runtime_name.as_str(), recursive_read_only);
+    let of_state = state_config::of(&setup, &node, &kernel, saved, runtime, oom_kill_group);
     let prober = Prober::new(clock::now(), of_state.unix_offset_ns);
     let state = State::new(of_state);
     let status = tell_start(&journal, &kernel, &node);

@@ -42,6 +42,7 @@ use crate::instruments::storage::StorageOperations;
 use oomlet_core::metrics::pods::plugin;
 use oomlet_core::pod::env::file::{EnvFile, EnvFiles};
 use oomlet_core::pod::env::{Env, expand_sub_path, files};
+use oomlet_core::pod::spec::recursive_read_only;
 use oomlet_core::pod::{Pod, PodRef, PodUid};
 use oomlet_core::volume::Content;
 
@@ -65,6 +66,8 @@ pub struct VolumeMount {
     /// Absolute path in the container.
     pub container_path: String,
     pub read_only: bool,
+    /// With all that is mounted below it.
+    pub recursive_read_only: bool,
     pub propagation: Propagation,
 }
 
@@ -74,14 +77,27 @@ pub struct VolumeManager {
     root_dir: PathBuf,
     node_allocatable_bytes: Option<u64>,
     operations: StorageOperations,
+    /// The runtime makes mounts read-only with all that is mounted below them.
+    recursive_read_only: bool,
 }
 
 impl VolumeManager {
     /// `root_dir` is kubelet's `--root-dir`; it is made when first needed.
     #[must_use]
     pub fn new(root_dir: &Path) -> Self {
-        let operations = StorageOperations::default();
-        VolumeManager { root_dir: root_dir.to_owned(), node_allocatable_bytes: None, operations }
+        VolumeManager {
+            root_dir: root_dir.to_owned(),
+            node_allocatable_bytes: None,
+            operations: StorageOperations::default(),
+            recursive_read_only: false,
+        }
+    }
+
+    /// Whether the runtime has `recursiveReadOnly`.
+    #[must_use]
+    pub fn with_recursive_read_only(mut self, supported: bool) -> Self {
+        self.recursive_read_only = supported;
+        self
     }
 
     /// Bounds memory-backed volumes of pods without a limit of their own, as kubelet does. Without it they are
@@ -324,12 +340,8 @@ impl VolumeManager {
                     .map_err(|why| VolumeProblem::SubPathExpr { expr: expr.to_owned(), why })?,
             ),
         };
-        if mount.recursive_read_only.as_deref() == Some("Enabled") {
-            return Err(unsupported(
-                "`recursiveReadOnly: Enabled`",
-                "`IfPossible`, or `readOnly: true` alone",
-            ));
-        }
+        let recursive_read_only =
+            recursive_read_only(mount, self.recursive_read_only).map_err(VolumeProblem::RecursiveReadOnly)?;
         let host_path = match sub_path.as_deref().filter(|s| !s.is_empty()) {
             None => source,
             Some(sub_path) => {
@@ -349,6 +361,7 @@ impl VolumeManager {
             container_path,
             // What the agent writes is nobody else's to write (`ReadOnly` among a volume's attributes).
             read_only: mount.read_only.unwrap_or(false) || matches!(kind, Source::Content(_)),
+            recursive_read_only,
             propagation: propagation(mount.mount_propagation.as_deref(), c)?,
         })
     }
@@ -397,10 +410,6 @@ fn check_label(field: &'static str, name: &str) -> Result<(), VolumeProblem> {
 
 fn invalid(field: &'static str, value: &str, why: &'static str) -> VolumeProblem {
     VolumeProblem::Invalid { field, value: value.to_owned(), why }
-}
-
-fn unsupported(what: &str, remedy: &'static str) -> VolumeProblem {
-    VolumeProblem::Unsupported { what: what.to_owned(), remedy }
 }
 
 /// 0750, kubelet's mode: what pods keep there is not everybody's to read.

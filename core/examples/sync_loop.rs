@@ -234,6 +234,7 @@ fn config(pods: usize) -> StateConfig {
         host_ips: vec!["10.0.0.1".into()],
         oom_kill_group: false,
         runtime_name: "containerd".into(),
+        recursive_read_only: false,
         unix_offset_ns: 0,
     }
 }

@@ -1,7 +1,8 @@
 //! Images: whether a container's is used as it is, pulled, or missed (kubelet: pkg/kubelet/images/image_manager.go).
-//! [`gc`]: which images may go.
+//! [`reference`]: what is an image's name. [`gc`]: which images may go.
 
 pub mod gc;
+pub mod reference;
 
 use k8s_openapi::api::core::v1::Container;
 
@@ -21,8 +22,9 @@ impl PullPolicy {
             Some("Never") => PullPolicy::Never,
             Some("IfNotPresent") => PullPolicy::IfNotPresent,
             _ => {
-                let image = with_default_tag(container.image.as_deref().unwrap_or_default());
-                if image.ends_with(":latest") { PullPolicy::Always } else { PullPolicy::IfNotPresent }
+                let image = reference::with_default_tag(container.image.as_deref().unwrap_or_default());
+                let is_latest = image.is_ok_and(|image| image.ends_with(":latest"));
+                if is_latest { PullPolicy::Always } else { PullPolicy::IfNotPresent }
             }
         }
     }
@@ -43,11 +45,4 @@ pub const fn decide(policy: PullPolicy, present: bool) -> Decision {
         (PullPolicy::IfNotPresent | PullPolicy::Never, true) => Decision::UsePresent,
         (PullPolicy::Never, false) => Decision::Missing,
     }
-}
-
-/// `busybox` → `busybox:latest`, as kubelet asks the runtime; a tag or digest stays.
-#[must_use]
-pub fn with_default_tag(image: &str) -> String {
-    let last = image.rsplit('/').next().unwrap_or(image);
-    if last.is_empty() || last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
 }

@@ -85,6 +85,12 @@ impl PodRef {
             name: pod.metadata.name.clone().unwrap_or_default(),
         }
     }
+
+    /// `NAME_NAMESPACE(UID)`, as kubelet names a pod in its messages.
+    #[must_use]
+    pub fn with_uid(&self) -> String {
+        format!("{}_{}({})", self.name, self.namespace, self.uid)
+    }
 }
 
 /// One run of a container: after a restart it is another.

@@ -54,6 +54,12 @@ reasons! {
     FailedMount,
     /// Keys of a ConfigMap or Secret cannot be names of variables and are left out of a container's environment.
     InvalidEnvironmentVariableNames,
+    /// An image cannot be looked for: its name is none, or the runtime refuses.
+    InspectFailed,
+    /// The pod asks for the cluster's DNS, and the node knows none.
+    MissingClusterDNS,
+    /// Not all of a pod's resolver settings fit into a resolv.conf.
+    DNSConfigForming,
     /// A ConfigMap or Secret that the pod names has appeared, changed or gone.
     ObjectChanged,
     /// A domain's next sample is due before its headroom could be gone.

@@ -65,6 +65,11 @@ pub fn agent_path(profile: Profile) -> Result<PathBuf> {
     Ok(paths::target()?.join(profile.directory()).join("oomlet"))
 }
 
+/// Where the tests' build and [`Selection::Compare`]'s put the proxy that records what a runtime is asked for.
+pub fn recorder_path(profile: Profile) -> Result<PathBuf> {
+    Ok(paths::target()?.join(profile.directory()).join("oomlet-cri-recorder"))
+}
+
 /// Where [`workload`] puts the workload.
 pub fn workload_path() -> Result<PathBuf> {
     Ok(paths::target()?.join(target_triple()).join("release/oomlet-workload"))
@@ -76,6 +81,8 @@ pub fn workload_path() -> Result<PathBuf> {
 pub enum Selection {
     /// The agent's program and what is in it.
     Agent,
+    /// That, and the proxy before a runtime's socket.
+    Compare,
     /// Everything that `cargo xtask test` runs.
     Tests,
 }
@@ -84,6 +91,7 @@ impl Selection {
     fn arguments(self) -> Vec<&'static str> {
         match self {
             Selection::Agent => vec!["--package", "oomlet"],
+            Selection::Compare => vec!["--package", "oomlet", "--package", "oomlet-cri-recorder"],
             Selection::Tests => [&WORKSPACE[..], &TEST_TARGETS].concat(),
         }
     }
@@ -105,7 +113,7 @@ pub fn agent_of(profile: Profile, selection: Selection) -> Result<PathBuf> {
             command.arg("--release");
         }
         // Somebody waits for it: it is compiled once, as is quickest. The tests' own settings are in Cargo.toml.
-        Profile::Dev if selection == Selection::Agent => {
+        Profile::Dev if selection != Selection::Tests => {
             command
                 .args(["--config", "profile.dev.package.oomlet.opt-level=0"])
                 .args(["--config", "profile.dev.package.oomlet-core.opt-level=0"])

@@ -3,12 +3,13 @@
 //! mended or stands with its reason in docs/differences.md, which this writes.
 //!
 //! - [`corpus`]: the manifests, and until when each is run. [`peer`]: a node that is run by either.
-//! - [`watch`], [`look`]: what is seen: the API server's objects over time; the pod from inside, its cgroups, what the
-//!   runtime was asked for. [`record`]: all of that of one manifest, with what changes from run to run taken out by
+//! - [`watch`], [`look`], [`calls`]: what is seen: the API server's objects over time; the pod from inside, its cgroups;
+//!   what the runtime was asked for, by a proxy before its socket. [`record`]: all of that of one manifest, with what changes from run to run taken out by
 //!   [`normal`].
 //! - [`numbers`]: what a node says in numbers.
 //! - [`difference`], [`page`]: what differs, the reasons, and the page.
 
+mod calls;
 pub mod corpus;
 pub mod difference;
 mod look;
@@ -153,7 +154,7 @@ fn run_kubelet(plane: &ControlPlane, options: &Options, cases: &[Case]) -> Resul
 
 /// All manifests on one new node of this kind.
 pub fn run_peer(plane: &ControlPlane, kind: Kind, cases: &[Case]) -> Result<Recording> {
-    let mut peer = Peer::start(plane, kind)?;
+    let peer = Peer::start(plane, kind)?;
     let recording = peer.run(cases);
     recording.with_context(|| peer.diagnosis())
 }

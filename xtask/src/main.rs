@@ -122,7 +122,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Compare(options) => {
             root::require("it starts pods in cgroups and a network namespace of their own")?;
             setup::run(role::COMPARE)?;
-            build::all(Profile::Dev, Selection::Agent)?;
+            build::all(Profile::Dev, Selection::Compare)?;
             return compare::run(&options);
         }
         Command::Lab(options) => {

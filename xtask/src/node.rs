@@ -44,6 +44,8 @@ pub struct TestNode {
     environment: BTreeMap<String, String>,
     /// More of its command line.
     arguments: Vec<String>,
+    /// Where the agent finds the runtime, when it is not containerd's own socket.
+    runtime_endpoint: Option<String>,
     /// Set for a node of a cluster.
     relay: Option<Relay>,
     /// The agent runs in containerd's network namespace.
@@ -103,7 +105,7 @@ impl TestNode {
         scratch.create_dir("root")?;
         let (profile, labels) = (Profile::of_this_program(), Mutex::default());
         let environment = BTreeMap::new();
-        let (arguments, relay) = (Vec::new(), None);
+        let (arguments, relay, runtime_endpoint) = (Vec::new(), None, None);
         let in_pod_network = false;
         Ok(TestNode {
             agent: None,
@@ -112,6 +114,7 @@ impl TestNode {
             config,
             environment,
             arguments,
+            runtime_endpoint,
             relay,
             in_pod_network,
             labels,
@@ -137,6 +140,15 @@ impl TestNode {
     /// Added to the agent's command line from the next start on.
     pub fn add_arguments(&mut self, arguments: &[&str]) {
         self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    }
+
+    /// Something stands before containerd's socket, for the agent's next start on.
+    pub fn set_runtime_endpoint(&mut self, endpoint: String) {
+        self.runtime_endpoint = Some(endpoint);
+    }
+
+    fn runtime_endpoint(&self) -> String {
+        self.runtime_endpoint.clone().unwrap_or_else(|| self.containerd.endpoint())
     }
 
     #[must_use]
@@ -202,7 +214,7 @@ impl TestNode {
             Command::new(self.program()?)
         };
         command.args(["run", "--config"]).arg(&path);
-        command.args(["--container-runtime-endpoint", &self.containerd.endpoint()]);
+        command.args(["--container-runtime-endpoint", &self.runtime_endpoint()]);
         command.arg("--root-dir").arg(self.root_dir()).args(&self.arguments).envs(&self.environment);
         self.start_in_its_place(command)
     }

@@ -22,6 +22,7 @@ use super::node_info::NodeIdentity;
 use super::{ApiServer, RequestError, chain, request, retry_delays};
 use crate::clock;
 use crate::cri::image::Image;
+use crate::cri::status::RuntimeStatus;
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::pleg::PlegHandle;
 use crate::trace::journal::Journal;
@@ -60,6 +61,8 @@ struct Known {
     there: Option<Arc<Node>>,
     seen: bool,
     reported_at: Option<Instant>,
+    /// As the runtime said last.
+    runtime: RuntimeStatus,
     images: Vec<Image>,
     images_at: Option<Instant>,
     failure: Option<String>,
@@ -239,8 +242,9 @@ impl NodeTask {
             }
         }
         let (identity, images) = (Arc::clone(&self.identity), known.images.clone());
-        let described = tokio::task::spawn_blocking(move || identity.describe(&images)).await;
-        described.unwrap_or_else(|_| self.identity.describe(&[]))
+        let runtime = known.runtime.clone();
+        let described = tokio::task::spawn_blocking(move || identity.describe(&images, &runtime)).await;
+        described.unwrap_or_else(|_| self.identity.describe(&[], &known.runtime))
     }
 
     async fn health(&self, known: &mut Known) -> NodeHealth {
@@ -249,15 +253,16 @@ impl NodeTask {
         let mut not_ready = Vec::new();
         match self.runtime.status().await {
             Err(error) => not_ready.push(format!("container runtime is down: {error}")),
-            Ok(conditions) => {
+            Ok(status) => {
                 for (name, what) in [
                     ("RuntimeReady", "container runtime status check may not have completed yet"),
                     ("NetworkReady", "container runtime network not ready"),
                 ] {
-                    if let Some(condition) = conditions.iter().find(|c| c.name == name && !c.status) {
+                    if let Some(condition) = status.conditions.iter().find(|c| c.name == name && !c.status) {
                         not_ready.push(format!("{what}: {name}=false {}", condition.message));
                     }
                 }
+                known.runtime = status;
             }
         }
         not_ready.extend(self.pleg.healthy(clock::now()).err());

@@ -5,9 +5,12 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use k8s_openapi::api::core::v1::{ContainerImage, NodeSystemInfo, Taint};
+use k8s_openapi::api::core::v1::{
+    ContainerImage, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSystemInfo, Taint,
+};
 
 use crate::cri::image::Image;
+use crate::cri::status::{RuntimeHandler, RuntimeStatus};
 use oomlet_core::apiserver::node::NodeDescription;
 use oomlet_core::quantity::format_bytes;
 use oomlet_core::version::KUBERNETES_VERSION;
@@ -44,7 +47,7 @@ pub struct NodeIdentity {
 impl NodeIdentity {
     /// Blocking: reads files.
     #[must_use]
-    pub fn describe(&self, images: &[Image]) -> NodeDescription {
+    pub fn describe(&self, images: &[Image], runtime: &RuntimeStatus) -> NodeDescription {
         let mut capacity = BTreeMap::from([
             ("cpu".to_owned(), cpus(self.milli_cpu)),
             ("memory".to_owned(), kibibytes(self.memory_bytes)),
@@ -77,9 +80,27 @@ impl NodeIdentity {
             system: system_info(&self.runtime, &self.arch),
             port: self.port.into(),
             images: largest_images(images, self.max_images),
+            runtime_handlers: runtime_handlers(runtime),
+            features: runtime
+                .supplemental_groups_policy
+                .map(|kept| NodeFeatures { supplemental_groups_policy: Some(kept) }),
             ..NodeDescription::default()
         }
     }
+}
+
+/// By name: a runtime may tell of them in another order each time. `hostUsers: false` is refused whatever the runtime can.
+fn runtime_handlers(runtime: &RuntimeStatus) -> Vec<NodeRuntimeHandler> {
+    let mut handlers: Vec<&RuntimeHandler> = runtime.handlers.iter().collect();
+    handlers.sort_by(|a, b| a.name.cmp(&b.name));
+    let told = handlers.into_iter().map(|handler| NodeRuntimeHandler {
+        name: Some(handler.name.clone()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(handler.recursive_read_only_mounts),
+            user_namespaces: Some(false),
+        }),
+    });
+    told.collect()
 }
 
 /// As kubelet writes memory: `24586012Ki`, not rounded to a larger unit where that is not exact.
@@ -175,6 +196,20 @@ mod tests {
         assert_eq!(told.len(), 1);
         assert_eq!(told[0].names.as_ref().unwrap()[0], "large:0");
         assert_eq!(told[0].names.as_ref().unwrap().len(), 5);
+    }
+
+    #[test]
+    fn handlers_are_told_by_name() {
+        let handler = |name: &str| RuntimeHandler { name: name.into(), recursive_read_only_mounts: true };
+        let runtime = RuntimeStatus { handlers: vec![handler("runc"), handler("")], ..Default::default() };
+        let told = runtime_handlers(&runtime);
+        let names: Vec<_> = told.iter().map(|handler| handler.name.as_deref()).collect();
+        assert_eq!(names, [Some(""), Some("runc")]);
+        let features = told[0].features.as_ref().unwrap();
+        assert_eq!(
+            (features.recursive_read_only_mounts, features.user_namespaces),
+            (Some(true), Some(false))
+        );
     }
 
     #[test]

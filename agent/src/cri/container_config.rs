@@ -12,11 +12,34 @@ use super::names;
 use super::sandbox_config::pod_labels;
 use super::security_context::{SecurityError, container_security_context};
 use oomlet_core::pod::env::Env;
-use oomlet_core::pod::qos::CgroupResources;
+use oomlet_core::pod::qos::{CPU_PERIOD_US, CgroupResources};
 use oomlet_core::pod::{Pod, PodRef};
 
 /// `terminationMessagePath` where the manifest names none.
 pub const DEFAULT_TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
+
+/// What the node's cgroups are to do for each container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerCgroups {
+    /// The OOM killer takes all processes of the container or none (cgroup v2's `memory.oom.group`), so that none is left half
+    /// alive.
+    pub oom_kill_group: bool,
+    pub swap: SwapControl,
+    /// As the CRI names them: `2MB`, `1GB`. No container may have any: those that ask for some are refused.
+    pub huge_page_sizes: Vec<String>,
+}
+
+/// How containers are kept from swap (`memorySwap.swapBehavior: NoSwap`, kubelet's default).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SwapControl {
+    /// The kernel has no controller for it.
+    #[default]
+    None,
+    /// The limit of memory and swap together is that of memory.
+    V1,
+    /// `memory.swap.max` is 0.
+    V2,
+}
 
 /// What a container's configuration is made from, beside the manifest.
 #[derive(Clone, Debug)]
@@ -31,8 +54,7 @@ pub struct ContainerInputs<'a> {
     pub args: Vec<String>,
     pub resources: CgroupResources,
     pub oom_score_adj: i64,
-    /// See [`linux_resources`].
-    pub oom_kill_group: bool,
+    pub cgroups: &'a ContainerCgroups,
     pub mounts: Vec<cri::Mount>,
     /// `<root>/seccomp`.
     pub seccomp_dir: &'a str,
@@ -51,6 +73,7 @@ pub fn container_config(
     let mut labels = HashMap::from(pod_labels(&PodRef::of(pod)));
     labels.insert(names::CONTAINER_NAME.to_owned(), container.name.clone());
     let annotations = annotations(pod, container, &inputs);
+    let resources = container_resources(&inputs);
     let image_name = container.image.clone().unwrap_or_default();
     Ok(cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata {
@@ -74,34 +97,43 @@ pub fn container_config(
         stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
         linux: Some(cri::LinuxContainerConfig {
-            resources: Some(linux_resources(&inputs.resources, inputs.oom_score_adj, inputs.oom_kill_group)),
+            resources: Some(resources),
             security_context: Some(security_context),
         }),
         ..Default::default()
     })
 }
 
-/// 0 is CRI's "not set" in each field. `oom_kill_group`: the OOM killer takes all processes of the container or none
-/// (cgroup v2's `memory.oom.group`), so that none is left half alive.
+/// 0 is CRI's "not set" in each field. The period is told with and without a quota, as kubelet does.
 #[must_use]
-pub fn linux_resources(
-    resources: &CgroupResources,
-    oom_score_adj: i64,
-    oom_kill_group: bool,
-) -> cri::LinuxContainerResources {
-    let signed = |v: Option<u64>| v.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX));
+pub fn linux_resources(resources: &CgroupResources) -> cri::LinuxContainerResources {
+    let signed = |v: u64| i64::try_from(v).unwrap_or(i64::MAX);
     cri::LinuxContainerResources {
-        cpu_period: signed(resources.cpu_period_us),
+        cpu_period: signed(resources.cpu_period_us.unwrap_or(CPU_PERIOD_US)),
         cpu_quota: resources.cpu_quota_us.unwrap_or(0),
-        cpu_shares: signed(resources.cpu_shares),
-        memory_limit_in_bytes: signed(resources.memory_limit_bytes),
-        oom_score_adj,
-        unified: oom_kill_group
-            .then(|| ("memory.oom.group".to_owned(), "1".to_owned()))
-            .into_iter()
-            .collect(),
+        cpu_shares: signed(resources.cpu_shares.unwrap_or(0)),
+        memory_limit_in_bytes: signed(resources.memory_limit_bytes.unwrap_or(0)),
         ..Default::default()
     }
+}
+
+fn container_resources(inputs: &ContainerInputs<'_>) -> cri::LinuxContainerResources {
+    let mut all = linux_resources(&inputs.resources);
+    all.oom_score_adj = inputs.oom_score_adj;
+    let cgroups = inputs.cgroups;
+    if cgroups.oom_kill_group {
+        all.unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+    }
+    match cgroups.swap {
+        SwapControl::None => {}
+        SwapControl::V1 => all.memory_swap_limit_in_bytes = all.memory_limit_in_bytes,
+        SwapControl::V2 => {
+            all.unified.insert("memory.swap.max".to_owned(), "0".to_owned());
+        }
+    }
+    let no_pages = |size: &String| cri::HugepageLimit { page_size: size.clone(), limit: 0 };
+    all.hugepage_limits = cgroups.huge_page_sizes.iter().map(no_pages).collect();
+    all
 }
 
 #[must_use]
@@ -150,6 +182,11 @@ mod tests {
         let container = pod.spec.as_ref().unwrap().containers[0].clone();
         let stop_signal = oomlet_core::pod::stop_signal::StopSignal::parse("SIGINT");
         let image = Image { id: "sha256:1".into(), stop_signal, ..Image::default() };
+        let cgroups = ContainerCgroups {
+            oom_kill_group: true,
+            swap: SwapControl::V2,
+            huge_page_sizes: vec!["2MB".to_owned()],
+        };
         let inputs = ContainerInputs {
             restart_count: 3,
             hash: 0xab,
@@ -165,7 +202,7 @@ mod tests {
                 pids_limit: None,
             },
             oom_score_adj: -997,
-            oom_kill_group: true,
+            cgroups: &cgroups,
             mounts: vec![],
             seccomp_dir: "/s",
             seccomp_default: false,
@@ -212,9 +249,10 @@ mod tests {
         let r = c.linux.unwrap().resources.unwrap();
         assert_eq!((r.cpu_shares, r.cpu_quota, r.cpu_period), (102, 10_000, 100_000));
         assert_eq!((r.memory_limit_in_bytes, r.oom_score_adj), (64 << 20, -997));
-        assert_eq!(r.unified, HashMap::from([("memory.oom.group".into(), "1".into())]));
-        let none = linux_resources(&CgroupResources::default(), 1000, false);
-        assert!(none.unified.is_empty());
-        assert_eq!((none.memory_limit_in_bytes, none.cpu_quota, none.oom_score_adj), (0, 0, 1000));
+        let unified = [("memory.oom.group".into(), "1".into()), ("memory.swap.max".into(), "0".into())];
+        assert_eq!(r.unified, HashMap::from(unified));
+        assert_eq!(r.hugepage_limits, [cri::HugepageLimit { page_size: "2MB".into(), limit: 0 }]);
+        let none = linux_resources(&CgroupResources::default());
+        assert_eq!((none.memory_limit_in_bytes, none.cpu_quota, none.cpu_period), (0, 0, 100_000));
     }
 }

@@ -3,11 +3,23 @@
 
 use k8s_cri::v1 as cri;
 
-use oomlet_core::pod::Pod;
+use oomlet_core::pod::{Pod, PodRef};
+use oomlet_core::reason::Reason;
 
-/// glibc reads three name servers; Kubernetes allows 32 search domains.
+/// glibc reads three name servers; Kubernetes allows 32 search domains, of 2048 characters together
+/// (pkg/apis/core/validation), each as long as a name may be.
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
+const MAX_SEARCH_LINE: usize = 2048;
+const MAX_DOMAIN: usize = 253;
+
+/// A pod's resolver settings, and what there is to tell of them.
+#[derive(Clone, Debug, Default)]
+pub struct PodDns {
+    pub config: cri::DnsConfig,
+    /// Each an Event of the pod.
+    pub told: Vec<(Reason, String)>,
+}
 
 /// What a resolv.conf says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,9 +50,11 @@ impl ResolvConf {
             match keyword {
                 Some("nameserver") => conf.nameservers.extend(rest.take(1)),
                 Some("search") => {
-                    // A name's trailing dot changes nothing here, and "." alone is the root.
-                    conf.searches =
-                        rest.map(|s| if s == "." { s } else { s.trim_end_matches('.').to_owned() }).collect();
+                    // The root is searched anyway, and a trailing dot changes nothing here.
+                    conf.searches = rest
+                        .filter(|s| s != ".")
+                        .map(|s| s.strip_suffix('.').map_or(s.clone(), str::to_owned))
+                        .collect();
                 }
                 Some("options") => conf.options = rest.collect(),
                 _ => {}
@@ -52,7 +66,8 @@ impl ResolvConf {
 
 /// The pod's resolver settings.
 #[must_use]
-pub fn dns_config(pod: &Pod, node: &NodeDns) -> cri::DnsConfig {
+pub fn dns_config(pod: &Pod, node: &NodeDns) -> PodDns {
+    let mut told = Vec::new();
     let spec = pod.spec.as_ref();
     let host_network = spec.and_then(|s| s.host_network).unwrap_or(false);
     let policy = spec.and_then(|s| s.dns_policy.as_deref()).unwrap_or("ClusterFirst");
@@ -66,7 +81,9 @@ pub fn dns_config(pod: &Pod, node: &NodeDns) -> cri::DnsConfig {
     } else if cluster && !node.cluster_dns.is_empty() {
         cluster_conf(pod, node)
     } else {
-        // Also ClusterFirst on a node without cluster DNS: kubelet falls back to Default.
+        if cluster {
+            told.push((Reason::MissingClusterDNS, missing_cluster_dns(pod)));
+        }
         node.host.clone()
     };
     if let Some(own) = spec.and_then(|s| s.dns_config.as_ref()) {
@@ -79,9 +96,47 @@ pub fn dns_config(pod: &Pod, node: &NodeDns) -> cri::DnsConfig {
                 .push(option.value.as_deref().map_or_else(|| name.to_owned(), |v| format!("{name}:{v}")));
         }
     }
-    conf.nameservers.truncate(MAX_NAMESERVERS);
-    conf.searches.truncate(MAX_SEARCHES);
-    cri::DnsConfig { servers: conf.nameservers, searches: conf.searches, options: conf.options }
+    for cut in [cut_nameservers(&mut conf.nameservers), cut_searches(&mut conf.searches)] {
+        told.extend(cut.map(|message| (Reason::DNSConfigForming, message)));
+    }
+    let config = cri::DnsConfig { servers: conf.nameservers, searches: conf.searches, options: conf.options };
+    PodDns { config, told }
+}
+
+fn missing_cluster_dns(pod: &Pod) -> String {
+    format!(
+        "pod: \"{}\". kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. \
+         Falling back to \"Default\" policy.",
+        PodRef::of(pod).with_uid()
+    )
+}
+
+/// What it comes to, when not all had room.
+fn cut_nameservers(nameservers: &mut Vec<String>) -> Option<String> {
+    let too_many = nameservers.len() > MAX_NAMESERVERS;
+    nameservers.truncate(MAX_NAMESERVERS);
+    too_many.then(|| {
+        format!(
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+            nameservers.join(" ")
+        )
+    })
+}
+
+fn cut_searches(searches: &mut Vec<String>) -> Option<String> {
+    let asked = searches.len();
+    searches.truncate(MAX_SEARCHES);
+    searches.retain(|search| search.len() <= MAX_DOMAIN);
+    let line = |searches: &[String]| searches.iter().map(|s| s.len() + 1).sum::<usize>().saturating_sub(1);
+    while line(searches) > MAX_SEARCH_LINE {
+        searches.pop();
+    }
+    (searches.len() < asked).then(|| {
+        format!(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+            searches.join(" ")
+        )
+    })
 }
 
 fn cluster_conf(pod: &Pod, node: &NodeDns) -> ResolvConf {
@@ -153,13 +208,12 @@ mod tests {
 
     #[test]
     fn policies() {
-        let cluster_search =
-            ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example", "."];
+        let cluster_search = ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example"];
         let containers = serde_json::json!([{"name": "c"}]);
         for (policy, host_network, with_cluster, servers, searches, options) in [
-            ("Default", false, true, vec!["1.1.1.1"], vec!["corp.example", "."], vec!["edns0"]),
+            ("Default", false, true, vec!["1.1.1.1"], vec!["corp.example"], vec!["edns0"]),
             ("ClusterFirst", false, true, vec!["10.96.0.10"], cluster_search.to_vec(), vec!["ndots:5"]),
-            ("ClusterFirst", true, true, vec!["1.1.1.1"], vec!["corp.example", "."], vec!["edns0"]),
+            ("ClusterFirst", true, true, vec!["1.1.1.1"], vec!["corp.example"], vec!["edns0"]),
             (
                 "ClusterFirstWithHostNet",
                 true,
@@ -168,13 +222,20 @@ mod tests {
                 cluster_search.to_vec(),
                 vec!["ndots:5"],
             ),
-            ("ClusterFirst", false, false, vec!["1.1.1.1"], vec!["corp.example", "."], vec!["edns0"]),
+            ("ClusterFirst", false, false, vec!["1.1.1.1"], vec!["corp.example"], vec!["edns0"]),
             ("None", false, true, vec![], vec![], vec![]),
         ] {
             let p = pod(
                 serde_json::json!({"dnsPolicy": policy, "hostNetwork": host_network, "containers": containers}),
             );
-            let c = dns_config(&p, &node(with_cluster));
+            let PodDns { config: c, told } = dns_config(&p, &node(with_cluster));
+            let is_missing = policy.starts_with("Cluster") && !host_network && !with_cluster;
+            let reasons: Vec<Reason> = told.iter().map(|(reason, _)| *reason).collect();
+            assert_eq!(
+                reasons,
+                if is_missing { vec![Reason::MissingClusterDNS] } else { vec![] },
+                "{told:?}"
+            );
             assert_eq!(
                 (c.servers, c.searches, c.options),
                 (s(&servers), s(&searches), s(&options)),
@@ -188,9 +249,28 @@ mod tests {
         let p = pod(serde_json::json!({"containers": [], "dnsPolicy": "ClusterFirst", "dnsConfig": {
             "nameservers": ["10.96.0.10", "8.8.8.8", "8.8.4.4", "9.9.9.9"], "searches": ["own"],
             "options": [{"name": "ndots", "value": "2"}, {"name": "rotate"}]}}));
-        let c = dns_config(&p, &node(true));
+        let PodDns { config: c, told } = dns_config(&p, &node(true));
+        let line = "the applied nameserver line is: 10.96.0.10 8.8.8.8 8.8.4.4";
+        assert!(
+            told.len() == 1 && told[0].0 == Reason::DNSConfigForming && told[0].1.ends_with(line),
+            "{told:?}"
+        );
         assert_eq!(c.servers, ["10.96.0.10", "8.8.8.8", "8.8.4.4"]);
         assert_eq!(c.searches.last().map(String::as_str), Some("own"));
         assert_eq!(c.options, ["ndots:2", "rotate"]);
+    }
+
+    #[test]
+    fn searches_that_do_not_fit_are_left_out_and_told() {
+        let searches = |all: Vec<String>| {
+            let mut all = all;
+            let told = cut_searches(&mut all);
+            (all.len(), told.is_some())
+        };
+        let name = |length: usize| "a".repeat(length);
+        assert_eq!(searches((0..32).map(|n| n.to_string()).collect()), (32, false));
+        assert_eq!(searches((0..33).map(|n| n.to_string()).collect()), (32, true));
+        assert_eq!(searches(vec![name(253), name(254)]), (1, true));
+        assert_eq!(searches(vec![name(200); 11]), (10, true));
     }
 }

@@ -67,6 +67,15 @@ impl CriError {
         }
     }
 
+    /// What the runtime itself said, as kubelet tells it of a pod; of an error without such words, the whole.
+    #[must_use]
+    pub fn said(&self) -> String {
+        match self {
+            CriError::Call { status, .. } => status.message().to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(Code::NotFound)

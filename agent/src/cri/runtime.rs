@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 
 use super::connection::{Connection, MAX_MESSAGE_BYTES, RuntimeVersion};
 use super::convert::{self, ListedContainer, ListedSandbox, WritableLayer};
+use super::status::RuntimeStatus;
 use super::{CriError, names};
 use crate::cgroup::DriverKind;
 use oomlet_core::pod::PodUid;
@@ -20,15 +21,6 @@ use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus, Sandbox
 pub struct RuntimeClient {
     connection: Connection,
     client: RuntimeServiceClient<Channel>,
-}
-
-/// A condition of `Status`: `RuntimeReady`, `NetworkReady`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuntimeCondition {
-    pub name: String,
-    pub status: bool,
-    /// Reason and message, empty when all is well.
-    pub message: String,
 }
 
 /// A container's status and where its termination message lies on the host.
@@ -96,21 +88,9 @@ impl RuntimeClient {
 
     /// # Errors
     /// When the runtime does not answer.
-    pub async fn status(&self) -> Result<Vec<RuntimeCondition>, CriError> {
+    pub async fn status(&self) -> Result<RuntimeStatus, CriError> {
         let r = call!(self, "Status", "the runtime", status, cri::StatusRequest { verbose: false })?;
-        let conditions = r.status.unwrap_or_default().conditions;
-        Ok(conditions
-            .into_iter()
-            .map(|c| RuntimeCondition {
-                name: c.r#type,
-                status: c.status,
-                message: [c.reason, c.message]
-                    .into_iter()
-                    .filter(|s| !s.is_empty())
-                    .collect::<Vec<_>>()
-                    .join(": "),
-            })
-            .collect())
+        Ok(RuntimeStatus::from(r))
     }
 
     /// The image that sandboxes are made from, where the runtime tells (containerd 1.x). Others pin it.

@@ -6,10 +6,13 @@ use std::path::Path;
 use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::{Container, PodSecurityContext, PodSpec};
 
-use super::dns::{NodeDns, dns_config};
+use super::container_config::linux_resources;
+use super::dns::{NodeDns, PodDns, dns_config};
 use super::{names, security_context};
-use oomlet_core::pod::spec::{all_containers, hostname};
+use oomlet_core::pod::qos::{overhead_resources, sandbox_resources};
+use oomlet_core::pod::spec::{SOURCE_ANNOTATION, all_containers, kernel_hostname};
 use oomlet_core::pod::{Pod, PodRef};
+use oomlet_core::reason::Reason;
 
 /// What a sandbox's configuration is made from, beside the pod.
 #[derive(Clone, Copy, Debug)]
@@ -22,36 +25,54 @@ pub struct SandboxInputs<'a> {
     pub dns: &'a NodeDns,
 }
 
-#[must_use]
-pub fn sandbox_config(pod: &Pod, inputs: SandboxInputs<'_>) -> cri::PodSandboxConfig {
+/// Of a pod, and what there is to tell of it, each an Event.
+#[derive(Clone, Debug, Default)]
+pub struct SandboxConfig {
+    pub config: cri::PodSandboxConfig,
+    pub told: Vec<(Reason, String)>,
+}
+
+/// # Errors
+/// When the pod's host name does not fit.
+pub fn sandbox_config(pod: &Pod, inputs: SandboxInputs<'_>) -> Result<SandboxConfig, String> {
     let who = PodRef::of(pod);
     let default = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&default);
     let mut labels: HashMap<String, String> = pod.metadata.labels.iter().flatten().map(clone_pair).collect();
     labels.extend(pod_labels(&who));
-    cri::PodSandboxConfig {
+    let mut annotations: HashMap<String, String> =
+        pod.metadata.annotations.iter().flatten().map(clone_pair).collect();
+    annotations.entry(SOURCE_ANNOTATION.to_owned()).or_insert_with(|| "api".to_owned());
+    // With hostNetwork the runtime takes the node's own name.
+    let hostname = match spec.host_network {
+        Some(true) => String::new(),
+        _ => kernel_hostname(pod, &inputs.dns.cluster_domain)?,
+    };
+    let PodDns { config: dns, told } = dns_config(pod, inputs.dns);
+    let config = cri::PodSandboxConfig {
         metadata: Some(cri::PodSandboxMetadata {
             name: who.name.clone(),
             uid: who.uid.to_string(),
             namespace: who.namespace.clone(),
             attempt: inputs.attempt,
         }),
-        // With hostNetwork the runtime takes the node's own name.
-        hostname: if spec.host_network.unwrap_or(false) { String::new() } else { hostname(pod) },
+        hostname,
         log_directory: names::pod_log_dir(inputs.pod_logs_dir, &who).display().to_string(),
-        dns_config: Some(dns_config(pod, inputs.dns)),
-        port_mappings: all_containers(spec).flat_map(port_mappings).collect(),
+        dns_config: Some(dns),
+        port_mappings: spec.containers.iter().flat_map(port_mappings).collect(),
         labels,
-        annotations: pod.metadata.annotations.iter().flatten().map(clone_pair).collect(),
+        annotations,
         linux: Some(cri::LinuxPodSandboxConfig {
             cgroup_parent: inputs.cgroup_parent.to_owned(),
             security_context: Some(sandbox_security_context(spec)),
             sysctls: sysctls(spec.security_context.as_ref()),
-            overhead: None,
-            resources: None,
+            // For runtimes that make a machine of a sandbox; the pod's cgroup is the agent's.
+            overhead: overhead_resources(pod).map(|overhead| linux_resources(&overhead)),
+            resources: Some(linux_resources(&sandbox_resources(pod))),
         }),
         windows: None,
-    }
+    };
+    Ok(SandboxConfig { config, told })
 }
 
 fn clone_pair((k, v): (&String, &String)) -> (String, String) {
@@ -69,19 +90,19 @@ pub fn pod_labels(pod: &PodRef) -> [(String, String); 3] {
 }
 
 fn port_mappings(container: &Container) -> impl Iterator<Item = cri::PortMapping> {
-    container.ports.iter().flatten().filter_map(|p| {
-        let host_port = p.host_port.filter(|&port| port > 0)?;
+    container.ports.iter().flatten().map(|p| {
         let protocol = match p.protocol.as_deref() {
             Some("UDP") => cri::Protocol::Udp,
             Some("SCTP") => cri::Protocol::Sctp,
             _ => cri::Protocol::Tcp,
         };
-        Some(cri::PortMapping {
+        cri::PortMapping {
             protocol: protocol as i32,
             container_port: p.container_port,
-            host_port,
+            // 0: none.
+            host_port: p.host_port.unwrap_or_default(),
             host_ip: p.host_ip.clone().unwrap_or_default(),
-        })
+        }
     })
 }
 
@@ -103,7 +124,11 @@ pub fn namespace_options(spec: &PodSpec) -> cri::NamespaceOption {
         pid: pid as i32,
         ipc: pod_or_node(spec.host_ipc) as i32,
         target_id: String::new(),
-        userns_options: None,
+        // `hostUsers: false` is refused before.
+        userns_options: Some(cri::UserNamespace {
+            mode: cri::NamespaceMode::Node as i32,
+            ..cri::UserNamespace::default()
+        }),
     }
 }
 
@@ -119,6 +144,7 @@ fn sandbox_security_context(spec: &PodSpec) -> cri::LinuxSandboxSecurityContext 
             .and_then(|c| c.run_as_group)
             .map(security_context::int64),
         supplemental_groups: security_context::supplemental_groups(context),
+        supplemental_groups_policy: security_context::supplemental_groups_policy(context),
         // A privileged container needs a privileged sandbox.
         privileged: all_containers(spec).any(privileged),
         // The pause process gets the runtime's profile whatever the containers ask for, as with kubelet.
@@ -157,6 +183,8 @@ mod tests {
                 dns: &dns,
             },
         )
+        .unwrap()
+        .config
     }
 
     fn linux(c: cri::PodSandboxConfig) -> cri::LinuxSandboxSecurityContext {
@@ -205,18 +233,11 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_cut_without_a_trailing_dash() {
-        let name = format!("{}-tail", "a".repeat(62));
-        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"name": name}})).unwrap();
-        assert_eq!(hostname(&pod), "a".repeat(62));
-    }
-
-    #[test]
-    fn only_ports_on_the_host_are_mapped() {
+    fn ports_are_mapped_those_on_the_host_with_their_port_there() {
         let c = config(serde_json::json!({"containers": [{"name": "a", "ports": [
             {"containerPort": 80}, {"containerPort": 53, "hostPort": 5353, "protocol": "UDP", "hostIP": "127.0.0.1"}]}]}));
-        assert_eq!(c.port_mappings.len(), 1);
-        let p = &c.port_mappings[0];
+        let [own, p] = &c.port_mappings[..] else { panic!("{:?}", c.port_mappings) };
+        assert_eq!((own.container_port, own.host_port), (80, 0));
         assert_eq!(
             (p.protocol, p.container_port, p.host_port, p.host_ip.as_str()),
             (cri::Protocol::Udp as i32, 53, 5353, "127.0.0.1")
@@ -235,7 +256,7 @@ mod tests {
         let s = linux(c);
         assert!(s.privileged);
         assert_eq!((s.run_as_user.unwrap().value, s.run_as_group.unwrap().value), (7, 8));
-        assert_eq!(s.supplemental_groups, [10, 9]);
+        assert_eq!(s.supplemental_groups, [9, 10]);
         let group_only =
             linux(config(serde_json::json!({"containers": [], "securityContext": {"runAsGroup": 8}})));
         assert!(group_only.run_as_group.is_none());

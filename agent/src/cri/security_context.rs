@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SecurityCon
 
 use super::image::Image;
 use super::sandbox_config::namespace_options;
+use oomlet_core::pod::PodRef;
 
 /// Paths of /proc and /sys that a container does not see, and those it may not write: the defaults of
 /// Kubernetes and the runtimes for `procMount: Default`.
@@ -25,20 +26,18 @@ const MASKED_PATHS: &[&str] = &[
 ];
 const READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The pod asks for what the image cannot keep: `CreateContainerConfigError`.
+/// The pod asks for what the image cannot keep: `CreateContainerConfigError`. Where kubelet has words for it, in them.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecurityError {
+    #[error("container's runAsUser breaks non-root policy (pod: {pod:?}, container: {container})")]
+    UserIsRoot { pod: String, container: String },
+    #[error("container has runAsNonRoot and image will run as root (pod: {pod:?}, container: {container})")]
+    ImageIsRoot { pod: String, container: String },
     #[error(
-        "container {container}: runAsNonRoot is set and runAsUser is 0: set another runAsUser, or drop runAsNonRoot"
+        "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: \
+         {pod:?}, container: {container})"
     )]
-    UserIsRoot { container: String },
-    #[error("container {container}: runAsNonRoot is set and image {image} runs as root: set runAsUser")]
-    ImageIsRoot { container: String, image: String },
-    #[error(
-        "container {container}: runAsNonRoot is set and image {image} names its user {user:?} instead of a number, \
-         which may be root: set runAsUser"
-    )]
-    ImageUserUnknown { container: String, image: String, user: String },
+    ImageUserUnknown { pod: String, container: String, user: String },
     #[error("container {container}: {field} is Localhost, but no localhostProfile is named: name one")]
     NoLocalhostProfile { container: String, field: &'static str },
     #[error(
@@ -52,10 +51,21 @@ pub fn int64(value: i64) -> cri::Int64Value {
     cri::Int64Value { value }
 }
 
-/// supplementalGroups, then fsGroup.
+/// fsGroup, then supplementalGroups.
 #[must_use]
 pub fn supplemental_groups(pod: Option<&PodSecurityContext>) -> Vec<i64> {
-    pod.into_iter().flat_map(|c| c.supplemental_groups.iter().flatten().copied().chain(c.fs_group)).collect()
+    pod.into_iter()
+        .flat_map(|c| c.fs_group.into_iter().chain(c.supplemental_groups.iter().flatten().copied()))
+        .collect()
+}
+
+/// `supplementalGroupsPolicy`: whether the image's own groups count beside the pod's.
+#[must_use]
+pub fn supplemental_groups_policy(pod: Option<&PodSecurityContext>) -> i32 {
+    match pod.and_then(|p| p.supplemental_groups_policy.as_deref()) {
+        Some("Strict") => cri::SupplementalGroupsPolicy::Strict as i32,
+        _ => cri::SupplementalGroupsPolicy::Merge as i32,
+    }
 }
 
 /// `seccomp_dir` holds the profiles that `Localhost` names (`<root>/seccomp`); `seccomp_default` is kubelet's
@@ -78,7 +88,7 @@ pub fn container_security_context(
     let group = own.run_as_group.or_else(|| of_pod.and_then(|p| p.run_as_group));
     let non_root = own.run_as_non_root.or_else(|| of_pod.and_then(|p| p.run_as_non_root)).unwrap_or(false);
     if non_root {
-        verify_non_root(container, user, image)?;
+        verify_non_root(pod, container, user, image)?;
     }
     let unmasked = own.proc_mount.as_deref() == Some("Unmasked");
     let paths =
@@ -92,7 +102,8 @@ pub fn container_security_context(
         }),
         privileged: own.privileged.unwrap_or(false),
         namespace_options: Some(namespace_options(&spec)),
-        run_as_user: user.or(image.uid).map(int64),
+        // An image without a user runs as root, and that is said.
+        run_as_user: user.or(image.uid).or(image.username.is_empty().then_some(0)).map(int64),
         run_as_username: if user.is_none() && image.uid.is_none() {
             image.username.clone()
         } else {
@@ -101,10 +112,7 @@ pub fn container_security_context(
         run_as_group: group.map(int64),
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         supplemental_groups: supplemental_groups(of_pod),
-        supplemental_groups_policy: match of_pod.and_then(|p| p.supplemental_groups_policy.as_deref()) {
-            Some("Strict") => cri::SupplementalGroupsPolicy::Strict as i32,
-            _ => cri::SupplementalGroupsPolicy::Merge as i32,
-        },
+        supplemental_groups_policy: supplemental_groups_policy(of_pod),
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: paths(MASKED_PATHS),
         readonly_paths: paths(READONLY_PATHS),
@@ -124,23 +132,21 @@ pub fn container_security_context(
     })
 }
 
-fn verify_non_root(container: &Container, user: Option<i64>, image: &Image) -> Result<(), SecurityError> {
-    let name = container.name.clone();
-    let image_name = || container.image.clone().unwrap_or_default();
+/// `verifyRunAsNonRoot`. An image without USER runs as root.
+fn verify_non_root(
+    pod: &Pod,
+    container: &Container,
+    user: Option<i64>,
+    image: &Image,
+) -> Result<(), SecurityError> {
+    let (pod, container) = (PodRef::of(pod).with_uid(), container.name.clone());
     match (user, image.uid) {
-        (Some(0), _) => Err(SecurityError::UserIsRoot { container: name }),
+        (Some(0), _) => Err(SecurityError::UserIsRoot { pod, container }),
         (Some(_), _) => Ok(()),
-        (None, Some(0)) => Err(SecurityError::ImageIsRoot { container: name, image: image_name() }),
+        (None, Some(0)) => Err(SecurityError::ImageIsRoot { pod, container }),
         (None, Some(_)) => Ok(()),
-        // An image without USER runs as root.
-        (None, None) if image.username.is_empty() => {
-            Err(SecurityError::ImageIsRoot { container: name, image: image_name() })
-        }
-        (None, None) => Err(SecurityError::ImageUserUnknown {
-            container: name,
-            image: image_name(),
-            user: image.username.clone(),
-        }),
+        (None, None) if image.username.is_empty() => Err(SecurityError::ImageIsRoot { pod, container }),
+        (None, None) => Err(SecurityError::ImageUserUnknown { pod, container, user: image.username.clone() }),
     }
 }
 
@@ -201,8 +207,10 @@ mod tests {
         own: serde_json::Value,
         image: &Image,
     ) -> Result<cri::LinuxContainerSecurityContext, SecurityError> {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"securityContext": pod,
-            "containers": [{"name": "c", "image": "img", "securityContext": own}]}}))
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {"securityContext": pod,
+            "containers": [{"name": "c", "image": "img", "securityContext": own}]}}),
+        )
         .unwrap();
         let container = pod.spec.as_ref().unwrap().containers[0].clone();
         container_security_context(&pod, &container, image, "/var/lib/kubelet/seccomp", false)
@@ -236,10 +244,20 @@ mod tests {
             (yes.clone(), json!({}), image(Some(1000), ""), None),
             (yes.clone(), json!({"runAsUser": 7}), image(Some(0), ""), None),
             (yes.clone(), json!({"runAsNonRoot": false}), image(Some(0), ""), None),
-            (yes.clone(), json!({}), image(Some(0), ""), Some("image img runs as root")),
-            (yes.clone(), json!({}), image(None, ""), Some("image img runs as root")),
-            (yes.clone(), json!({}), image(None, "app"), Some("\"app\"")),
-            (json!({"runAsUser": 0}), yes.clone(), image(Some(1000), ""), Some("runAsUser is 0")),
+            (
+                yes.clone(),
+                json!({}),
+                image(Some(0), ""),
+                Some("image will run as root (pod: \"p_ns(u)\", container: c)"),
+            ),
+            (yes.clone(), json!({}), image(None, ""), Some("image will run as root")),
+            (yes.clone(), json!({}), image(None, "app"), Some("non-numeric user (app)")),
+            (
+                json!({"runAsUser": 0}),
+                yes.clone(),
+                image(Some(1000), ""),
+                Some("runAsUser breaks non-root policy"),
+            ),
         ] {
             let found = context(pod.clone(), own.clone(), &image).err().map(|e| e.to_string());
             match error {
@@ -261,7 +279,7 @@ mod tests {
         )
         .unwrap();
         assert!(c.privileged && c.readonly_rootfs && c.no_new_privs);
-        assert_eq!(c.supplemental_groups, [3, 4]);
+        assert_eq!(c.supplemental_groups, [4, 3]);
         assert_eq!(c.run_as_group.unwrap().value, 2);
         let caps = c.capabilities.unwrap();
         assert_eq!(

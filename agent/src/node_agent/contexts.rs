@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Setup, facts};
 use crate::cgroup::driver::CgroupDriver;
+use crate::cri::container_config::ContainerCgroups;
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
 use crate::instruments::workers::WorkerTimes;
@@ -39,7 +40,7 @@ pub(super) fn worker_context(
     shared: &Shared<'_>,
     contents: Arc<Contents>,
     (journal, spans): (Arc<Journal>, Spans),
-    oom_kill_group: bool,
+    container_cgroups: ContainerCgroups,
 ) -> WorkerContext {
     let config = &shared.setup.config;
     WorkerContext {
@@ -59,7 +60,7 @@ pub(super) fn worker_context(
         max_crash_backoff: config.max_container_restart_period,
         pids_limit: config.pod_pids_limit,
         seccomp_default: config.seccomp_default,
-        oom_kill_group,
+        container_cgroups,
     }
 }
 

@@ -1,11 +1,14 @@
 //! What the node is: name, capacity, allocatable, addresses.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{NodeAgentError, Setup};
+use crate::cgroup::driver::CgroupDriver;
 use crate::cgroup::parse;
 use crate::cgroup::pressure::PressureFiles;
 use crate::clock;
+use crate::cri::container_config::{ContainerCgroups, SwapControl};
 use crate::cri::dns::{NodeDns, ResolvConf};
 use oomlet_core::config::Config;
 use oomlet_core::eviction::psi::PsiThresholds;
@@ -14,6 +17,7 @@ use oomlet_core::eviction::threshold::Signal;
 use oomlet_core::pod::admission::NodeFacts;
 use oomlet_core::pod::qos::{Amounts, CgroupResources, cpu_shares};
 use oomlet_core::quantity::parse_bytes;
+use oomlet_core::signal::Hierarchy;
 
 /// Without `serializeImagePulls` and `maxParallelImagePulls`. kubelet sets no bound; a node with more pulls than this at
 /// a time gains nothing.
@@ -112,11 +116,8 @@ pub fn reserved_storage_bytes(config: &Config, capacity_bytes: u64) -> u64 {
 ///
 /// # Errors
 /// [`NodeAgentError::OomKillGroupOnV1`] where that is asked for and cannot be, as kubelet refuses it.
-pub fn oom_kill_group(
-    single_process: Option<bool>,
-    memory: oomlet_core::signal::Hierarchy,
-) -> Result<bool, NodeAgentError> {
-    use oomlet_core::signal::Hierarchy::{MemoryV1, Unified};
+pub fn oom_kill_group(single_process: Option<bool>, memory: Hierarchy) -> Result<bool, NodeAgentError> {
+    use Hierarchy::{MemoryV1, Unified};
     match (memory, single_process) {
         (Unified, single_process) => Ok(!single_process.unwrap_or(false)),
         (MemoryV1, Some(false)) => Err(NodeAgentError::OomKillGroupOnV1),
@@ -124,12 +125,44 @@ pub fn oom_kill_group(
     }
 }
 
+/// What containers are given of what the node's cgroups can. The cgroup of all pods is there. Blocking.
+pub fn container_cgroups(oom_kill_group: bool, cgroups: &CgroupDriver) -> ContainerCgroups {
+    let (file, there) = match cgroups.memory_hierarchy() {
+        Hierarchy::MemoryV1 => ("memory.memsw.limit_in_bytes", SwapControl::V1),
+        Hierarchy::Unified => ("memory.swap.max", SwapControl::V2),
+    };
+    let has_swap = cgroups.kubepods_dir().memory.join(file).exists();
+    let swap = if has_swap { there } else { SwapControl::None };
+    let huge_page_sizes = huge_page_sizes(Path::new("/sys/kernel/mm/hugepages"));
+    ContainerCgroups { oom_kill_group, swap, huge_page_sizes }
+}
+
+/// As the kernel names cgroup files: `2MB`, `1GB`.
+fn huge_page_sizes(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let of_entry = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        Some((
+            kib,
+            match kib {
+                kib if kib >= 1 << 20 => format!("{}GB", kib >> 20),
+                kib if kib >= 1 << 10 => format!("{}MB", kib >> 10),
+                kib => format!("{kib}KB"),
+            },
+        ))
+    };
+    let mut sizes: Vec<(u64, String)> = entries.filter_map(of_entry).collect();
+    sizes.sort();
+    sizes.into_iter().map(|(_, name)| name).collect()
+}
+
 /// What the configuration asks in so many words not to run on. Unlike kubelet's, the default is to run.
 ///
 /// # Errors
 /// [`NodeAgentError::Swap`], [`NodeAgentError::CgroupV1`].
-pub fn refuse_node(config: &Config, memory: oomlet_core::signal::Hierarchy) -> Result<(), NodeAgentError> {
-    if config.fail_cgroup_v1 == Some(true) && memory == oomlet_core::signal::Hierarchy::MemoryV1 {
+pub fn refuse_node(config: &Config, memory: Hierarchy) -> Result<(), NodeAgentError> {
+    if config.fail_cgroup_v1 == Some(true) && memory == Hierarchy::MemoryV1 {
         return Err(NodeAgentError::CgroupV1);
     }
     if config.fail_swap_on == Some(true) {
@@ -230,6 +263,16 @@ mod tests {
         let head = "Filename\tType\tSize\tUsed\tPriority\n";
         assert_eq!(first_swap(head), None);
         assert_eq!(first_swap(&format!("{head}/swapfile file 2097148 0 -2\n")), Some("/swapfile"));
+    }
+
+    #[test]
+    fn huge_pages_are_named_as_the_kernel_names_their_files() {
+        let dir = tempfile::tempdir().unwrap();
+        for size in ["hugepages-1048576kB", "hugepages-2048kB", "hugepages-64kB", "other"] {
+            std::fs::create_dir(dir.path().join(size)).unwrap();
+        }
+        assert_eq!(huge_page_sizes(dir.path()), ["64KB", "2MB", "1GB"]);
+        assert!(huge_page_sizes(Path::new("/nonexistent")).is_empty());
     }
 
     #[test]

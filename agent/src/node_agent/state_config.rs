@@ -15,7 +15,7 @@ pub(super) fn of(
     node: &facts::Node,
     kernel: &Kernel,
     saved: Vec<SavedPod>,
-    runtime_name: &str,
+    (runtime_name, recursive_read_only): (&str, bool),
     oom_kill_group: bool,
 ) -> StateConfig {
     let config = &setup.config;
@@ -57,6 +57,7 @@ pub(super) fn of(
         host_ips: node.host_ips.clone(),
         oom_kill_group,
         runtime_name: runtime_name.to_owned(),
+        recursive_read_only,
         unix_offset_ns: facts::unix_offset_ns(),
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::cgroup::CgroupError;
 use crate::cgroup::driver::CgroupDriver;
 use crate::cri::RuntimeClient;
+use crate::cri::container_config::ContainerCgroups;
 use crate::cri::dns::NodeDns;
 use crate::image::ImagePuller;
 use crate::instruments::workers::WorkerTimes;
@@ -48,8 +49,7 @@ pub struct WorkerContext {
     pub pids_limit: Option<i64>,
     /// `seccompDefault`.
     pub seccomp_default: bool,
-    /// All processes of a container are OOM-killed together.
-    pub oom_kill_group: bool,
+    pub container_cgroups: ContainerCgroups,
 }
 
 /// What a worker needs of the [`CgroupDriver`]; its own trait so that a worker's faults can be tested without

@@ -16,6 +16,8 @@ pub enum WorkerError {
     Cgroup { pod: PodRef, source: Box<CgroupError> },
     #[error("pod {pod}: {source}")]
     Volume { pod: PodRef, source: Box<VolumeError> },
+    #[error("pod {pod}: {why}: shorten hostname or subdomain, or drop setHostnameAsFQDN")]
+    Hostname { pod: PodRef, why: String },
     #[error("pod {pod}: cannot {what} {path}: {source}; check its permissions and the space left")]
     File { pod: PodRef, what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("pod {pod}: {containers} still run after StopContainer and SIGKILL: see the runtime's log")]

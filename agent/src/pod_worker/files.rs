@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::WorkerError;
+use super::{WorkerError, log_links};
 use crate::cri::names::pod_log_dir;
 use crate::cri::runtime::ContainerDetail;
 use oomlet_core::pod::PodRef;
@@ -30,7 +30,7 @@ pub fn make_log_dir(pod: &PodRef, pod_logs_dir: &Path, container: &str) -> Resul
     make_dirs(pod, &pod_log_dir(pod_logs_dir, pod).join(container), 0o755)
 }
 
-/// Removes the pod's logs. One that is gone is fine.
+/// Removes the pod's logs, and links to them. One that is gone is fine.
 pub fn remove_log_dir(pod: &PodRef, pod_logs_dir: &Path) -> Result<(), WorkerError> {
     let dir = pod_log_dir(pod_logs_dir, pod);
     // Names of an orphan come from the runtime's labels: they must not lead elsewhere.
@@ -38,9 +38,12 @@ pub fn remove_log_dir(pod: &PodRef, pod_logs_dir: &Path) -> Result<(), WorkerErr
         return Ok(());
     }
     match fs::remove_dir_all(&dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(pod, "remove log directory", &dir)(e)),
-        _ => Ok(()),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            return Err(failed(pod, "remove log directory", &dir)(e));
+        }
+        _ => {}
     }
+    log_links::remove_dead(pod, pod_logs_dir).map_err(failed(pod, "remove links to the logs in", &dir))
 }
 
 /// Writes the pod's hosts file in place: containers have it mounted.

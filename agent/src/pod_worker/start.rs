@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::Container;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::stop::by_hand::BeingStarted;
 use super::tell::Step;
-use super::{Worker, WorkerError, files};
+use super::{Worker, WorkerError, files, log_links};
 use crate::clock;
 use crate::cri::CriError;
 use crate::cri::container_config::{ContainerInputs, container_config, termination_message_path};
 use crate::cri::image::Image;
-use crate::cri::sandbox_config::{SandboxInputs, sandbox_config};
+use crate::cri::sandbox_config::{SandboxConfig, SandboxInputs, sandbox_config};
 use crate::image::ImageError;
 use crate::volume::{Propagation, VolumeMount};
 use oomlet_core::pod::env::{Env, EnvFacts, EnvSources, command_and_args, container_env};
@@ -45,9 +45,11 @@ pub(super) struct Starting {
 /// Why one container did not start.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// kubelet's word.
+    /// kubelet's words, for the pod's status and Events.
     pub reason: &'static str,
     pub message: String,
+    /// The whole of it with the remedy, for the log.
+    pub error: String,
     pub transient: bool,
     /// Not an error but a wait of this length.
     pub backing_off: Option<Duration>,
@@ -68,6 +70,7 @@ impl Failure {
         Failure {
             reason: "CreateContainerConfigError",
             message: error.to_string(),
+            error: error.to_string(),
             transient: false,
             backing_off: None,
             image: None,
@@ -75,8 +78,8 @@ impl Failure {
     }
 
     fn call(reason: &'static str, error: &CriError) -> Failure {
-        let (message, transient) = (error.to_string(), error.is_transient());
-        Failure { reason, message, transient, backing_off: None, image: None }
+        let (message, error, transient) = (error.said(), error.to_string(), error.is_transient());
+        Failure { reason, message, error, transient, backing_off: None, image: None }
     }
 }
 
@@ -89,8 +92,9 @@ impl std::fmt::Display for Failure {
 impl From<ImageError> for Failure {
     fn from(e: ImageError) -> Failure {
         let backing_off = if let ImageError::BackOff { left, .. } = &e { Some(*left) } else { None };
-        let (reason, message, transient) = (e.reason(), e.to_string(), e.is_transient());
-        Failure { reason, message, transient, backing_off, image: Some(e) }
+        let (message, error) = (e.message(), e.to_string());
+        let (reason, transient) = (e.reason(), e.is_transient());
+        Failure { reason, message, error, transient, backing_off, image: Some(e) }
     }
 }
 
@@ -165,6 +169,8 @@ impl Worker {
             self.tell(Kind::Pod, Reason::SandboxChanged, message);
         }
         let config = self.sandbox_config(pod, cgroup_parent, attempt);
+        let SandboxConfig { config, told } = config.inspect_err(|e| self.tell_sandbox_failure(e))?;
+        self.tell_dns(told);
         let (context, who) = (self.context.clone(), self.who.clone());
         let containers: Vec<String> =
             pod.spec.iter().flat_map(all_containers).map(|c| c.name.clone()).collect();
@@ -196,13 +202,19 @@ impl Worker {
                 what: "a ready sandbox",
             }));
         };
-        let config = self.sandbox_config(pod, cgroup_parent, sandbox.attempt);
+        let SandboxConfig { config, .. } = self.sandbox_config(pod, cgroup_parent, sandbox.attempt)?;
         self.starting(pod, config, sandbox).await
     }
 
-    fn sandbox_config(&self, pod: &Pod, cgroup_parent: &str, attempt: u32) -> cri::PodSandboxConfig {
+    fn sandbox_config(
+        &self,
+        pod: &Pod,
+        cgroup_parent: &str,
+        attempt: u32,
+    ) -> Result<SandboxConfig, WorkerError> {
         let (pod_logs_dir, dns) = (self.context.pod_logs_dir.as_path(), &self.context.dns);
         sandbox_config(pod, SandboxInputs { attempt, cgroup_parent, pod_logs_dir, dns })
+            .map_err(|why| WorkerError::Hostname { pod: self.who.clone(), why })
     }
 
     async fn starting(
@@ -294,8 +306,25 @@ impl Worker {
         started.map_err(|e| Failure::call("RunContainerError", &e))?;
         self.tell_step(Reason::Started, Some(&start.name), "Container started", step);
         self.context.times.container_started(container_type(start.init));
+        self.link_log(&start.name, &id, start.restart_count).await;
         info!(pod = %self.who, container = start.name, container_id = id, restart_count = start.restart_count, "container started");
         Ok(())
+    }
+
+    /// A container without one runs as well.
+    async fn link_log(&self, container: &str, id: &str, restart_count: u32) {
+        let (context, who) = (self.context.clone(), self.who.clone());
+        let (name, id) = (container.to_owned(), id.to_owned());
+        let linked = self.blocking("linking the log", move || {
+            log_links::make(&who, &context.pod_logs_dir, &name, &id, restart_count)
+        });
+        match linked.await {
+            Ok(Err(error)) => {
+                warn!(pod = %self.who, container, %error, "the log has no link for log shippers")
+            }
+            Err(error) => warn!(container, %error, "the log has no link for log shippers"),
+            Ok(Ok(())) => {}
+        }
     }
 
     async fn container_config(
@@ -341,7 +370,7 @@ impl Worker {
             args,
             resources: container_resources(container),
             oom_score_adj: oom_score_adj(pod, container, self.context.memory_capacity_bytes),
-            oom_kill_group: self.context.oom_kill_group,
+            cgroups: &self.context.container_cgroups,
             mounts,
             seccomp_dir: &seccomp_dir,
             seccomp_default: self.context.seccomp_default,
@@ -365,6 +394,7 @@ fn volume_mount(m: VolumeMount) -> cri::Mount {
         host_path: m.host_path.display().to_string(),
         container_path: m.container_path,
         readonly: m.read_only,
+        recursive_read_only: m.recursive_read_only,
         propagation: propagation as i32,
         ..Default::default()
     }

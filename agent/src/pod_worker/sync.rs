@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::{debug, info, warn};
 
 use super::start::{Starting, container_type};
-use super::{Worker, WorkerError};
+use super::{Worker, WorkerError, log_links};
 use crate::clock;
 use crate::spans::PodSpan;
 use oomlet_core::pod::lifecycle::{self, ContainerKill, PodActions};
@@ -47,10 +47,7 @@ impl Worker {
         self.span = self.context.spans.of_pod("syncPod", &self.who);
         let outcome = match self.try_sync(pod, probes).await {
             Ok(outcome) => outcome,
-            Err(e) => {
-                let waiting = creating(pod, &self.known);
-                self.failed(e.reason(), e.told(), e.is_transient(), waiting)
-            }
+            Err(e) => self.failed(e.reason(), e.told(), e.is_transient(), Vec::new()),
         };
         if let WorkerOutcome::Failed { error, .. } = &outcome {
             self.span.failed(error);
@@ -85,7 +82,7 @@ impl Worker {
             Progress { next_sync_in: actions.next_sync_in, transient: true, ..Progress::default() };
         progress.waiting.clone_from(&actions.waiting);
         for waiting in &actions.waiting {
-            self.tell_back_off(pod, &waiting.container);
+            self.tell_back_off(&waiting.container);
         }
         if actions.create_sandbox || !actions.containers_to_start.is_empty() {
             self.completed_cleanly = false;
@@ -135,8 +132,12 @@ impl Worker {
 
     /// Stops every container and every sandbox.
     async fn kill_pod(&mut self, pod: &Pod, status: &PodRuntimeStatus) -> Result<(), WorkerError> {
-        let alive = status.containers.iter().filter(|c| alive(c.state));
-        self.stop_all(stop_order(pod, alive.map(ContainerInstance::of)), grace(pod)).await?;
+        let alive: Vec<ContainerInstance> =
+            status.containers.iter().filter(|c| alive(c.state)).map(ContainerInstance::of).collect();
+        for container in &alive {
+            self.tell_stopping(container);
+        }
+        self.stop_all(stop_order(pod, alive.into_iter()), grace(pod)).await?;
         for sandbox in &status.sandboxes {
             self.context.runtime.stop_pod_sandbox(&sandbox.id).await.map_err(|e| self.cri(e))?;
         }
@@ -168,8 +169,7 @@ impl Worker {
         progress: &mut Progress,
     ) -> Result<(), WorkerError> {
         let starting = self.prepare(pod, status, actions).await?;
-        let mut starts = actions.containers_to_start.iter();
-        for start in starts.by_ref() {
+        for start in &actions.containers_to_start {
             match self.start_container(pod, status, &starting, start).await {
                 Ok(()) => {}
                 Err(failure) => {
@@ -179,7 +179,7 @@ impl Worker {
                     let waiting = failure.waiting(&start.name);
                     match failure.backing_off {
                         Some(left) => progress.sooner(left, Reason::RetryAfterError),
-                        None => progress.errors.push(failure.message),
+                        None => progress.errors.push(failure.error),
                     }
                     progress.waiting.push(waiting);
                     if start.init {
@@ -188,11 +188,6 @@ impl Worker {
                 }
             }
         }
-        progress.waiting.extend(starts.map(|start| ContainerWaiting {
-            container: start.name.clone(),
-            reason: "PodInitializing".to_owned(),
-            message: String::new(),
-        }));
         Ok(())
     }
 
@@ -256,6 +251,23 @@ impl Worker {
             self.context.runtime.stop_pod_sandbox(id).await.map_err(|e| self.cri(e))?;
             self.context.runtime.remove_pod_sandbox(id).await.map_err(|e| self.cri(e))?;
         }
+        let removed: Vec<ContainerInstance> = status
+            .containers
+            .iter()
+            .filter(|c| garbage.containers.contains(&c.id))
+            .map(ContainerInstance::of)
+            .collect();
+        if !removed.is_empty() {
+            let (context, who) = (self.context.clone(), self.who.clone());
+            let unlinked = self.blocking("removing links to logs", move || {
+                removed
+                    .iter()
+                    .try_for_each(|c| log_links::remove(&who, &context.pod_logs_dir, &c.name, &c.id))
+            });
+            if let Err(error) = unlinked.await? {
+                warn!(pod = %self.who, %error, "a link to a log stays");
+            }
+        }
         self.known.containers.retain(|c| !garbage.containers.contains(&c.id));
         self.known.sandboxes.retain(|s| !garbage.sandboxes.contains(&s.id));
         Ok(())
@@ -270,19 +282,6 @@ pub(super) fn alive(state: ContainerState) -> bool {
 /// What a container gets when its pod lives on.
 fn grace(pod: &Pod) -> Duration {
     grace_period(pod).max(MINIMUM_GRACE)
-}
-
-/// Every container that has never been: kubelet's word for them until the pod's sandbox is there.
-fn creating(pod: &Pod, known: &PodRuntimeStatus) -> Vec<ContainerWaiting> {
-    let containers = pod.spec.iter().flat_map(|s| &s.containers);
-    containers
-        .filter(|c| known.container(&c.name).is_none())
-        .map(|c| ContainerWaiting {
-            container: c.name.clone(),
-            reason: "ContainerCreating".to_owned(),
-            message: String::new(),
-        })
-        .collect()
 }
 
 fn unix_ns() -> i64 {

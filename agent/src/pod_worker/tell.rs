@@ -7,7 +7,7 @@ use super::{Worker, WorkerError};
 use crate::clock;
 use crate::image::{ImageError, Told};
 use oomlet_core::clock::Mono;
-use oomlet_core::pod::{ContainerInstance, Pod};
+use oomlet_core::pod::ContainerInstance;
 use oomlet_core::reason::Reason;
 use oomlet_core::trace::record::{Kind, Record};
 
@@ -81,16 +81,29 @@ impl Worker {
     }
 
     pub(super) fn tell_sandbox_failure(&self, error: &WorkerError) {
-        let message = format!("Failed to create pod sandbox: {error}");
+        let said = match error {
+            WorkerError::Cri { source, .. } => source.said(),
+            WorkerError::Hostname { why, .. } => why.clone(),
+            other => other.to_string(),
+        };
+        let message = format!("Failed to create pod sandbox: {said}");
         self.tell(Kind::Warning, Reason::FailedCreatePodSandBox, message);
     }
 
-    pub(super) fn tell_back_off(&self, pod: &Pod, container: &str) {
-        let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        let meta = &pod.metadata;
-        let (name, namespace, uid) = (text(&meta.name), text(&meta.namespace), text(&meta.uid));
+    /// Each an Event of the pod, and what is the node's fault one of the node too.
+    pub(super) fn tell_dns(&self, told: Vec<(Reason, String)>) {
+        for (reason, message) in told {
+            if reason == Reason::MissingClusterDNS {
+                let of_node = message.split_once(". ").map_or(message.as_str(), |(_, of_node)| of_node);
+                self.context.journal.publish(Record::new(clock::now(), Kind::Warning, reason, of_node));
+            }
+            self.tell(Kind::Warning, reason, message);
+        }
+    }
+
+    pub(super) fn tell_back_off(&self, container: &str) {
         let message =
-            format!("Back-off restarting failed container {container} in pod {name}_{namespace}({uid})");
+            format!("Back-off restarting failed container {container} in pod {}", self.who.with_uid());
         self.tell_container(Kind::Warning, Reason::BackOff, container, message);
     }
 
@@ -104,22 +117,15 @@ impl Worker {
 /// Beyond the word for it.
 fn of_image(error: &ImageError) -> Option<(Kind, Reason, String)> {
     Some(match error {
-        ImageError::NeverPull { image, .. } => (
-            Kind::Warning,
-            Reason::ErrImageNeverPull,
-            format!("Container image {image:?} is not present with pull policy of Never"),
-        ),
+        ImageError::NeverPull { .. } => (Kind::Warning, Reason::ErrImageNeverPull, error.message()),
         ImageError::Pull { image, source, .. } => {
-            (Kind::Warning, Reason::Failed, format!("Failed to pull image {image:?}: {source}"))
+            (Kind::Warning, Reason::Failed, format!("Failed to pull image {image:?}: {}", source.said()))
         }
         ImageError::BackOff { image, .. } => {
             (Kind::Pod, Reason::BackOff, format!("Back-off pulling image {image:?}"))
         }
-        ImageError::InvalidName { image, detail, .. } => {
-            (Kind::Warning, Reason::Failed, format!("Failed to apply default image tag {image:?}: {detail}"))
-        }
-        ImageError::Inspect { .. } | ImageError::Vanished { .. } => {
-            (Kind::Warning, Reason::Failed, format!("Failed to inspect image: {error}"))
+        ImageError::InvalidName { .. } | ImageError::Inspect { .. } | ImageError::Vanished { .. } => {
+            (Kind::Warning, Reason::InspectFailed, error.message())
         }
     })
 }

@@ -10,6 +10,7 @@ use tonic::Code;
 use super::*;
 use crate::cgroup::CgroupError;
 use crate::content_store::ContentStore;
+use crate::cri::container_config::ContainerCgroups;
 use crate::cri::fake::{FakeRuntime, running};
 use crate::cri::{Connection, ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
@@ -175,7 +176,7 @@ fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime
         max_crash_backoff: Duration::from_secs(300),
         pids_limit: None,
         seccomp_default: false,
-        oom_kill_group: false,
+        container_cgroups: ContainerCgroups::default(),
     })
 }
 

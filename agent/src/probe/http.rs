@@ -58,6 +58,11 @@ impl HttpClient {
         let request = self.0.get(url.clone()).headers(headers).timeout(timeout);
         let response = match request.send().await {
             Ok(response) => response,
+            Err(error) if error.is_connect() && !error.is_timeout() => {
+                // In Go's words.
+                let (address, cause) = (authority(host, port), cause(&error));
+                return ProbeOutcome::Failure(format!("Get \"{url}\": dial tcp {address}: connect: {cause}"));
+            }
             Err(error) => return ProbeOutcome::Failure(format!("Get \"{url}\": {}", why(error))),
         };
         let status = response.status().as_u16();

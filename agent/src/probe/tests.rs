@@ -165,9 +165,9 @@ async fn closed_port() -> u16 {
 async fn nobody_listens() {
     let port = closed_port().await;
     let said = format!("dial tcp 127.0.0.1:{port}: connect: connection refused");
-    assert_eq!(tcp::ask("127.0.0.1", port, TIMEOUT).await, ProbeOutcome::Failure(said));
+    assert_eq!(tcp::ask("127.0.0.1", port, TIMEOUT).await, ProbeOutcome::Failure(said.clone()));
     let http = HttpClient::new().unwrap().ask("http", ("127.0.0.1", port), "/", &[], TIMEOUT).await;
-    assert_eq!(http, ProbeOutcome::Failure(format!("Get \"http://127.0.0.1:{port}/\": connection refused")));
+    assert_eq!(http, ProbeOutcome::Failure(format!("Get \"http://127.0.0.1:{port}/\": {said}")));
     let said = format!("error: failed to connect service at \"127.0.0.1:{port}\": connection refused");
     assert_eq!(grpc::ask("127.0.0.1", port, "", TIMEOUT).await, ProbeOutcome::Failure(said));
 }

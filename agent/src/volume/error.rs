@@ -18,6 +18,9 @@ pub enum VolumeProblem {
     #[error("subPathExpr {expr:?}: {why}; set the variable in the container's `env`")]
     SubPathExpr { expr: String, why: String },
 
+    #[error("{0}. Remedy: `readOnly: true`, and `recursiveReadOnly: IfPossible` or without it")]
+    RecursiveReadOnly(String),
+
     #[error("{what} is not supported. Remedy: {remedy}")]
     Unsupported { what: String, remedy: &'static str },
 

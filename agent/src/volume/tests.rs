@@ -152,12 +152,14 @@ fn mounts_of_a_container() {
             host_path: host.clone(),
             container_path: "/h".into(),
             read_only: true,
+            recursive_read_only: false,
             propagation: Propagation::HostToContainer,
         },
         VolumeMount {
             host_path: empty_dir.join("volumes/kubernetes.io~empty-dir/data"),
             container_path: "/d".into(),
             read_only: false,
+            recursive_read_only: false,
             propagation: Propagation::None,
         },
     ];
@@ -223,7 +225,10 @@ fn bad_input_is_refused() {
     mount(json!({"name": "v", "mountPath": "/x", "mountPropagation": "Bidirectional"}), "privileged");
     mount(json!({"name": "v", "mountPath": "/x", "mountPropagation": "Both"}), "must be None");
     mount(json!({"name": "v", "mountPath": "/x", "subPathExpr": "$(A)"}), "missing value for A");
-    mount(json!({"name": "v", "mountPath": "/x", "recursiveReadOnly": "Enabled"}), "recursiveReadOnly");
+    mount(
+        json!({"name": "v", "mountPath": "/x", "readOnly": true, "recursiveReadOnly": "Enabled"}),
+        "recursive read-only mode",
+    );
     for sub_path in ["../x", "a/../../x", "/etc", "."] {
         mount(json!({"name": "v", "mountPath": "/x", "subPath": sub_path}), "subPath");
     }

@@ -79,6 +79,8 @@ pub struct StateConfig {
     pub oom_kill_group: bool,
     /// As in `containerd://<id>`.
     pub runtime_name: String,
+    /// See [`super::super::pod::status::StatusInput::recursive_read_only`].
+    pub recursive_read_only: bool,
     /// What to add to a [`Mono`] to get Unix time, nanoseconds.
     pub unix_offset_ns: i64,
 }

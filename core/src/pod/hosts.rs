@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::pod::Pod;
-use crate::pod::spec::hostname;
+use crate::pod::spec::{domain, hostname};
 
 /// `node_hosts`: the node's own /etc/hosts, for a pod in the node's network. `None`: there is nothing to be said
 /// yet, for the pod has no IP.
@@ -24,10 +24,8 @@ pub fn hosts_file(pod: &Pod, pod_ips: &[String], cluster_domain: &str, node_host
              fe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
         );
         let name = hostname(pod);
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-        let subdomain = spec.and_then(|s| s.subdomain.as_deref()).filter(|s| !s.is_empty());
-        let names = match subdomain {
-            Some(sub) => format!("{name}.{sub}.{namespace}.svc.{cluster_domain}\t{name}"),
+        let names = match domain(pod, cluster_domain) {
+            Some(domain) => format!("{name}.{domain}\t{name}"),
             None => name,
         };
         for ip in std::iter::once(first).chain(pod_ips.iter().skip(1)) {

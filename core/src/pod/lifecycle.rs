@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use super::PodRef;
 use super::backoff::CrashLoopBackOff;
 use super::order::ContainerWaiting;
 use super::probe::results::{kill_grace, kill_message, kill_reason};
@@ -290,18 +291,14 @@ impl<'a> Planner<'a> {
     }
 
     fn crash_loop(&self, container: &Container, delay: Duration) -> ContainerWaiting {
-        let meta = &self.pod.metadata;
-        let text = |field: &'a Option<String>| field.as_deref().unwrap_or_default();
         ContainerWaiting {
             container: container.name.clone(),
             reason: "CrashLoopBackOff".to_owned(),
             message: format!(
-                "back-off {} restarting failed container={} pod={}_{}({})",
+                "back-off {} restarting failed container={} pod={}",
                 go_duration(delay),
                 container.name,
-                text(&meta.name),
-                text(&meta.namespace),
-                text(&meta.uid),
+                PodRef::of(self.pod).with_uid(),
             ),
         }
     }

@@ -249,10 +249,32 @@ pub fn pod_cgroup_resources(pod: &Pod, pids_limit: Option<i64>) -> CgroupResourc
     cgroup
 }
 
+/// What a sandbox is told that it is to have room for (`calculateSandboxResources`, kuberuntime_sandbox_linux.go): requests
+/// and limits of the containers together, limits whether or not all have one.
+#[must_use]
+pub fn sandbox_resources(pod: &Pod) -> CgroupResources {
+    let pod_level = pod_level(pod).map(Listed::of).unwrap_or_default();
+    linux_resources(Listed {
+        requests: overridden(peak(pod, |listed| listed.requests), pod_level.requests),
+        limits: overridden(peak(pod, |listed| listed.limits), pod_level.limits),
+    })
+}
+
+/// What the sandbox itself takes, as much and no more; `None`: nothing that is known.
+#[must_use]
+pub fn overhead_resources(pod: &Pod) -> Option<CgroupResources> {
+    pod.spec.as_ref()?.overhead.as_ref()?;
+    let overhead = overhead(pod);
+    Some(linux_resources(Listed { requests: overhead, limits: overhead }))
+}
+
 /// The container's own cgroup (`calculateLinuxResources`, kuberuntime_container_linux.go).
 #[must_use]
 pub fn container_resources(container: &Container) -> CgroupResources {
-    let Listed { requests, limits } = Listed::of_container(container);
+    linux_resources(Listed::of_container(container))
+}
+
+fn linux_resources(Listed { requests, limits }: Listed) -> CgroupResources {
     let milli_cpu = if requests.milli_cpu > 0 { requests.milli_cpu } else { limits.milli_cpu };
     let (cpu_quota_us, cpu_period_us) = cpu_quota(limits.milli_cpu);
     CgroupResources {

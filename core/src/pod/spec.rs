@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec, VolumeMount};
 
 use super::Pod;
 use super::status::conditions_of_others;
@@ -60,13 +60,140 @@ pub fn is_static(pod: &Pod) -> bool {
         .is_some_and(|all| matches!(all.get(SOURCE_ANNOTATION).map(String::as_str), Some("file" | "http")))
 }
 
-/// `spec.hostname`, or the pod's name cut to the 63 bytes that a host name may have.
+/// Whether a volume's mount is read-only with all that is mounted below it (kubelet: `resolveRecursiveReadOnly`).
+/// `supported`: by the runtime.
+///
+/// # Errors
+/// Why that cannot be, of a mount that insists on it.
+pub fn recursive_read_only(mount: &VolumeMount, supported: bool) -> Result<bool, String> {
+    let asked = mount.recursive_read_only.as_deref().unwrap_or("Disabled");
+    let refused = |why: &str| {
+        Err(format!("volume {:?} requested recursive read-only mode, but it is {why}", mount.name))
+    };
+    if asked == "Disabled" {
+        return Ok(false);
+    }
+    if mount.read_only != Some(true) {
+        return refused("not read-only");
+    }
+    if let Some(propagation) = mount.mount_propagation.as_deref().filter(|mode| *mode != "None") {
+        return refused(&format!("not compatible with propagation {propagation:?}"));
+    }
+    match asked {
+        "IfPossible" => Ok(supported),
+        "Enabled" if !supported => refused("not supported by the runtime"),
+        "Enabled" => Ok(true),
+        other => Err(format!("unknown recursive read-only mode {other:?}")),
+    }
+}
+
+/// What the kernel holds of a node name.
+const MAX_FQDN: usize = 64;
+
+/// `spec.hostnameOverride` or `spec.hostname`, or the pod's name; cut to the 63 bytes that a host name may have.
 #[must_use]
 pub fn hostname(pod: &Pod) -> String {
-    let own = pod.spec.as_ref().and_then(|s| s.hostname.clone()).filter(|h| !h.is_empty());
-    own.unwrap_or_else(|| {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        // A cut must not leave a trailing dash or dot (kubelet: truncatePodHostnameIfNeeded).
-        name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
-    })
+    let given = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+    let own = pod.spec.as_ref().and_then(|s| given(&s.hostname_override).or_else(|| given(&s.hostname)));
+    let name = own.unwrap_or_else(|| pod.metadata.name.clone().unwrap_or_default());
+    // A cut must not leave a trailing dash or dot (kubelet: truncatePodHostnameIfNeeded).
+    match name.char_indices().nth(63) {
+        Some((end, _)) => name[..end].trim_end_matches(['-', '.']).to_owned(),
+        None => name,
+    }
+}
+
+/// With `spec.subdomain`, as the headless Service of that name makes it resolvable. `None`: the pod is in no domain.
+#[must_use]
+pub fn domain(pod: &Pod, cluster_domain: &str) -> Option<String> {
+    let spec = pod.spec.as_ref().filter(|s| s.hostname_override.is_none())?;
+    let subdomain = spec.subdomain.as_deref().filter(|s| !s.is_empty())?;
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    Some(format!("{subdomain}.{namespace}.svc.{cluster_domain}"))
+}
+
+/// What `hostname` says in the pod: its host name, and its domain with it where `setHostnameAsFQDN` is set (kubelet:
+/// `GetNodenameForKernel`).
+///
+/// # Errors
+/// When both together are longer than the kernel's 64 bytes.
+pub fn kernel_hostname(pod: &Pod, cluster_domain: &str) -> Result<String, String> {
+    let name = hostname(pod);
+    let as_fqdn = pod.spec.as_ref().and_then(|s| s.set_hostname_as_fqdn).unwrap_or(false);
+    let Some(domain) = domain(pod, cluster_domain).filter(|_| as_fqdn) else { return Ok(name) };
+    let fqdn = format!("{name}.{domain}");
+    if fqdn.len() > MAX_FQDN {
+        return Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long ({MAX_FQDN} \
+             characters is the max, {} characters requested)",
+            fqdn.len()
+        ));
+    }
+    Ok(fqdn)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn read_only_with_all_below() {
+        for (mount, with, without) in [
+            (json!({}), Ok(false), Ok(false)),
+            (json!({ "recursiveReadOnly": "Disabled" }), Ok(false), Ok(false)),
+            (json!({ "recursiveReadOnly": "IfPossible", "readOnly": true }), Ok(true), Ok(false)),
+            (json!({ "recursiveReadOnly": "Enabled", "readOnly": true }), Ok(true), Err("not supported")),
+            (json!({ "recursiveReadOnly": "Enabled" }), Err("not read-only"), Err("not read-only")),
+            (
+                json!({ "recursiveReadOnly": "IfPossible", "readOnly": true, "mountPropagation": "HostToContainer" }),
+                Err("not compatible with propagation \"HostToContainer\""),
+                Err("not compatible"),
+            ),
+            (json!({ "recursiveReadOnly": "Some", "readOnly": true }), Err("unknown"), Err("unknown")),
+        ] {
+            let mut mount = mount;
+            (mount["name"], mount["mountPath"]) = (json!("v"), json!("/v"));
+            let mount: VolumeMount = serde_json::from_value(mount).unwrap();
+            for (supported, expected) in [(true, with), (false, without)] {
+                match (recursive_read_only(&mount, supported), expected) {
+                    (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{mount:?}"),
+                    (Err(found), Err(part)) => assert!(found.contains(part), "{found}"),
+                    (found, _) => panic!("{mount:?}: {found:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_a_pod() {
+        let long = "a".repeat(62) + "-bc";
+        let cut = "a".repeat(62);
+        for (name, spec, hostname_is, kernel) in [
+            ("web", json!({}), "web", Ok("web")),
+            ("web", json!({ "hostname": "h", "subdomain": "s" }), "h", Ok("h")),
+            ("web", json!({ "subdomain": "s", "setHostnameAsFQDN": true }), "web", Ok("web.s.ns.svc.c")),
+            ("web", json!({ "setHostnameAsFQDN": true }), "web", Ok("web")),
+            (
+                "web",
+                json!({ "hostnameOverride": "a.b", "hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true }),
+                "a.b",
+                Ok("a.b"),
+            ),
+            (&long, json!({}), &cut, Ok(cut.as_str())),
+            (&long, json!({ "subdomain": "s", "setHostnameAsFQDN": true }), &cut, Err("is too long (64")),
+        ] {
+            let mut spec = spec;
+            spec["containers"] = json!([]);
+            let pod = json!({ "metadata": { "name": name, "namespace": "ns" }, "spec": spec });
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            assert_eq!(hostname(&pod), hostname_is);
+            match (kernel_hostname(&pod, "c"), kernel) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{spec}"),
+                (Err(found), Err(part)) => assert!(found.contains(part), "{found}"),
+                (found, _) => panic!("{spec}: {found:?}"),
+            }
+        }
+    }
 }

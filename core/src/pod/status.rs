@@ -49,6 +49,8 @@ pub struct StatusInput<'a> {
     pub host_ips: &'a [String],
     /// As in `containerd://<id>`.
     pub runtime_name: &'a str,
+    /// The runtime makes mounts read-only with all that is mounted below them.
+    pub recursive_read_only: bool,
     /// Wall clock, nanoseconds since the epoch.
     pub now_unix_ns: i64,
 }
@@ -89,10 +91,9 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     let containers = spec.map_or(&[][..], |s| &s.containers);
     let init = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
     let init_statuses: Vec<api::ContainerStatus> =
-        init.iter().map(|c| container_status(input, c, Role::of_init(c), false)).collect();
-    let initializing = phase::initializing(init, &init_statuses);
-    let statuses: Vec<api::ContainerStatus> =
-        containers.iter().map(|c| container_status(input, c, Role::Regular, initializing)).collect();
+        init.iter().map(|c| container_status(input, c, Role::of_init(c), true)).collect();
+    let mut statuses: Vec<api::ContainerStatus> =
+        containers.iter().map(|c| container_status(input, c, Role::Regular, !init.is_empty())).collect();
 
     let phase = match input.failed {
         Some(_) => "Failed",
@@ -108,13 +109,16 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         Some(sandbox) => sandbox.ips.clone(),
     };
     let resources = given::of_pod(input.pod);
+    let conditions = conditions::conditions(input, phase, init, &init_statuses, &statuses);
+    // As kubelet has them; init containers are told in their order.
+    statuses.sort_by(|a, b| a.name.cmp(&b.name));
     PodStatus {
         allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
         resources,
         phase: Some(phase.to_owned()),
         reason: input.failed.map(|f| f.reason.clone()),
         message: input.failed.map(|f| f.message.clone()),
-        conditions: Some(conditions::conditions(input, phase, init, &init_statuses, &statuses)),
+        conditions: Some(conditions),
         init_container_statuses: (!init_statuses.is_empty()).then_some(init_statuses),
         container_statuses: (!statuses.is_empty()).then_some(statuses),
         host_ip: input.host_ips.first().cloned(),
@@ -176,7 +180,7 @@ fn container_status(
     input: &StatusInput<'_>,
     container: &Container,
     role: Role,
-    initializing: bool,
+    has_init_containers: bool,
 ) -> api::ContainerStatus {
     let mut instances = input.runtime.containers.iter().filter(|s| s.name == container.name);
     let newest = instances.next();
@@ -210,7 +214,7 @@ fn container_status(
             });
         }
         Some(_) | None => {
-            let default = if initializing { "PodInitializing" } else { "ContainerCreating" };
+            let default = if has_init_containers { "PodInitializing" } else { "ContainerCreating" };
             state.waiting = Some(waiting.map_or_else(
                 || ContainerStateWaiting { reason: Some(default.to_owned()), message: None },
                 waiting_state,
@@ -219,7 +223,7 @@ fn container_status(
     }
     let running = state.running.is_some();
     let id = newest.filter(|_| running).map(|s| s.id.as_str());
-    let started = role != Role::Init && id.is_some_and(|id| input.probes.is_started(container, id));
+    let started = id.is_some_and(|id| input.probes.is_started(container, id));
     let ready = match role {
         Role::Init => state.terminated.as_ref().is_some_and(|t| t.exit_code == 0),
         Role::Regular | Role::Sidecar => id.is_some_and(|id| input.probes.is_ready(container, id)),
@@ -229,7 +233,7 @@ fn container_status(
         allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
         resources,
         user: newest.and_then(|s| s.user.as_ref()).map(user),
-        volume_mounts: given::volume_mounts(container),
+        volume_mounts: given::volume_mounts(container, input.recursive_read_only),
         name: container.name.clone(),
         image: newest
             .map(|s| s.image.clone())

@@ -46,6 +46,9 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         Reason::RetryAfterError => (Warning, "FailedSync"),
         Reason::FailedMount => (Warning, "FailedMount"),
         Reason::InvalidEnvironmentVariableNames => (Warning, "InvalidEnvironmentVariableNames"),
+        Reason::InspectFailed => (Warning, "InspectFailed"),
+        Reason::MissingClusterDNS => (Warning, "MissingClusterDNS"),
+        Reason::DNSConfigForming => (Warning, "DNSConfigForming"),
         Reason::Unhealthy => (Warning, "Unhealthy"),
         Reason::ProbeWarning => (Warning, "ProbeWarning"),
         // Why it does not take it.

@@ -1,17 +1,13 @@
-//! What is seen of a pod on its node: what it printed, its cgroups' files, and what the runtime was asked for, which
-//! containerd keeps beside each container as it came.
+//! What is seen of a pod on its node: what it printed, and its cgroups' files.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use crate::node::TestNode;
-use crate::process;
 
 /// By controller of cgroup version 1; on version 2 all are in one folder.
 const FILES: [(&str, &[&str]); 4] = [
@@ -85,57 +81,6 @@ fn container_names(pod: &Value) -> Vec<(String, String)> {
     statuses.filter_map(named).collect()
 }
 
-/// What the runtime was asked for, of all pods until now; a container's configuration never changes.
-#[derive(Debug, Default)]
-pub(super) struct Requests {
-    by_id: BTreeMap<String, Value>,
-}
-
-impl Requests {
-    pub fn look(&mut self, node: &TestNode) -> Result<()> {
-        let ids = process::output(node.containerd.ctr().args(["containers", "list", "--quiet"]))?;
-        for id in ids.lines() {
-            if self.by_id.contains_key(id) {
-                continue;
-            }
-            // Gone between the two calls.
-            let Ok(info) = process::output(node.containerd.ctr().args(["containers", "info", id])) else {
-                continue;
-            };
-            let info: Value =
-                serde_json::from_str(&info).with_context(|| format!("what ctr says of {id}"))?;
-            self.by_id.insert(id.to_owned(), info);
-        }
-        Ok(())
-    }
-
-    /// The configurations of the pod's sandbox and containers, by name and attempt.
-    pub fn of_pod(&self, uid: &str) -> Result<Value> {
-        let mut all = Map::new();
-        for info in self.by_id.values().filter(|info| info["Labels"]["io.kubernetes.pod.uid"] == uid) {
-            let kind = info["Labels"]["io.cri-containerd.kind"].as_str().unwrap_or_default();
-            let extension = format!("io.cri-containerd.{kind}.metadata");
-            let config = decoded(&info["Extensions"][&extension])
-                .with_context(|| format!("what containerd keeps of a {kind}"))?;
-            let attempt = config["metadata"]["attempt"].as_u64().unwrap_or_default();
-            let name = match kind {
-                "sandbox" => format!("sandbox {attempt}"),
-                _ => format!("container {} {attempt}", config["metadata"]["name"].as_str().unwrap_or("?")),
-            };
-            all.insert(name, config);
-        }
-        Ok(Value::Object(all))
-    }
-}
-
-/// `{"type_url": …, "value": BASE64 of {"Version": "v1", "Metadata": {"Config": …}}}`
-fn decoded(extension: &Value) -> Result<Value> {
-    let text =
-        extension["value"].as_str().or_else(|| extension["Value"].as_str()).context("there is nothing")?;
-    let mut metadata: Value = serde_json::from_slice(&BASE64.decode(text).context("not base64")?)?;
-    Ok(metadata["Metadata"]["Config"].take())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,13 +90,5 @@ mod tests {
         let log = "t stdout F # env\nt stdout F A=b c\nt stdout F # two words\nt stderr F x\nt stdout F # id\nt stdout F 0\n";
         let expected = json!({ "env": ["A=b c", "# two words", "x"], "id": ["0"] });
         assert_eq!(sections(log), expected);
-    }
-
-    #[test]
-    fn a_configuration_is_found_in_what_containerd_keeps() {
-        let kept = json!({ "Version": "v1", "Metadata": { "ID": "x", "Config": { "metadata": { "name": "main" } } } });
-        let extension = json!({ "type_url": "u", "value": BASE64.encode(kept.to_string()) });
-        assert_eq!(decoded(&extension).unwrap()["metadata"]["name"], "main");
-        assert!(decoded(&json!({})).is_err());
     }
 }

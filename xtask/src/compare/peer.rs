@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use super::calls::Recorder;
 use super::corpus::{Case, Until};
-use super::look::{self, Requests};
+use super::look;
 use super::normal::Normal;
 use super::record::{Recording, Seen};
 use super::watch::Watch;
@@ -20,8 +21,8 @@ use crate::process;
 /// Until the node is Ready.
 const READY: Duration = Duration::from_secs(120);
 /// What a manifest may take until it has done what it is there for, and then to go.
-const EACH: Duration = Duration::from_secs(45);
-const GOING: Duration = Duration::from_secs(30);
+const EACH: Duration = Duration::from_secs(60);
+const GOING: Duration = Duration::from_secs(60);
 /// A pod whose status has not changed for so long has come to rest: more than a second, which is how often kubelet lists.
 const REST: Duration = Duration::from_millis(2500);
 /// A pod that never rests is looked at after this.
@@ -55,7 +56,7 @@ pub struct Peer<'a> {
     plane: &'a ControlPlane,
     name: String,
     namespace: String,
-    requests: Requests,
+    recorder: Recorder,
     _sysctls: Sysctls,
 }
 
@@ -89,6 +90,8 @@ impl<'a> Peer<'a> {
         let sysctls = Sysctls::keep()?;
         let mut node = TestNode::start(kind.name(), version)?;
         node.join_as(plane, &name)?;
+        let recorder = Recorder::start(node.scratch().path(), &node.containerd.socket())?;
+        node.set_runtime_endpoint(recorder.endpoint());
         node.config_mut()["clusterDNS"] = json!([CLUSTER_DNS]);
         node.config_mut()["clusterDomain"] = json!("cluster.local");
         plane.kubectl(&["create", "namespace", &namespace])?;
@@ -97,7 +100,7 @@ impl<'a> Peer<'a> {
             Kind::Oomlet => node.start_agent()?,
             Kind::Kubelet(program) => node.start_kubelet(program)?,
         }
-        let peer = Peer { node, plane, name, namespace, requests: Requests::default(), _sysctls: sysctls };
+        let peer = Peer { node, plane, name, namespace, recorder, _sysctls: sysctls };
         let ready = process::holds_within(READY, || {
             peer.object().is_ok_and(|node| Until::Condition("Ready".to_owned()).holds(&node, &[]))
         });
@@ -143,7 +146,7 @@ impl<'a> Peer<'a> {
     }
 
     /// All manifests, some at a time; their pods are gone afterwards.
-    pub fn run(&mut self, cases: &[Case]) -> Result<Recording> {
+    pub fn run(&self, cases: &[Case]) -> Result<Recording> {
         let account = ["get", "serviceaccount", "default", "--namespace", &self.namespace];
         ensure!(process::holds_within(EACH, || self.plane.kubectl(&account).is_ok()), "no service account");
         let pods = Watch::start(self.plane, "pods", &self.namespace)?;
@@ -160,7 +163,7 @@ impl<'a> Peer<'a> {
         Ok(recording)
     }
 
-    fn run_some<'c>(&mut self, cases: &'c [Case], pods: &Watch, events: &Watch) -> Result<Vec<Running<'c>>> {
+    fn run_some<'c>(&self, cases: &'c [Case], pods: &Watch, events: &Watch) -> Result<Vec<Running<'c>>> {
         self.apply_all(cases)?;
         let mut running: Vec<Running<'_>> = cases.iter().map(Running::new).collect();
         let end = Instant::now() + EACH;
@@ -174,13 +177,15 @@ impl<'a> Peer<'a> {
                 }
             }
             if !done.is_empty() {
-                self.requests.look(&self.node)?;
                 self.end(done, pods)?;
             }
             std::thread::sleep(Duration::from_millis(100));
         }
         self.wait_gone(&mut running, pods)?;
+        let calls = self.recorder.calls()?;
         for one in &mut running {
+            let uid = one.seen.settled["metadata"]["uid"].as_str().unwrap_or_default();
+            one.seen.requests = calls.of_pod(uid);
             let changes = pods.of_name(&one.case.name);
             let known = one.seen.before.len();
             one.seen.after = changes[known.min(changes.len())..].to_vec();
@@ -257,8 +262,6 @@ impl<'a> Peer<'a> {
             let mut settled = one.seen.before.last().map_or(Value::Null, |change| change["object"].clone());
             one.seen.logs = look::logs(&self.node, &settled);
             one.seen.cgroups = look::cgroups(&self.node, &settled)?;
-            one.seen.requests =
-                self.requests.of_pod(settled["metadata"]["uid"].as_str().unwrap_or_default())?;
             std::mem::swap(&mut one.seen.settled, &mut settled);
             one.deleted = true;
             delete.push(&one.case.name);

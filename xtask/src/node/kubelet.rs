@@ -33,7 +33,7 @@ impl TestNode {
             .with_context(|| format!("writing {}", path.display()))?;
         let mut command = self.containerd.netns().command(program);
         command.arg("--config").arg(&path);
-        command.args(["--container-runtime-endpoint", &self.containerd.endpoint()]);
+        command.args(["--container-runtime-endpoint", &self.runtime_endpoint()]);
         command.arg("--root-dir").arg(self.root_dir()).args(&self.arguments).envs(&self.environment);
         self.start_in_its_place(command)
     }

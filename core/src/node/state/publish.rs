@@ -104,6 +104,7 @@ impl State {
             probes: &pod.probes,
             host_ips: &self.config.host_ips,
             runtime_name: &self.config.runtime_name,
+            recursive_read_only: self.config.recursive_read_only,
             now_unix_ns: i64::try_from(now.0).unwrap_or(i64::MAX).saturating_add(self.config.unix_offset_ns),
         })
     }

@@ -59,6 +59,7 @@ fn config() -> StateConfig {
         saved: Vec::new(),
         host_ips: Vec::new(),
         runtime_name: "containerd".into(),
+        recursive_read_only: false,
         unix_offset_ns: 0,
     }
 }

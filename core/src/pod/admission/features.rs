@@ -85,7 +85,6 @@ pub fn unsupported(pod: &Pod) -> Vec<String> {
         ("spec.activeDeadlineSeconds", spec.active_deadline_seconds.is_some()),
         ("spec.ephemeralContainers", listed(spec.ephemeral_containers.as_ref().map(Vec::len))),
         ("spec.imagePullSecrets", listed(spec.image_pull_secrets.as_ref().map(Vec::len))),
-        ("spec.subdomain", spec.subdomain.is_some()),
     ]
     .into_iter()
     .filter(|(_, set)| *set)

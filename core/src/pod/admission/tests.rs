@@ -220,5 +220,5 @@ fn what_is_left_undone_is_listed() {
             "containers": [{"name": "a", "livenessProbe": {}, "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}],
         }),
     );
-    assert_eq!(unsupported(&busy), ["spec.subdomain", "spec.containers[a].lifecycle.preStop"]);
+    assert_eq!(unsupported(&busy), ["spec.containers[a].lifecycle.preStop"]);
 }

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements, VolumeMountStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements, VolumeMount, VolumeMountStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::pod::qos::is_sidecar;
+use crate::pod::spec::recursive_read_only;
 use crate::quantity::{format_bytes, parse_bytes, parse_milli_cpu};
 
 type List = BTreeMap<String, Quantity>;
@@ -98,8 +99,8 @@ fn larger(mut a: List, b: &List) -> List {
     a
 }
 
-/// Of a container's own volumes; `recursiveReadOnly: IfPossible` is taken as not possible.
-pub(super) fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+/// Of a container's own volumes. `supported`: read-only mounts with all below them, by the runtime.
+pub(super) fn volume_mounts(container: &Container, supported: bool) -> Option<Vec<VolumeMountStatus>> {
     let mounts = container.volume_mounts.as_deref().filter(|all| !all.is_empty())?;
     let told = mounts.iter().map(|mount| {
         let read_only = mount.read_only.filter(|is| *is);
@@ -107,11 +108,16 @@ pub(super) fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStat
             name: mount.name.clone(),
             mount_path: mount.mount_path.clone(),
             read_only,
-            recursive_read_only: read_only.map(|_| "Disabled".to_owned()),
+            recursive_read_only: read_only.map(|_| mode(mount, supported).to_owned()),
             ..VolumeMountStatus::default()
         }
     });
     Some(told.collect())
+}
+
+/// One that is refused is none.
+fn mode(mount: &VolumeMount, supported: bool) -> &'static str {
+    if recursive_read_only(mount, supported) == Ok(true) { "Enabled" } else { "Disabled" }
 }
 
 #[cfg(test)]

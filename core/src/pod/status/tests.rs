@@ -70,6 +70,7 @@ impl Case {
             probes: &self.probes,
             host_ips: &["192.0.2.1".to_owned()],
             runtime_name: "containerd",
+            recursive_read_only: false,
             now_unix_ns: self.now,
         })
     }
@@ -278,6 +279,29 @@ fn conditions_while_initializing() {
     assert_eq!(condition(&status, "ContainersReady")["message"], "containers with unready status: [a]");
     assert_eq!(condition(&status, "PodReadyToStartContainers")["status"], "True");
     assert_eq!(status["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
+}
+
+#[test]
+fn an_init_container_that_runs_has_started_and_all_wait_for_the_initialization() {
+    let c = case("Always", &["i", "j"], &["b", "a"], vec![running("i")]);
+    let status = c.json();
+    let [first, second] = [0, 1].map(|index| status["initContainerStatuses"][index].clone());
+    assert_eq!(
+        (&first["name"], &first["started"], &first["ready"]),
+        (&json!("i"), &json!(true), &json!(false))
+    );
+    assert_eq!((&second["name"], &second["started"]), (&json!("j"), &json!(false)));
+    for waiting in [&second, &status["containerStatuses"][0]] {
+        assert_eq!(waiting["state"]["waiting"]["reason"], "PodInitializing");
+    }
+}
+
+#[test]
+fn containers_are_told_by_name_and_conditions_in_the_manifests_order() {
+    let status = case("Always", &[], &["b", "a"], vec![]).json();
+    let names = [0, 1].map(|index| status["containerStatuses"][index]["name"].clone());
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(condition(&status, "Ready")["message"], "containers with unready status: [b a]");
 }
 
 #[test]
