@@ -96,12 +96,14 @@ fn a_flag_without_effect_is_named_once() {
         ("feature-gates", "A=true,B=true"),
         ("kube-api-content-type", "application/json"),
         ("max-pods", "10"),
+        ("cpu-cfs-quota", "true"),
+        ("registry-qps", "3"),
     ];
     let loaded = load("", &[], &flags).unwrap();
     let mut lines: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
     lines.sort();
     let text = "is not honoured by this agent yet and has no effect";
-    let expected = ["anonymous-auth", "client-ca-file", "feature-gates", "lock-file"];
+    let expected = ["cpu-cfs-quota", "feature-gates", "lock-file", "registry-qps"];
     assert_eq!(lines, expected.map(|flag| format!("--{flag} {text}")));
     assert_eq!(loaded.effective["authentication"]["anonymous"]["enabled"], json!(false));
     assert_eq!(loaded.effective["authentication"]["webhook"]["enabled"], json!(true), "a default beside it");
