@@ -2,6 +2,8 @@
 //! for its signer, and asks for the next when that is due. What was issued holds until then, also over a restart of the
 //! agent. One that is denied, or that its signer could not sign, is not asked for again.
 
+mod kept;
+
 use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +19,6 @@ use kube::core::{Object, TypeMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::StreamExt as _;
@@ -43,8 +44,6 @@ const FIRST_ANSWER: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Exponential = Exponential::new(Duration::from_millis(500), Duration::from_secs(30));
 /// Its time is of the wall clock, which may be set: it is looked at anew at least this often.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// Their kind in the store.
-const KIND: &str = "certificate";
 
 const UNSERVED: &str = "the API server serves no PodCertificateRequests (certificates.k8s.io/v1); switch them on there (feature \
                         gate PodCertificateRequest), or take `podCertificate` out of the volume";
@@ -94,15 +93,6 @@ enum Problem {
     /// For good.
     Refused(String),
     Failed(String),
-}
-
-/// A certificate as it stands in the store.
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    key: String,
-    chain: String,
-    begin_refresh_unix_s: i64,
-    expires_unix_s: i64,
 }
 
 impl ApiCertificates {
@@ -400,24 +390,6 @@ impl Shared {
             }
         }
     }
-
-    fn stored(&self, key: &CertificateKey) -> Option<Credential> {
-        let names = store_name(key);
-        let stored: Stored = self.store.of_pod(&key.pod_uid, KIND, &names.each_ref().map(String::as_str))?;
-        let Stored { key, chain, begin_refresh_unix_s, expires_unix_s } = stored;
-        Some(Credential { key, chain, begin_refresh_unix_s, expires_unix_s })
-    }
-
-    fn store(&self, key: &CertificateKey, credential: &Credential) {
-        let Credential { key: private_key, chain, begin_refresh_unix_s, expires_unix_s } = credential.clone();
-        let stored = Stored { key: private_key, chain, begin_refresh_unix_s, expires_unix_s };
-        let names = store_name(key);
-        self.store.keep_of_pod(&key.pod_uid, KIND, &names.each_ref().map(String::as_str), &stored);
-    }
-}
-
-fn store_name(key: &CertificateKey) -> [String; 2] {
-    [key.volume.clone(), key.source.to_string()]
 }
 
 /// The version whose request has the one proof that is made here.
