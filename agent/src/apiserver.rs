@@ -3,8 +3,8 @@
 //!
 //! | task | in | out |
 //! |---|---|---|
-//! | [`session`] | kubeconfig | a client; starts and restarts the others |
-//! | [`pods`] | watch of this node's pods | `Event::Pods`, the pods as the API server has them |
+//! | [`session`] | kubeconfig | a client; starts the others, and each anew that fails |
+//! | [`pods`] | watch of this node's pods | `Event::Pods`, `Event::PodsChanged`, the pods as the API server has them |
 //! | [`node`] | watch of the Node object, the node's facts and health | the Node object |
 //! | [`lease`] | time | the Lease of the node |
 //! | [`pod_status`] | the SyncLoop's snapshots, the pods as the API server has them | statuses, mirror pods, deletions |
@@ -14,6 +14,7 @@
 //! None of them is waited for by the SyncLoop. What the API server does not take now is made good when it does: each task
 //! compares what is with what should be, so nothing is queued while it is away.
 
+pub mod certificates_group;
 pub mod credentials;
 pub mod events;
 pub mod following;
@@ -26,6 +27,7 @@ pub mod pod_status;
 pub mod pods;
 pub mod services;
 pub mod session;
+mod supervise;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +65,7 @@ pub async fn current(clients: &Clients) -> Client {
     std::future::pending().await
 }
 
-/// This node's pods as the API server has them, mirror pods among them. `None`: not known yet.
+/// This node's pods as the API server has them, mirror pods among them, without their `spec`. `None`: not known yet.
 pub type ApiPods = Option<Arc<OrdMap<PodUid, Arc<Pod>>>>;
 
 /// No request takes longer; a watch is none.

@@ -17,8 +17,9 @@ pub fn load(
     flags: &[Given],
 ) -> Result<Loaded, ConfigError> {
     let mut layers = Layers::default();
-    if let Some(path) = config {
-        layers.file(&read(path)?, path)?;
+    match config {
+        Some(path) => layers.file(&read(path)?, path)?,
+        None => layers.no_file(),
     }
     if let Some(dir) = config_dir {
         let mut found = Vec::new();

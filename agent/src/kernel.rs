@@ -13,6 +13,7 @@
 //! - [`capability`]: what the node allows, for `oomlet check`.
 //! - [`pidfd`]: a process that is held by a descriptor.
 //! - [`scheduling`]: the class of a thread.
+//! - [`heap`]: how much memory is kept beyond what is used.
 //! - [`log_forward`]: the programs' own log lines → `tracing`.
 
 pub mod alarm;
@@ -20,6 +21,7 @@ pub mod btf;
 pub mod capability;
 pub mod decode;
 mod facts;
+pub mod heap;
 pub mod layout;
 mod log_forward;
 pub mod pidfd;
@@ -32,7 +34,7 @@ mod watched_memcgs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Ebpf, EbpfLoader};
 use oomlet_ebpf_common::layout::Tuning;
 use serde::Serialize;
@@ -43,6 +45,7 @@ use ring_buffer::LostCounter;
 pub use ring_buffer::RingReader;
 use watched_memcgs::WatchedMemcgs;
 
+use oomlet_core::clock::Mono;
 use oomlet_core::signal::{CgroupId, Hierarchy};
 
 /// The compiled programs; agent/build.rs makes the file.
@@ -129,6 +132,7 @@ pub struct Kernel {
     ring: Option<RingReader>,
     lost: Option<LostCounter>,
     watched: Option<HashMap<MapData, u32, u8>>,
+    quiet_until: Option<Array<MapData, u64>>,
     /// `None` where the charge program is not loaded.
     watched_memcgs: Option<WatchedMemcgs>,
     logger: Option<tokio::task::JoinHandle<()>>,
@@ -160,7 +164,8 @@ impl Kernel {
         };
         let programs = programs::load_all(loaded.as_mut().map_err(|why| why.as_str()), &facts, options);
         drop(facts);
-        release_parse_memory();
+        // Parsing BTF takes tens of megabytes for a moment.
+        heap::give_back();
         for program in &programs {
             match &program.state {
                 ProgramState::Loaded => {
@@ -182,6 +187,7 @@ impl Kernel {
             ring: None,
             lost: None,
             watched: None,
+            quiet_until: None,
             watched_memcgs: None,
             logger: None,
         };
@@ -260,6 +266,15 @@ impl Kernel {
         }
     }
 
+    /// No `Growth` is told before `until`, CLOCK_MONOTONIC; what grows meanwhile is told then if it goes on. Without the growth
+    /// program this does nothing.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn quiet_growth(&mut self, until: Mono) -> Result<(), aya::maps::MapError> {
+        self.quiet_until.as_mut().map_or(Ok(()), |map| map.set(0, until.0, 0))
+    }
+
     /// Records that found no room in the ring buffer since the programs were loaded.
     #[must_use]
     pub fn lost_records(&self) -> u64 {
@@ -279,6 +294,7 @@ impl Kernel {
 
     fn take_maps(&mut self) {
         let forecasts = self.is_loaded(programs::PAGE_COUNTER_TRY_CHARGE);
+        let grows = self.tells_growth();
         let Some(ebpf) = &mut self.ebpf else {
             return;
         };
@@ -291,6 +307,8 @@ impl Kernel {
         }
         let lost = ebpf.take_map("LOST").and_then(|map| PerCpuArray::try_from(map).ok());
         self.lost = lost.map(LostCounter::new);
+        let quiet = ebpf.take_map("GROWTH_QUIET_UNTIL").and_then(|map| Array::try_from(map).ok());
+        self.quiet_until = quiet.filter(|_| grows);
         self.watched = ebpf.take_map("WATCHED").and_then(|map| HashMap::try_from(map).ok());
         let any_loaded = self.programs.iter().any(|p| p.state == ProgramState::Loaded);
         let ring = ebpf.take_map("EVENTS").filter(|_| any_loaded);
@@ -347,15 +365,6 @@ fn raise_memlock() {
     let unlimited = Rlimit { current: None, maximum: None };
     if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
         tracing::debug!(%error, "RLIMIT_MEMLOCK stays as it is; kernels from 5.11 on do not care");
-    }
-}
-
-/// Parsing BTF takes tens of megabytes for a moment; without this glibc would keep them.
-fn release_parse_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no preconditions; it returns free heap pages to the kernel.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

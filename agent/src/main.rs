@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use oomlet::command::{check, pods, release_brakes, run, trace};
+use oomlet::kernel::heap;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
@@ -63,6 +64,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             if run::version(&args)? {
                 return Ok(ExitCode::SUCCESS);
             }
+            heap::keep_little();
             // Dropped last: what is still on its way to standard error is written then.
             let _logs = init_tracing(args.verbosity())?;
             run::run(&args)?;

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | SyncLoop with ring buffer | its own | all events | orders, readings, trace |
 //! | pod sources: files, a server | workers | manifests | `Event::Pods` |
-//! | what talks to the API server, see [`crate::apiserver`] | workers | pods, snapshots | `Event::Pods`, requests |
+//! | what talks to the API server, see [`crate::apiserver`] | workers | pods, snapshots | `Event::PodsChanged`, requests |
 //! | PLEG | workers | CRI | `Event::Relisted`, `Lifecycle`, `Runtime` |
 //! | pod workers, one a pod | workers | orders | `Event::Worker` |
 //! | volumes' content | workers | ConfigMaps, Secrets, tokens' times | files, `Event::ObjectsChanged` |
@@ -47,6 +47,7 @@ use crate::cgroup::driver::{self, CgroupDriver};
 use crate::cgroup::kubepods_limit::{KubepodsLimit, KubepodsLimitHandle};
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock;
+use crate::content_store::ContentStore;
 use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
 use crate::kernel::{self, Kernel, ProgramState};
 use crate::node_api::{ListenError, Sockets};
@@ -71,6 +72,7 @@ use oomlet_core::node::event::Event;
 use oomlet_core::node::prober::Prober;
 use oomlet_core::node::published::{NodeSnapshot, SavedPod};
 use oomlet_core::node::state::State;
+use oomlet_core::pod::PodUid;
 use oomlet_core::reason::Reason;
 use oomlet_core::signal::attribution::Target;
 use oomlet_core::trace::record::{Kind, Record};
@@ -249,8 +251,13 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     };
     let _serves = node_api::start(&setup, &node, parts, (&tracker, &cancel))?;
     let tasks = (&tracker, &events, &cancel);
+    // Standalone everything is on the node anyway.
+    let kept = clients.as_ref().map(|_| ContentStore::open(&setup.root_dir)).unwrap_or_default();
+    let kept_of = kept.pods();
+    let from = (clients, kept);
     let contents =
-        contents::make((config, &setup.root_dir), clients, env_facts(&node), &volumes, tasks).await?;
+        contents::make((config, &setup.root_dir), from, env_facts(&node), (&volumes, &journal), tasks)
+            .await?;
     let context = worker_context(&shared, contents, Arc::clone(&journal), oom_kill_group);
     let of_state = state_config::of(&setup, &node, &kernel, saved, &version.runtime_name, oom_kill_group);
     let prober = Prober::new(clock::now(), of_state.unix_offset_ns);
@@ -258,7 +265,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let status = tell_start(&journal, &kernel, &node);
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
-    tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), cancel.clone()));
+    tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), config.sync_frequency, cancel.clone()));
     sources::watch(&setup, &node.facts.name, &tracker, (&events, &cancel))?;
     let limit_handle = lower_later.map(|limit| {
         let handle = KubepodsLimitHandle::default();
@@ -266,7 +273,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         handle
     });
     let workers = PodWorkers::new(Arc::new(context), events.clone(), tracker.clone(), cancel.clone());
-    first_events(&events, &cgroups, &volumes).await;
+    first_events(&events, &cgroups, &volumes, kept_of).await;
     let (resources, resource_task) = NodeResources::new(resources, events.clone(), cancel.clone());
     tracker.spawn(resource_task);
     let (classes, class_updates) = ClassUpdates::new(Arc::clone(&cgroups), cancel.clone());
@@ -366,7 +373,12 @@ fn tell_start(journal: &Journal, kernel: &Kernel, node: &facts::Node) -> String 
 }
 
 /// What the loop must know before anything else: whose the top cgroups are, and what an earlier run left behind.
-async fn first_events(events: &mpsc::Sender<Event>, cgroups: &CgroupDriver, volumes: &VolumeManager) {
+async fn first_events(
+    events: &mpsc::Sender<Event>,
+    cgroups: &CgroupDriver,
+    volumes: &VolumeManager,
+    kept: Vec<PodUid>,
+) {
     let target = |class: Option<_>| class.map_or(Target::Kubepods, Target::Qos);
     let top = cgroups.top_cgroup_ids().into_iter().map(|(id, class)| (id, target(class))).collect();
     let mut leftovers: Vec<_> = match cgroups.list_pods() {
@@ -380,6 +392,7 @@ async fn first_events(events: &mpsc::Sender<Event>, cgroups: &CgroupDriver, volu
         Ok(pods) => leftovers.extend(pods),
         Err(error) => tracing::warn!(%error, "volumes of earlier pods are not cleaned up"),
     }
+    leftovers.extend(kept);
     leftovers.sort();
     leftovers.dedup();
     for event in [Event::Cgroups(top), Event::Leftovers(leftovers)] {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_lite::future::poll_once;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -20,17 +21,20 @@ use tracing::{debug, info, warn};
 use crate::clock;
 use crate::cri::RuntimeClient;
 use oomlet_core::clock::Mono;
-use oomlet_core::node::event::{Event, PodLifecycleEventKind};
-use oomlet_core::pod::runtime_status::ContainerState;
+use oomlet_core::node::event::Event;
 use snapshot::Snapshot;
 
 /// kubelet's generic PLEG (pkg/kubelet/kubelet.go: `genericPlegRelistPeriod`, `…RelistThreshold`).
 pub const RELIST_PERIOD: Duration = Duration::from_secs(1);
 pub const RELIST_UNHEALTHY: Duration = Duration::from_secs(180);
-/// With the CRI's event stream (`eventedPlegRelistPeriod`).
+/// With the CRI's event stream (`eventedPlegRelistPeriod`), or `syncFrequency` where that is shorter: a pod whose worker has
+/// nothing to do is not looked at in another way.
 pub const RELIST_PERIOD_WITH_EVENTS: Duration = Duration::from_secs(300);
 /// Hints that come faster than this share a list.
 const HINT_GAP: Duration = Duration::from_millis(10);
+/// A list is followed by another only after this many times as long as it took: where many containers come or go at once,
+/// listing all of them takes no more than a tenth of the time.
+const REST_PER_LIST: u32 = 9;
 /// A process's exit is known to the kernel before the runtime has noticed it: look again after these.
 const LOOK_AGAIN: [Duration; 4] = [
     Duration::from_millis(10),
@@ -44,6 +48,8 @@ const STREAM_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration
 #[derive(Debug, Default)]
 struct Shared {
     hint: Notify,
+    /// Whoever gave the hint knows of it before the runtime does.
+    ahead: AtomicBool,
     /// The event stream is connected.
     streaming: AtomicBool,
     /// [`Mono`] of the last list that succeeded; 0: none yet.
@@ -55,8 +61,14 @@ struct Shared {
 pub struct PlegHandle(Arc<Shared>);
 
 impl PlegHandle {
-    /// Something happened: list now. Never blocks.
+    /// Something happened, of which the runtime may not have heard: list now, and again until it has. Never blocks.
     pub fn kick(&self) {
+        self.0.ahead.store(true, Ordering::Relaxed);
+        self.0.hint.notify_one();
+    }
+
+    /// The runtime itself says that something happened, or its lists are to be read anew.
+    fn list_now(&self) {
         self.0.hint.notify_one();
     }
 
@@ -93,9 +105,11 @@ pub async fn run(
     runtime: RuntimeClient,
     handle: PlegHandle,
     events: mpsc::Sender<Event>,
+    sync_frequency: Duration,
     cancel: CancellationToken,
 ) {
     let mut task = Task {
+        period_with_events: sync_frequency.min(RELIST_PERIOD_WITH_EVENTS),
         runtime: runtime.clone(),
         handle: handle.clone(),
         events,
@@ -114,6 +128,7 @@ struct Task {
     runtime: RuntimeClient,
     handle: PlegHandle,
     events: mpsc::Sender<Event>,
+    period_with_events: Duration,
     last: Snapshot,
     /// What the SyncLoop was told last of the runtime.
     answers: Option<Result<(), String>>,
@@ -127,18 +142,24 @@ impl Task {
         // Which look after a hint is next; past the end: none.
         let mut look = LOOK_AGAIN.len();
         loop {
+            let began = Instant::now();
             let Ok(changed) = self.relist().await else { return };
             if changed {
                 look = LOOK_AGAIN.len();
             }
             let listed = Instant::now();
-            let period = if self.handle.streaming() { RELIST_PERIOD_WITH_EVENTS } else { RELIST_PERIOD };
+            let gap = HINT_GAP.max((listed - began) * REST_PER_LIST).min(RELIST_PERIOD);
+            let period = if self.handle.streaming() { self.period_with_events } else { RELIST_PERIOD };
             let due = LOOK_AGAIN.get(look).copied().unwrap_or(period).min(period);
             // Cancel-safe: a `notified` that loses keeps its permit.
             tokio::select! {
                 () = self.handle.0.hint.notified() => {
-                    look = 0;
-                    sleep_until(listed + HINT_GAP).await;
+                    sleep_until(listed + gap).await;
+                    // What came meanwhile is in the list that follows.
+                    let _ = poll_once(self.handle.0.hint.notified()).await;
+                    if self.handle.0.ahead.swap(false, Ordering::Relaxed) {
+                        look = 0;
+                    }
                 }
                 () = sleep(due) => look = look.saturating_add(1),
             }
@@ -162,14 +183,9 @@ impl Task {
         };
         self.handle.0.listed_at.store(clock::now().0, Ordering::Relaxed);
         self.runtime_is(Ok(())).await?;
-        let mut changes = now.events_since(&self.last);
+        let changes = now.events_since(&self.last);
         self.send(Event::Relisted(now.pods(listed_at))).await?;
         self.last = now;
-        for change in &mut changes {
-            if change.kind == PodLifecycleEventKind::ContainerStarted {
-                change.pid = self.init_pid(&change.id).await;
-            }
-        }
         let any = !changes.is_empty();
         for change in changes {
             self.send(Event::Lifecycle(change)).await?;
@@ -182,17 +198,6 @@ impl Task {
         let sandboxes = self.runtime.list_sandboxes(None).await?;
         let containers = self.runtime.list_containers(None).await?;
         Ok(Snapshot { sandboxes, containers })
-    }
-
-    /// A container that has ended since has no pid any more, and that is no error.
-    async fn init_pid(&self, id: &str) -> Option<u32> {
-        match self.runtime.container_status(id, "", true).await {
-            Ok(detail) => detail.status.pid.filter(|_| detail.status.state == ContainerState::Running),
-            Err(e) => {
-                debug!(container_id = id, error = %e, "the pid of a started container is not known");
-                None
-            }
-        }
     }
 
     /// Tells the SyncLoop when this is news.
@@ -216,24 +221,22 @@ async fn stream_hints(runtime: RuntimeClient, handle: PlegHandle) {
     loop {
         match runtime.container_events().await {
             Ok(mut stream) => {
-                info!(
-                    "container events come from the runtime's stream; relisting every {RELIST_PERIOD_WITH_EVENTS:?}"
-                );
+                info!("container events come from the runtime's stream, which lists follow");
                 handle.0.streaming.store(true, Ordering::Relaxed);
                 // What happened before the stream was open is in no event.
-                handle.kick();
+                handle.list_now();
                 let error = loop {
                     match stream.message().await {
                         Ok(Some(_)) => {
                             retry = STREAM_RETRY.0;
-                            handle.kick();
+                            handle.list_now();
                         }
                         Ok(None) => break "the runtime closed it".to_owned(),
                         Err(status) => break status.message().to_owned(),
                     }
                 };
                 handle.0.streaming.store(false, Ordering::Relaxed);
-                handle.kick();
+                handle.list_now();
                 warn!(
                     error,
                     "the runtime's event stream ended; relisting every {RELIST_PERIOD:?} until it is back"

@@ -1,19 +1,14 @@
 //! Static pods: watches `staticPodPath` (a directory of manifests, or one manifest) and sends its complete
 //! list as [`Event::Pods`]. Shell; what a manifest means is decided in [`oomlet_core::manifest`]. [`http`]: those of a
 //! server.
-//!
-//! inotify says when to look, and a rescan every `fileCheckFrequency` heals what it misses (network file
-//! systems, a symlink's target, a full event queue). Hidden files and subdirectories are skipped, as kubelet
-//! does; a changed symlink `..data` beside them is seen, so a mounted ConfigMap works.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::watched_dir::Watcher;
+use crate::manifest_dir::Looks;
 use oomlet_core::node::event::Event;
 
 mod directory;
@@ -21,34 +16,27 @@ pub mod http;
 
 use directory::Directory;
 
+/// Where manifests become pods.
+#[derive(Clone, Debug)]
+pub struct Here {
+    /// The node's name, which goes into theirs.
+    pub node_name: String,
+    /// There is an API server, and what it holds is not for static pods.
+    pub in_cluster: bool,
+}
+
 /// The task. Ends when `cancel` is cancelled or nobody receives any more. `rescan`: `fileCheckFrequency`.
 pub async fn watch(
     path: PathBuf,
-    hostname: String,
+    here: Here,
     rescan: Duration,
     tx: mpsc::Sender<Event>,
     cancel: CancellationToken,
 ) {
-    let mut directory = Directory::new(path.clone(), hostname);
-    let mut watcher = Watcher::new(&path);
-    let mut ticker = interval(rescan.max(Duration::from_millis(1)));
-    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            // Cancel-safe: a lost wait loses nothing.
-            () = cancel.cancelled() => return,
-            // Cancel-safe: tokio documents it. The first tick comes at once.
-            _ = ticker.tick() => {}
-            // Cancel-safe: an event stays in the kernel's queue until it is read, and one read is enough.
-            () = watcher.changed() => {
-                tokio::select! {
-                    () = cancel.cancelled() => return,
-                    () = watcher.settled() => {}
-                }
-            }
-        }
-        // Watch before reading: what changes in between is seen by one of the two.
-        watcher.ensure();
+    let mut directory = Directory::new(path.clone(), here);
+    let mut looks = Looks::new(&path, rescan);
+    // Cancel-safe: the agent ends.
+    while cancel.run_until_cancelled(looks.next()).await.is_some() {
         let scan = tokio::task::spawn_blocking(move || {
             let update = directory.scan();
             (directory, update)

@@ -314,7 +314,7 @@ impl Worker {
     /// What the runtime says of the pod now, with termination messages.
     async fn read(&mut self) -> Result<PodRuntimeStatus, WorkerError> {
         let (mut status, details) =
-            self.context.runtime.pod_status(&self.uid).await.map_err(|e| self.cri(e))?;
+            self.context.runtime.pod_status(&self.uid, &self.known).await.map_err(|e| self.cri(e))?;
         for detail in &details {
             if self.messages.contains_key(&detail.status.id) {
                 continue;

@@ -27,6 +27,10 @@ use oomlet_core::pod::{ContainerInstance, PodUid};
 /// As kubelet of the release that we follow calls itself.
 const USER_AGENT: &str = "kube-probe/1.37";
 
+/// A run that could not be carried out is tried so often at once, before its turn is over (pkg/kubelet/prober:
+/// `maxProbeRetries`). What a container answers, or fails to within the timeout, is an answer.
+const TRIES: usize = 3;
+
 /// Of an answer no more than this is looked at (pkg/probe: `maxReadLength`, `maxRespBodyLength`).
 const MAX_ANSWER_BYTES: usize = 10 << 10;
 
@@ -53,7 +57,8 @@ impl NodeChecks {
         Ok(NodeChecks { runtime, processes, http: http::HttpClient::new()? })
     }
 
-    async fn ask(&self, run: &ProbeRun) -> ProbeOutcome {
+    async fn ask(&self, run: ProbeRun) -> ProbeOutcome {
+        let run = &run;
         let timeout = run.spec.timeout;
         let address = |host: &Option<String>| host.clone().or_else(|| run.address.clone());
         match &run.spec.check {
@@ -77,8 +82,19 @@ impl NodeChecks {
 
 impl Checks for NodeChecks {
     fn run(&self, run: ProbeRun) -> Pin<Box<dyn Future<Output = ProbeOutcome> + Send + '_>> {
-        Box::pin(async move { self.ask(&run).await })
+        Box::pin(tried(move || self.ask(run.clone())))
     }
+}
+
+/// The first answer, or the last error.
+async fn tried<F: Future<Output = ProbeOutcome>>(ask: impl Fn() -> F) -> ProbeOutcome {
+    for _ in 1..TRIES {
+        let outcome = ask().await;
+        if !matches!(outcome, ProbeOutcome::Error(_)) {
+            return outcome;
+        }
+    }
+    ask().await
 }
 
 impl ContainerProcesses for CgroupDriver {

@@ -6,6 +6,7 @@
 //! - `config_map`, `secret`, `projected`, `downward_api`: volumes whose files the agent writes, by [`atomic_writer`];
 //!   `source` has the trait they share.
 //! - [`contents`]: gets what they are made from and keeps it up to date while a pod runs.
+//! - `env_file`: reading the files that environments are made from.
 //! - [`sub_path`]: `subPath` below a volume, without ever leaving it.
 //! - [`mounts`]: what is mounted below a directory, and unmounting it.
 //! - [`removal`]: deleting a tree that a pod could write to.
@@ -19,6 +20,7 @@ mod config_map;
 pub mod contents;
 mod downward_api;
 pub mod empty_dir;
+mod env_file;
 mod error;
 pub mod host_path;
 pub mod mounts;
@@ -35,7 +37,8 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Volume};
 
-use oomlet_core::pod::env::{Env, expand_sub_path};
+use oomlet_core::pod::env::file::{EnvFile, EnvFiles};
+use oomlet_core::pod::env::{Env, expand_sub_path, files};
 use oomlet_core::pod::{Pod, PodRef, PodUid};
 use oomlet_core::volume::Content;
 
@@ -187,6 +190,25 @@ impl VolumeManager {
                 })
             })
             .collect()
+    }
+
+    /// The files that the container's environment is made from, as they are now. What is wrong with one is told by what is
+    /// made of it.
+    #[must_use]
+    pub fn env_files(&self, pod: &Pod, c: &Container) -> EnvFiles {
+        let pod_dir = self.pod_dir(&PodRef::of(pod).uid);
+        let dir = |name: &str| {
+            let volume = volumes(pod).find(|v| v.name == name && check_label("name", &v.name).is_ok())?;
+            match Source::of(volume).ok()? {
+                Source::HostPath(spec) => Some(PathBuf::from(&spec.path)),
+                source => source.path(&pod_dir, name),
+            }
+        };
+        let read = |(volume, path): (&str, &str)| {
+            let file = dir(volume).map_or(EnvFile::NoVolume, |dir| env_file::read(&dir, path));
+            ((volume.to_owned(), path.to_owned()), file)
+        };
+        files(c).map(read).collect()
     }
 
     /// Unmounts what is mounted below the pod's directory, then deletes it. What a pod's hostPaths point to is

@@ -19,7 +19,7 @@ use oomlet_core::node::event::{
 use oomlet_core::node::plan::plan;
 use oomlet_core::node::state::{State, StateConfig};
 use oomlet_core::pod::admission::NodeFacts;
-use oomlet_core::pod::containers::ListedContainer;
+use oomlet_core::pod::containers::{ListedContainer, ListedSandbox};
 use oomlet_core::pod::order::{WorkerOutcome, WorkerReport};
 use oomlet_core::pod::qos::Amounts;
 use oomlet_core::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
@@ -66,7 +66,6 @@ const KINDS: &[(&str, MakeEvent)] = &[
             pod: node.uid(i),
             kind: PodLifecycleEventKind::ContainerDied,
             id: container_id(i % node.pods, 0),
-            pid: None,
         })
     }),
     ("init process exited (eBPF)", |node, i| {
@@ -105,8 +104,7 @@ impl Node {
                 container: ContainerInstance { name: "c".into(), id: container_id(i, 0) },
                 state: ContainerState::Running,
             }],
-            ready_sandboxes: 1,
-            sandboxes: 1,
+            sandboxes: vec![ListedSandbox { id: format!("s{i}"), ready: true }],
         });
         let listed = RuntimePods { listed_at: node.now, pods: listed.collect() };
         node.turn(Event::Relisted(listed));
@@ -165,7 +163,7 @@ impl Node {
         Event::Worker(WorkerReport {
             pod: self.uid(i),
             at: self.now,
-            outcome: WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() },
+            outcome: WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new(), settled: true },
             runtime: Some(PodRuntimeStatus { sandboxes: Vec::new(), containers: vec![container] }),
         })
     }

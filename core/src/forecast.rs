@@ -37,6 +37,10 @@ pub const MIN_SAMPLE_INTERVAL: Duration = Duration::from_millis(2);
 /// A sample is due when this share of the headroom could be gone, so that what is left pays for acting on it.
 const SAMPLE_SHARE: f64 = 0.5;
 
+/// Stale statistics are asked for again at once where, be everything memory in use, the headroom could be gone by then.
+/// Where it could not, they come with the next sample.
+const STATISTICS_URGENT_WITHIN: Duration = Duration::from_secs(2);
+
 /// A forecast reaches no further than what has been seen: it counts once the domain gained this many times the
 /// headroom that is left. A burst that ends while it leaves more than half of what it took is then never acted on.
 const EVIDENCE: u64 = 2;
@@ -205,10 +209,14 @@ impl DomainForecast {
     /// whichever is more. `None` for a domain without a limit.
     #[must_use]
     pub fn next_sample_in(&self, max_rate_bytes_per_s: u64) -> Option<Duration> {
-        if self.waits_for_statistics() {
-            return Some(Duration::ZERO);
-        }
         let rate = (max_rate_bytes_per_s as f64).max(2.0 * self.growth.fast());
+        if self.rstat.waits() {
+            // All that usage has risen by may be memory in use.
+            let left = self.level?.headroom_bytes.saturating_sub(self.rstat.ignored_bytes());
+            let lasts = time_to_use(left, rate);
+            let at_once = lasts < STATISTICS_URGENT_WITHIN;
+            return Some(if at_once { Duration::ZERO } else { lasts.mul_f64(SAMPLE_SHARE) });
+        }
         Some(time_to_use(self.level?.headroom_bytes, rate).mul_f64(SAMPLE_SHARE))
     }
 }

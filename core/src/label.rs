@@ -1,4 +1,8 @@
 //! What may be a label's or a taint's key and value (k8s.io/apimachinery/pkg/util/validation). Core.
+//!
+//! - [`selector`]: which labels a selector chooses.
+
+pub mod selector;
 
 /// # Errors
 /// What is wrong with `[prefix/]name`.

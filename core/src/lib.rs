@@ -10,7 +10,8 @@
 //! - [`object`]: ConfigMaps and Secrets.
 //! - [`pod`]: one pod: identity, QoS, admission, lifecycle, environment, status. [`image`]: pull policy and garbage
 //!   collection. [`cgroup`]: what a pod's cgroup is called. [`manifest`]: from a file's bytes to a pod.
-//! - [`token`]: tokens of ServiceAccounts, and when they are due. [`volume`]: the files of volumes that are made of those.
+//! - [`token`]: tokens of ServiceAccounts, and when they are due. [`trust_bundle`], [`pod_certificate`]: what is to be
+//!   trusted, and pods' own certificates. [`volume`]: the files of volumes that are made of those.
 //! - [`signal`]: memory domains, readings and kernel events. [`forecast`]: headroom and time to OOM.
 //! - [`brake`]: who is frozen or throttled, and how far. [`eviction`]: thresholds, ranking, one decision.
 //! - [`config`]: KubeletConfiguration. [`trace`]: the record of what was seen and done.
@@ -36,10 +37,12 @@ pub mod node_api;
 pub mod object;
 pub mod oom;
 pub mod pod;
+pub mod pod_certificate;
 pub mod quantity;
 pub mod reason;
 pub mod signal;
 pub mod token;
 pub mod trace;
+pub mod trust_bundle;
 pub mod version;
 pub mod volume;

@@ -5,6 +5,7 @@
 //! path or URL, and hostname, so that a changed manifest is another pod and an unchanged one is the same after a
 //! restart. Comments, layout and the file's times do not count.
 
+mod api_references;
 mod defaults;
 mod validation;
 
@@ -42,6 +43,9 @@ pub enum ManifestError {
     EmptyAnswer,
     #[error("{key} is {found}: the server must answer with a Pod or a PodList of v1")]
     NotPods { key: &'static str, found: String },
+    /// In kubelet's words.
+    #[error("static pods may not reference {0}")]
+    ApiReference(&'static str),
     #[error("items[{index}]: {error}")]
     Item { index: usize, error: Box<ManifestError> },
 }
@@ -73,6 +77,18 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// On a node of a cluster a static pod has no part in what the API server holds; standalone there is nothing else that
+    /// its references could mean.
+    ///
+    /// # Errors
+    /// [`ManifestError::ApiReference`].
+    pub fn checked(self, in_cluster: bool) -> Result<Manifest, ManifestError> {
+        match api_references::first(&self.pod).filter(|_| in_cluster) {
+            Some(kind) => Err(ManifestError::ApiReference(kind)),
+            None => Ok(self),
+        }
+    }
+
     fn named(&self, path: PathBuf) -> SourcePod {
         SourcePod { path, pod: Arc::clone(&self.pod), own_uid: self.own_uid }
     }

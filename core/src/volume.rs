@@ -10,6 +10,8 @@ pub mod downward;
 pub mod payload;
 pub mod projected;
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::Pod;
 
 pub use payload::{File, Payload, PayloadError};
@@ -17,17 +19,34 @@ pub use payload::{File, Payload, PayloadError};
 use crate::object::Objects;
 use crate::pod::env::EnvFacts;
 use crate::pod::spec::all_containers;
+use crate::pod_certificate::Credentials;
 use crate::token::Tokens;
+use crate::trust_bundle::TrustBundles;
 
 /// `defaultMode` where a manifest says nothing.
 pub const DEFAULT_MODE: i32 = 0o644;
 
 /// All that volumes of one pod are made from, beside its manifest.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Content {
     pub node: EnvFacts,
     pub objects: Objects,
     pub tokens: Tokens,
+    pub trust_bundles: TrustBundles,
+    pub credentials: Credentials,
+}
+
+/// Nothing, and no more to be had.
+impl Default for Content {
+    fn default() -> Content {
+        Content {
+            node: EnvFacts::default(),
+            objects: Objects::default(),
+            tokens: Tokens::default(),
+            trust_bundles: Ok(Arc::default()),
+            credentials: Credentials::default(),
+        }
+    }
 }
 
 /// The one user as which all containers of the pod run, if they do (`FsUserFrom`, pkg/volume/util).

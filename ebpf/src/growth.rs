@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_get_current_cgroup_id;
 use aya_ebpf::macros::{map, perf_event};
-use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::maps::{Array, LruHashMap};
 use aya_ebpf::programs::PerfEventContext;
 use oomlet_ebpf_common::record::{Growth, kind};
 
@@ -22,6 +22,10 @@ struct Faults {
 
 #[map]
 static FAULTS: LruHashMap<u64, Faults> = LruHashMap::with_max_entries(4096, 0);
+
+/// Before this time nobody wants to know: the agent has read that nothing can have run out by then.
+#[map]
+static GROWTH_QUIET_UNTIL: Array<u64> = Array::with_max_entries(1, 0);
 
 #[perf_event]
 pub fn page_fault_sample(_ctx: PerfEventContext) -> i32 {
@@ -57,6 +61,11 @@ fn sample() {
     count.add(global!(TUNING.fault_sample_period) as i64);
     let seen = count.load();
     if seen < global!(TUNING.growth_min_faults) as i64 || ts < last_sent + global!(TUNING.cool_down_ns) {
+        return;
+    }
+    // SAFETY: an aligned 64-bit word of the agent's, read as a whole.
+    let quiet = GROWTH_QUIET_UNTIL.get_ptr(0).is_some_and(|until| ts < unsafe { until.read_volatile() });
+    if quiet {
         return;
     }
     // Before the record is made, so that another CPU does not report the same faults. Where it was as fast, the

@@ -7,10 +7,11 @@
 mod at_exit;
 pub mod fault_proxy;
 pub mod joined;
+pub mod pod_signer;
 
 use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use xtask::control_plane::{ControlPlane, Options};
@@ -133,6 +134,22 @@ pub fn wait_object(
 pub fn condition(object: &Value, kind: &str) -> Value {
     let conditions = object["status"]["conditions"].as_array();
     conditions.and_then(|all| all.iter().find(|c| c["type"] == kind)).cloned().unwrap_or_default()
+}
+
+/// As Kubernetes writes times.
+#[must_use]
+pub fn rfc3339(unix_s: u64) -> String {
+    let mut date = std::process::Command::new("date");
+    process::output(date.args(["--utc", &format!("--date=@{unix_s}"), "+%Y-%m-%dT%H:%M:%SZ"]))
+        .unwrap()
+        .trim()
+        .to_owned()
+}
+
+/// Seconds.
+#[must_use]
+pub fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// A Deployment of pods with one container, labelled `app: NAME`.

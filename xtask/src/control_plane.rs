@@ -14,6 +14,7 @@ mod pki;
 pub mod programs;
 pub mod version;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -162,6 +163,12 @@ impl ControlPlane {
     #[must_use]
     pub fn server(&self) -> String {
         self.layout.server()
+    }
+
+    /// The same as an address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.layout.address()
     }
 
     /// Of its programs, kubectl among them.

@@ -5,7 +5,7 @@
 //! Reads the agent's trace, the kernel's cgroup files, containerd's tasks and the mark that the hog's SIGTERM handler
 //! leaves; prints the trace as it comes, a table of A against B, and with `--headless` one line of JSON.
 
-mod cluster;
+pub mod cluster;
 mod outcome;
 mod part;
 mod show;
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, Parser};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::private_containerd::Version;
@@ -49,6 +49,17 @@ pub struct Options {
 }
 
 impl Options {
+    /// As of a command line, without the command.
+    pub fn parse(words: &[&str]) -> Result<Options> {
+        #[derive(Parser)]
+        #[command(no_binary_name = true)]
+        struct Alone {
+            #[command(flatten)]
+            options: Options,
+        }
+        Ok(Alone::try_parse_from(words)?.options)
+    }
+
     /// What the machine needs for it.
     #[must_use]
     pub fn roles(&self) -> &'static [Role] {
@@ -63,7 +74,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let stop = Interrupted::install()?;
     let version = Version::of_the_system()?;
     if options.cluster {
-        return cluster::run(options, version, &stop);
+        let outcome = cluster::run(options, version, &stop)?;
+        return cluster::tell(&outcome, options);
     }
     println!(
         "containerd {}, {} MiB for all pods, a hog that leaks {} MiB/s\n",
@@ -89,9 +101,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 /// Ctrl-C and SIGTERM: turned into an error, so that everything is removed on the way out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Interrupted(Arc<AtomicBool>);
 
+/// Without [`Interrupted::install`] nobody interrupts.
 impl Interrupted {
     pub fn install() -> Result<Interrupted> {
         let flag = Arc::new(AtomicBool::new(false));

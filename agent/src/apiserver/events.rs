@@ -6,6 +6,7 @@
 //! first when it is full.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, ObjectReference};
@@ -28,13 +29,13 @@ use oomlet_core::trace::record::{Kind, Record, RecordPod};
 /// client-go's `maxTriesPerEvent`.
 const TRIES: usize = 12;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EventWriter {
     pub client: ApiServer,
     pub node_name: String,
     pub journal: Arc<Journal>,
-    /// Of the last record that was taken, so that a writer that starts anew tells nothing twice.
-    pub after_seq: u64,
+    /// `seq` of the last record that was taken, so that a writer that starts anew tells nothing twice.
+    pub taken: Arc<AtomicU64>,
     pub snapshots: watch::Receiver<Arc<NodeSnapshot>>,
     /// `eventRecordQPS`; 0: no bound.
     pub per_second: u32,
@@ -47,15 +48,12 @@ impl EventWriter {
     pub async fn run(self) {
         let mut correlator = Correlator::new(self.node_name.clone());
         let pace = Pace::new(self.per_second, self.burst);
-        let (backlog, mut live) = self.journal.follow(self.after_seq);
-        let mut last = self.after_seq;
+        let (backlog, mut live) = self.journal.follow(self.taken.load(Ordering::SeqCst));
         for record in backlog {
-            last = last.max(record.seq);
             self.tell(&record, &mut correlator, &pace).await;
         }
         loop {
             match live.recv().await {
-                Ok(record) if record.seq <= last => {}
                 Ok(record) => self.tell(&record, &mut correlator, &pace).await,
                 Err(RecvError::Lagged(lost)) => {
                     tracing::warn!(
@@ -69,6 +67,10 @@ impl EventWriter {
     }
 
     async fn tell(&self, record: &Record, correlator: &mut Correlator, pace: &Pace) {
+        // First: should its telling panic, it would again.
+        if self.taken.fetch_max(record.seq, Ordering::SeqCst) >= record.seq {
+            return;
+        }
         let Some((type_, reason)) = event_of(record) else { return };
         let (about, message) = match &record.pod {
             Some(pod) => {
@@ -176,3 +178,6 @@ fn node_message(node: &str, reason: &str, record: &Record) -> String {
     }
     record.message.clone()
 }
+
+#[cfg(test)]
+mod tests;

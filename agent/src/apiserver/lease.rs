@@ -19,7 +19,7 @@ pub const NAMESPACE: &str = "kube-node-lease";
 /// kubelet's `renewIntervalFraction`.
 const RENEWALS: u32 = 4;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LeaseTask {
     pub client: ApiServer,
     pub node_name: String,

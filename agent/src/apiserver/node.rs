@@ -34,7 +34,7 @@ use oomlet_core::trace::record::{Kind, Record};
 /// How often the images are listed, which changes rarely and is not urgent.
 const IMAGES_EVERY: Duration = Duration::from_secs(60);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NodeTask {
     pub client: ApiServer,
     pub identity: Arc<NodeIdentity>,
@@ -64,7 +64,7 @@ struct Known {
     images_at: Option<Instant>,
     failure: Option<String>,
     published: PublishedNode,
-    /// As it was told last.
+    /// As it was told last, by this agent or by an earlier one.
     ready: Option<bool>,
     retry_at: Option<Instant>,
 }
@@ -131,6 +131,9 @@ impl NodeTask {
             let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
             Some((node.metadata.labels.clone().unwrap_or_default(), taints))
         };
+        if known.ready.is_none() {
+            known.ready = there.as_deref().and_then(node::ready);
+        }
         let before = std::mem::replace(&mut known.there, there);
         self.node.send_replace(known.there.clone());
         match says(&known.there) {

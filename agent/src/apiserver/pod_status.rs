@@ -5,6 +5,7 @@
 //! Reads: the SyncLoop's snapshots, the pods as the API server has them. Emits: requests, one at a time a pod.
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::watcher::ExponentialBackoff;
 use kube::{Api, Client};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::{ApiPods, ApiServer, RequestError, chain, request, retry_delays};
@@ -27,6 +28,8 @@ use oomlet_core::pod::{Pod, PodRef, PodUid};
 const AT_A_TIME: usize = 8;
 /// What the API server refuses for what it is will hardly be taken the next moment.
 const REFUSED_AGAIN: Duration = Duration::from_secs(30);
+/// What may wait for the next of the same pod, see [`Step::Patch`]: as long as clearing away takes on a busy node.
+const WAITS_FOR_MORE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct StatusManager {
@@ -45,6 +48,8 @@ pub struct StatusManager {
     in_flight: JoinSet<Done>,
     busy: BTreeSet<PodUid>,
     failing: HashMap<PodUid, Failing>,
+    /// Pods with something to tell that may wait, and until when.
+    waiting: HashMap<PodUid, Instant>,
     /// What was written last, and the version of the object that came of it: the API server may have kept something
     /// otherwise than it was written, which writing it again would not change.
     written: HashMap<PodUid, (Arc<PodStatus>, Option<String>)>,
@@ -99,6 +104,7 @@ impl StatusManager {
             in_flight: JoinSet::new(),
             busy: BTreeSet::new(),
             failing: HashMap::new(),
+            waiting: HashMap::new(),
             written: HashMap::new(),
             deleted: BTreeSet::new(),
         }
@@ -106,11 +112,15 @@ impl StatusManager {
 
     /// Ends when the SyncLoop or one of the other tasks has gone.
     pub async fn run(mut self) {
+        // What they have by now counts, too.
         self.snapshots.mark_changed();
+        self.api_pods.mark_changed();
+        self.node.mark_changed();
         loop {
             self.start_due();
             let again = self.failing.iter().filter(|(uid, _)| !self.busy.contains(*uid));
-            let again = again.map(|(_, f)| f.again_at).filter(|at| *at > Instant::now()).min();
+            let again = again.map(|(_, f)| f.again_at).chain(self.waiting.values().copied());
+            let again = again.filter(|at| *at > Instant::now()).min();
             let retry = async {
                 match again {
                     Some(at) => sleep_until(at).await,
@@ -123,8 +133,12 @@ impl StatusManager {
                 changed = self.api_pods.changed() => changed.map(|()| self.look_at_api_pods()).is_ok(),
                 changed = self.node.changed() => changed.map(|()| self.look_at_node()).is_ok(),
                 Some(done) = self.in_flight.join_next() => {
-                    if let Ok(done) = done {
-                        self.done(done);
+                    match done.map_err(JoinError::try_into_panic) {
+                        Ok(done) => self.done(done),
+                        // Its pod would be busy for ever: all starts anew.
+                        Err(Ok(panic)) => resume_unwind(panic),
+                        // Nobody cancels one.
+                        Err(Err(_)) => {}
                     }
                     true
                 }
@@ -203,6 +217,8 @@ impl StatusManager {
             return;
         }
         let now = Instant::now();
+        let waited = self.waiting.iter().filter(|(_, at)| **at <= now);
+        self.dirty.extend(waited.map(|(uid, _)| uid.clone()));
         let waits = |uid: &PodUid| {
             self.busy.contains(uid) || self.failing.get(uid).is_some_and(|failing| failing.again_at > now)
         };
@@ -214,8 +230,14 @@ impl StatusManager {
             self.dirty.remove(&uid);
             let view = view(&self.snapshot, &self.pods, &self.node_name, self.node_uid.as_deref());
             match view.step(&uid) {
-                Some(step) => self.start(uid, step),
+                Some(Step::Patch { may_wait: true, .. })
+                    if *self.waiting.entry(uid.clone()).or_insert(now + WAITS_FOR_MORE) > now => {}
+                Some(step) => {
+                    self.waiting.remove(&uid);
+                    self.start(uid, step);
+                }
                 None => {
+                    self.waiting.remove(&uid);
                     self.failing.remove(&uid);
                 }
             }
@@ -319,7 +341,7 @@ fn is_newer(a: &Pod, b: &Pod) -> bool {
 
 async fn carry_out(client: Client, step: Step) -> Result<Option<Pod>, RequestError> {
     match step {
-        Step::Patch { pod, patch } => {
+        Step::Patch { pod, patch, .. } => {
             let api: Api<Pod> = Api::namespaced(client, &pod.namespace);
             let params = PatchParams::default();
             request(api.patch_status(&pod.name, &params, &Patch::Strategic(&patch))).await.map(lean)
@@ -341,7 +363,9 @@ async fn carry_out(client: Client, step: Step) -> Result<Option<Pod>, RequestErr
     }
 }
 
+/// What is compared with what should be; the rest is the larger part.
 fn lean(mut pod: Pod) -> Option<Pod> {
     pod.metadata.managed_fields = None;
+    pod.spec = None;
     Some(pod)
 }

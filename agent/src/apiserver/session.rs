@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::ApiServer;
@@ -16,14 +14,12 @@ use super::node::NodeTask;
 use super::node_info::NodeIdentity;
 use super::pod_status::StatusManager;
 use super::pods::PodWatch;
+use super::supervise::{self, Task};
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::pleg::PlegHandle;
 use crate::trace::journal::Journal;
 use oomlet_core::node::event::{Event, PodSource};
 use oomlet_core::node::published::NodeSnapshot;
-
-/// After the end of a task that should have none.
-const START_AGAIN: Duration = Duration::from_secs(1);
 
 /// Everything that the tasks need beside the API server.
 #[derive(Clone, Debug)]
@@ -63,30 +59,20 @@ impl Session {
     async fn hold(self) {
         let Some((client, heartbeats)) = self.connect().await else { return };
         self.client.send_replace(Some(client.clone()));
-        loop {
-            // Dropped with this future, and the tasks with it.
-            let mut tasks = self.start(&client, &heartbeats);
-            if let Some(Err(error)) = tasks.join_next().await {
-                tracing::error!(%error, "a task that talks to the API server has failed, which is a defect of the agent");
-            }
-            // They read each other: all start anew.
-            drop(tasks);
-            sleep(START_AGAIN).await;
-        }
+        supervise::run(self.tasks(&client, &heartbeats)).await;
     }
 
-    fn start(&self, client: &ApiServer, heartbeats: &ApiServer) -> JoinSet<()> {
+    /// What one tells another goes by channels that outlive each of them.
+    fn tasks(&self, client: &ApiServer, heartbeats: &ApiServer) -> Vec<Task> {
         let (pods_tx, pods) = watch::channel(None);
         let (node_tx, node) = watch::channel(None);
         let node_name = self.identity.name.clone();
-        let mut tasks = JoinSet::new();
         let watch = PodWatch {
             client: client.clone(),
             node_name: node_name.clone(),
             events: self.events.clone(),
             pods: pods_tx,
         };
-        tasks.spawn(watch.run());
         let node_task = NodeTask {
             client: heartbeats.clone(),
             identity: Arc::clone(&self.identity),
@@ -101,27 +87,38 @@ impl Session {
             node: node_tx,
             journal: Arc::clone(&self.journal),
         };
-        tasks.spawn(node_task.run());
         let lease = LeaseTask {
             client: heartbeats.clone(),
             node_name: node_name.clone(),
             duration: self.lease_duration,
             node: node.clone(),
         };
-        tasks.spawn(lease.run());
         let events = EventWriter {
             client: client.clone(),
             node_name: node_name.clone(),
             journal: Arc::clone(&self.journal),
-            after_seq: 0,
+            taken: Arc::default(),
             snapshots: self.snapshots.clone(),
             per_second: self.event_qps,
             burst: self.event_burst,
         };
-        tasks.spawn(events.run());
-        let statuses = StatusManager::new(client.clone(), node_name, self.snapshots.clone(), pods, node);
-        tasks.spawn(statuses.run());
-        tasks
+        let (client, snapshots) = (client.clone(), self.snapshots.clone());
+        let statuses = move || {
+            StatusManager::new(
+                client.clone(),
+                node_name.clone(),
+                snapshots.clone(),
+                pods.clone(),
+                node.clone(),
+            )
+        };
+        vec![
+            Task::new("pods", move || watch.clone().run()),
+            Task::new("node", move || node_task.clone().run()),
+            Task::new("lease", move || lease.clone().run()),
+            Task::new("events", move || events.clone().run()),
+            Task::new("pod_status", move || statuses().run()),
+        ]
     }
 
     /// Waits for the first client. Who waits for the node's pods hears of it when that takes longer.

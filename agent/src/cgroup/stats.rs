@@ -18,7 +18,7 @@ use crate::clock;
 use oomlet_core::clock::Mono;
 use oomlet_core::pod::PodUid;
 use oomlet_core::reason::Reason;
-use oomlet_core::signal::{Domain, DomainReading, Hierarchy, MemoryReading, ReadScope, StatAge, rstat};
+use oomlet_core::signal::{Domain, DomainReading, Hierarchy, MemoryReading, ReadScope, rstat};
 
 pub use super::parse::Psi;
 
@@ -26,7 +26,7 @@ mod rstat_flush;
 mod statistics;
 
 use rstat_flush::{RstatFlush, Why};
-use statistics::StatFile;
+use statistics::{StatFile, may_hide_a_leak};
 
 /// `/proc/vmstat` is the largest of the files, about 4.5 KiB on Linux 6.18; `memory.stat` has 2 KiB.
 const BUFFER_BYTES: usize = 32 * 1024;
@@ -229,7 +229,8 @@ impl MemoryFiles {
 
     /// Where statistics are stale or stand still, has the kernel flush all below them, so that the next readings find them
     /// true. Where they are stale, once for so much as is charged meanwhile: whoever does not charge has nothing new to be flushed. Only,
-    /// usage does not always tell: in a full cgroup it stays as it is while page cache makes room for a leak.
+    /// usage does not always tell: in a full cgroup it stays as it is while page cache makes room for a leak. In one that is
+    /// not full it does.
     fn ask_for_flush(&mut self, domains: &[DomainReading]) {
         let kubepods = domains.iter().find(|d| d.domain == Domain::Kubepods);
         let usage_bytes = kubepods.map_or(0, |d| d.usage_bytes);
@@ -243,7 +244,7 @@ impl MemoryFiles {
             if self.rstat_flush.ask(Why::Stale) {
                 self.asked_at = Some(usage_bytes);
             }
-        } else if stale || kubepods.is_some_and(|d| d.statistics == StatAge::AsBefore) {
+        } else if stale || domains.iter().any(may_hide_a_leak) {
             self.rstat_flush.ask(Why::AsBefore);
         }
     }

@@ -153,8 +153,13 @@ pub fn container_status(c: cri::ContainerStatus, info: &Labels, sandbox_id: &str
 
 /// containerd and CRI-O both put a JSON object with `pid` under `info`. 0 means none.
 fn init_pid(info: &Labels) -> Option<u32> {
-    let json: serde_json::Value = serde_json::from_str(info.get("info")?).ok()?;
-    u32::try_from(json.get("pid")?.as_u64()?).ok().filter(|&pid| pid != 0)
+    /// Of an object with the whole OCI spec in it.
+    #[derive(serde::Deserialize)]
+    struct Info {
+        pid: u32,
+    }
+    let info: Info = serde_json::from_str(info.get("info")?).ok()?;
+    Some(info.pid).filter(|&pid| pid != 0)
 }
 
 /// Where the container's termination message file lies on the host, from its mounts and annotations.

@@ -321,13 +321,15 @@ impl RuntimeClient {
         })
     }
 
-    /// Everything the runtime has of one pod, newest first. What vanishes between list and status is left out.
+    /// Everything the runtime has of one pod, newest first. What vanishes between list and status is left out. `known`: as it
+    /// was read before; the pid of a container's first process is not asked for twice, for it takes the whole OCI spec.
     ///
     /// # Errors
     /// When the runtime does not answer.
     pub async fn pod_status(
         &self,
         uid: &PodUid,
+        known: &PodRuntimeStatus,
     ) -> Result<(PodRuntimeStatus, Vec<ContainerDetail>), CriError> {
         let mut status = PodRuntimeStatus::default();
         for s in self.list_sandboxes(Some(uid)).await? {
@@ -340,8 +342,14 @@ impl RuntimeClient {
         let mut details = Vec::new();
         for c in self.raw_containers(Some(uid)).await? {
             let running = convert::state(c.state) == ContainerState::Running;
-            match self.container_status(&c.id, &c.pod_sandbox_id, running).await {
-                Ok(detail) => details.push(detail),
+            let pid = known.containers.iter().find(|k| k.id == c.id).and_then(|k| k.pid);
+            match self.container_status(&c.id, &c.pod_sandbox_id, running && pid.is_none()).await {
+                Ok(mut detail) => {
+                    if detail.status.state == ContainerState::Running {
+                        detail.status.pid = detail.status.pid.or(pid);
+                    }
+                    details.push(detail);
+                }
                 Err(e) if e.is_not_found() => {}
                 Err(e) => return Err(e),
             }

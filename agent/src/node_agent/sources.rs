@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Setup;
-use crate::pod_source;
 use crate::pod_source::http::{HttpSource, HttpSourceError};
+use crate::pod_source::{self, Here};
 use oomlet_core::node::event::{Event, PodSource};
 
 /// One task a source.
@@ -22,12 +22,13 @@ pub fn watch(
     (events, cancel): (&mpsc::Sender<Event>, &CancellationToken),
 ) -> Result<(), HttpSourceError> {
     let config = &setup.config;
+    let here = Here { node_name: node_name.to_owned(), in_cluster: setup.cluster.kubeconfig.is_some() };
     if let Some(path) = config.static_pod_path.clone() {
-        let (name, rescan) = (node_name.to_owned(), config.file_check_frequency);
-        tracker.spawn(pod_source::watch(path, name, rescan, events.clone(), cancel.clone()));
+        let (here, rescan) = (here.clone(), config.file_check_frequency);
+        tracker.spawn(pod_source::watch(path, here, rescan, events.clone(), cancel.clone()));
     }
     if let Some(url) = config.static_pod_url.clone() {
-        let source = HttpSource::new(url, &config.static_pod_url_header, node_name.to_owned())?;
+        let source = HttpSource::new(url, &config.static_pod_url_header, here)?;
         tracker.spawn(source.watch(config.http_check_frequency, events.clone(), cancel.clone()));
     }
     if configured(setup).is_empty() {

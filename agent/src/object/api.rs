@@ -1,5 +1,6 @@
 //! ConfigMaps and Secrets of the API server: each is watched by its name, which is what Node authorization lets a node do,
-//! and only while a pod of this node names it. What was seen last holds while the server is away.
+//! and only while a pod of this node names it. What was seen last holds while the server is away, also what an earlier run
+//! of the agent has seen.
 //!
 //! An immutable one is read once and then no longer watched; it is read anew for a new pod, for it may have been deleted
 //! and made again since.
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use super::{BoxFuture, CHANGES, ObjectSource};
 use crate::apiserver::{Clients, chain, current};
 use crate::clock;
+use crate::content_store::ContentStore;
 use oomlet_core::object::{Object, ObjectError, ObjectKind, ObjectRef};
 use oomlet_core::pod::backoff::Exponential;
 use oomlet_core::pod::references::references;
@@ -33,12 +35,15 @@ use oomlet_core::pod::{Pod, PodRef, PodUid};
 /// How long who asks waits for an object that has not been seen yet, from when it is watched
 /// (`WaitForSync`'s second in watch_based_manager.go).
 const FIRST_SIGHT: Duration = Duration::from_secs(1);
+/// The same where an earlier run has seen it, unless the first attempt fails: what the server has now is better.
+const FRESH_SIGHT: Duration = Duration::from_secs(10);
 /// client-go's reflector waits 800 ms at first. A refusal right after a pod was bound passes within milliseconds: the server's
 /// authorizer is just behind.
 const WATCH_AGAIN: Exponential = Exponential::new(Duration::from_millis(100), Duration::from_secs(30));
 
 pub struct ApiObjects {
     clients: Clients,
+    store: ContentStore,
     changes: broadcast::Sender<ObjectRef>,
     tracker: TaskTracker,
     cancel: CancellationToken,
@@ -74,6 +79,8 @@ struct Seen {
     missed: AtomicBool,
     /// Until when who asks waits.
     patience: Instant,
+    /// An earlier run of the agent has seen it.
+    from_store: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -89,12 +96,17 @@ struct Sight {
 }
 
 impl ApiObjects {
-    /// `clients`: the one to use from now on, which may become another when the node's certificate does. Its tasks run on
-    /// `tracker` until `cancel`.
+    /// `clients`: the one to use from now on, which may become another when the node's certificate does. `store`: for the
+    /// next start, and from the last. Its tasks run on `tracker` until `cancel`.
     #[must_use]
-    pub fn new(clients: Clients, tracker: TaskTracker, cancel: CancellationToken) -> Arc<ApiObjects> {
+    pub fn new(
+        clients: Clients,
+        store: ContentStore,
+        tracker: TaskTracker,
+        cancel: CancellationToken,
+    ) -> Arc<ApiObjects> {
         let changes = broadcast::Sender::new(CHANGES);
-        Arc::new(ApiObjects { clients, changes, tracker, cancel, needed: Mutex::default() })
+        Arc::new(ApiObjects { clients, store, changes, tracker, cancel, needed: Mutex::default() })
     }
 
     fn needed(&self) -> MutexGuard<'_, Needed> {
@@ -108,15 +120,19 @@ impl ApiObjects {
     }
 
     fn watch(&self, object: &ObjectRef, known: Option<Option<Arc<Object>>>) -> (Arc<Seen>, DropGuard) {
+        let stored = if known.is_none() { self.store.object(object) } else { None };
+        let from_store = stored.is_some();
+        let known = known.or_else(|| stored.map(|content| content.map(Arc::new)));
         let sight = watch::Sender::new(Sight { content: known, ..Sight::default() });
-        let patience = Instant::now() + FIRST_SIGHT;
-        let seen = Arc::new(Seen { sight, missed: AtomicBool::new(false), patience });
+        let patience = Instant::now() + if from_store { FRESH_SIGHT } else { FIRST_SIGHT };
+        let seen = Arc::new(Seen { sight, missed: AtomicBool::new(false), patience, from_store });
         let cancel = self.cancel.child_token();
         let watch = Watch {
             object: object.clone(),
             clients: self.clients.clone(),
             seen: Arc::clone(&seen),
             changes: self.changes.clone(),
+            store: self.store.clone(),
         };
         let (ended, kind) = (cancel.clone(), object.kind);
         self.tracker.spawn(async move {
@@ -138,6 +154,7 @@ impl ObjectSource for ApiObjects {
         if needed.by_pod.contains_key(&uid) {
             return;
         }
+        self.store.hold(&uid, &objects);
         for object in &objects {
             let known = needed.watched.remove(object);
             let mut watched = match known {
@@ -183,7 +200,11 @@ impl ObjectSource for ApiObjects {
             let mut sight = seen.sight.subscribe();
             // In time or not: what is known then counts. Before, so that an answer in between is told.
             seen.missed.store(true, Ordering::SeqCst);
-            let in_time = tokio::time::timeout_at(seen.patience, sight.wait_for(|s| s.current)).await.is_ok();
+            let settled = |s: &Sight| s.current || seen.from_store && s.why.is_some();
+            let in_time = match tokio::time::timeout_at(seen.patience, sight.wait_for(settled)).await {
+                Ok(Ok(sight)) => sight.current,
+                _ => false,
+            };
             if in_time {
                 seen.missed.store(false, Ordering::SeqCst);
             }
@@ -207,6 +228,7 @@ struct Watch {
     clients: Clients,
     seen: Arc<Seen>,
     changes: broadcast::Sender<ObjectRef>,
+    store: ContentStore,
 }
 
 impl Watch {
@@ -255,6 +277,10 @@ impl Watch {
         self.seen.sight.send_modify(|sight| {
             // The first sight of all is a change to nobody but who has asked in vain.
             changed = sight.content.as_ref().is_some_and(|known| *known != content);
+            // Also for the next start of the agent.
+            if sight.content.as_ref() != Some(&content) {
+                self.store.keep_object(&self.object, content.as_deref());
+            }
             *sight = Sight { content: Some(content), current: true, why: None, immutable };
         });
         if changed || self.seen.missed.swap(false, Ordering::SeqCst) {
@@ -275,7 +301,8 @@ impl Watch {
 }
 
 /// Without what an answer that cannot be read has in it.
-fn reason(error: &kube::runtime::watcher::Error) -> String {
+#[must_use]
+pub fn reason(error: &kube::runtime::watcher::Error) -> String {
     use kube::runtime::watcher::Error;
     match error {
         Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => {

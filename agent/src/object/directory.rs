@@ -1,21 +1,16 @@
-//! A directory of manifests of ConfigMaps and Secrets, which standalone takes the API server's place: inotify says when to
-//! look, a rescan heals what it misses. A file that cannot be read or used keeps what it held before, so that a broken edit
-//! takes nothing away from a running pod.
+//! A directory of manifests of ConfigMaps and Secrets, which standalone takes the API server's place.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tokio::sync::broadcast;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{BoxFuture, CHANGES, ObjectSource};
-use crate::watched_dir::Watcher;
+use crate::manifest_dir::{Looks, ManifestDir};
 use oomlet_core::manifest::MAX_BYTES;
 use oomlet_core::object::{self, ManifestObject, Object, ObjectError, ObjectRef};
 use oomlet_core::pod::{Pod, PodUid};
@@ -30,19 +25,11 @@ pub struct DirectoryObjects {
     changes: broadcast::Sender<ObjectRef>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Files {
-    by_path: BTreeMap<PathBuf, Remembered>,
+    dir: ManifestDir<Vec<ManifestObject>>,
     /// What was said of them, so that each is told once.
     told: BTreeSet<String>,
-}
-
-/// What is known of one file.
-#[derive(Debug)]
-struct Remembered {
-    digest: Option<[u8; 32]>,
-    objects: Vec<ManifestObject>,
-    error: Option<String>,
 }
 
 impl DirectoryObjects {
@@ -50,32 +37,17 @@ impl DirectoryObjects {
     #[must_use]
     pub fn open(path: PathBuf) -> Arc<DirectoryObjects> {
         let changes = broadcast::Sender::new(CHANGES);
-        let opened = DirectoryObjects { path, known: RwLock::default(), files: Mutex::default(), changes };
+        let files = Mutex::new(Files { dir: ManifestDir::new(path.clone()), told: BTreeSet::new() });
+        let opened = DirectoryObjects { path, known: RwLock::default(), files, changes };
         opened.scan();
         Arc::new(opened)
     }
 
     /// The task. Ends when `cancel` is cancelled. `rescan`: `fileCheckFrequency`.
     pub async fn run(self: Arc<Self>, rescan: Duration, cancel: CancellationToken) {
-        let mut watcher = Watcher::new(&self.path);
-        let mut ticker = interval(rescan.max(Duration::from_millis(1)));
-        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                // Cancel-safe: a lost wait loses nothing.
-                () = cancel.cancelled() => return,
-                // Cancel-safe: tokio documents it. The first tick comes at once.
-                _ = ticker.tick() => {}
-                // Cancel-safe: an event stays in the kernel's queue until it is read, and one read is enough.
-                () = watcher.changed() => {
-                    tokio::select! {
-                        () = cancel.cancelled() => return,
-                        () = watcher.settled() => {}
-                    }
-                }
-            }
-            // Watch before reading: what changes in between is seen by one of the two.
-            watcher.ensure();
+        let mut looks = Looks::new(&self.path, rescan);
+        // Cancel-safe: the agent ends.
+        while cancel.run_until_cancelled(looks.next()).await.is_some() {
             let this = Arc::clone(&self);
             if let Err(error) = tokio::task::spawn_blocking(move || this.scan()).await {
                 // Only a panic or the runtime's end gets here.
@@ -88,7 +60,7 @@ impl DirectoryObjects {
     /// Blocking.
     fn scan(&self) {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(found) = files.scan(&self.path) else { return };
+        let Some(found) = files.scan() else { return };
         let before = {
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *known, found.clone())
@@ -121,43 +93,27 @@ impl ObjectSource for DirectoryObjects {
 
 impl Files {
     /// `None`: the directory cannot be read, so nothing is known.
-    fn scan(&mut self, dir: &Path) -> Option<Known> {
+    fn scan(&mut self) -> Option<Known> {
         let mut said = BTreeSet::new();
-        let paths = match files_of(dir) {
-            Ok(paths) => paths,
-            Err(error) => {
-                said.insert(format!(
-                    "cannot read the directory of ConfigMaps and Secrets {}: {error}; create it or check its permissions \
-                     (oomlet.objects)",
-                    dir.display()
-                ));
+        if let Err(error) = self.dir.scan(|content, _| read(content)) {
+            said.insert(format!(
+                "cannot read the directory of ConfigMaps and Secrets {}: {error}; create it or check its permissions \
+                 (oomlet.objects)",
+                self.dir.path().display()
+            ));
+            if error.kind() != ErrorKind::NotFound {
                 self.tell(said);
-                if error.kind() != ErrorKind::NotFound {
-                    return None;
-                }
-                self.by_path.clear();
-                return Some(Known::new());
-            }
-        };
-        let mut before = std::mem::take(&mut self.by_path);
-        for path in paths {
-            if let Some(file) = read(&path, before.remove(&path)) {
-                self.by_path.insert(path, file);
+                return None;
             }
         }
         let mut known = Known::new();
-        for (path, file) in &self.by_path {
+        for (path, file) in self.dir.files() {
             if let Some(error) = &file.error {
                 said.insert(format!("{}: {error}", path.display()));
             }
-            for object in &file.objects {
+            for object in file.value.iter().flatten() {
                 if known.contains_key(&object.object) {
-                    let name = &object.object;
-                    said.insert(format!(
-                        "{}: {name} in namespace {} is in an earlier file too, which counts; remove one",
-                        path.display(),
-                        name.namespace
-                    ));
+                    said.insert(in_an_earlier_file(path, &object.object));
                 } else {
                     known.insert(object.object.clone(), Arc::new(object.content.clone()));
                 }
@@ -175,52 +131,19 @@ impl Files {
     }
 }
 
-/// In order of name, without hidden ones.
-fn files_of(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            paths.push(entry.path());
-        }
-    }
-    paths.sort();
-    Ok(paths)
+fn in_an_earlier_file(path: &Path, name: &ObjectRef) -> String {
+    format!(
+        "{}: {name} in namespace {} is in an earlier file too, which counts; remove one",
+        path.display(),
+        name.namespace
+    )
 }
 
-/// `None`: gone, or not a file.
-fn read(path: &Path, known: Option<Remembered>) -> Option<Remembered> {
-    let broken = |error: String, digest, known: Option<Remembered>| {
-        Some(Remembered { digest, objects: known.map(|k| k.objects).unwrap_or_default(), error: Some(error) })
-    };
-    let content = match content(path) {
-        Ok(content) => content?,
-        Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        Err(error) => return broken(format!("cannot be read: {error}; check its permissions"), None, known),
-    };
-    let digest = Some(Sha256::digest(&content).into());
-    if let Some(known) = known.as_ref()
-        && known.digest == digest
-    {
-        return Some(Remembered { digest, objects: known.objects.clone(), error: known.error.clone() });
-    }
+fn read(content: &[u8]) -> Result<Vec<ManifestObject>, String> {
     if content.len() > MAX_BYTES {
-        return broken("larger than 10 MiB; split it".to_owned(), digest, known);
+        return Err("larger than 10 MiB; split it".to_owned());
     }
-    match object::read(&content) {
-        Ok(objects) => Some(Remembered { digest, objects, error: None }),
-        Err(error) => broken(error.to_string(), digest, known),
-    }
-}
-
-/// At most one byte more than a manifest may have. `None`: a directory, a socket, a pipe (which would block).
-fn content(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Ok(None);
-    }
-    let mut content = Vec::new();
-    File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut content)?;
-    Ok(Some(content))
+    object::read(content).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! What the runtime has at one moment, and what happened between two such moments. Pure.
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cri::convert::{ListedContainer, ListedSandbox};
 use oomlet_core::clock::Mono;
 use oomlet_core::node::event::{PodLifecycleEvent, PodLifecycleEventKind, RuntimePod, RuntimePods};
 use oomlet_core::pod::runtime_status::ContainerState;
-use oomlet_core::pod::{ContainerInstance, PodUid};
+use oomlet_core::pod::{ContainerInstance, PodUid, containers};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -22,78 +22,73 @@ impl Snapshot {
         let empty = |pod: &oomlet_core::pod::PodRef| RuntimePod {
             pod: pod.clone(),
             containers: Vec::new(),
-            ready_sandboxes: 0,
-            sandboxes: 0,
+            sandboxes: Vec::new(),
         };
         for s in &self.sandboxes {
             let pod = pods.entry(&s.pod.uid).or_insert_with(|| empty(&s.pod));
-            pod.sandboxes += 1;
-            pod.ready_sandboxes += usize::from(s.ready);
+            pod.sandboxes.push(containers::ListedSandbox { id: s.id.clone(), ready: s.ready });
         }
         let mut containers: Vec<&ListedContainer> = self.containers.iter().collect();
         containers.sort_by_key(|c| std::cmp::Reverse(c.created_at_ns));
         for c in containers {
             let pod = pods.entry(&c.pod.uid).or_insert_with(|| empty(&c.pod));
             let container = ContainerInstance { name: c.name.clone(), id: c.id.clone() };
-            pod.containers.push(oomlet_core::pod::containers::ListedContainer { container, state: c.state });
+            pod.containers.push(containers::ListedContainer { container, state: c.state });
         }
         RuntimePods { listed_at, pods: pods.into_values().collect() }
     }
 
     /// What happened since `old`, in kubelet's words (`generateEvents`, pkg/kubelet/pleg/generic.go): a container
     /// that started and ended between two looks has died. A created one and one of unknown state are no event.
-    /// Pids are not known here.
     #[must_use]
     pub fn events_since(&self, old: &Snapshot) -> Vec<PodLifecycleEvent> {
         use PodLifecycleEventKind::{ContainerDied, ContainerRemoved, ContainerStarted, PodSandboxChanged};
         let mut events = Vec::new();
         let mut push = |pod: &PodUid, kind, id: &str| {
-            events.push(PodLifecycleEvent { pod: pod.clone(), kind, id: id.to_owned(), pid: None });
+            events.push(PodLifecycleEvent { pod: pod.clone(), kind, id: id.to_owned() });
         };
-        let states = |s: &Snapshot| -> BTreeMap<String, (PodUid, bool)> {
-            s.sandboxes.iter().map(|s| (s.id.clone(), (s.pod.uid.clone(), s.ready))).collect()
-        };
-        for (id, (pod, _)) in changed(states(old), &states(self)) {
-            push(&pod, PodSandboxChanged, &id);
+        for (id, pod, ..) in changed(readiness(&old.sandboxes), readiness(&self.sandboxes)) {
+            push(pod, PodSandboxChanged, id);
         }
-        let states = |s: &Snapshot| -> BTreeMap<String, (PodUid, ContainerState)> {
-            s.containers.iter().map(|c| (c.id.clone(), (c.pod.uid.clone(), c.state))).collect()
-        };
-        let (before, after) = (states(old), states(self));
-        for (id, (pod, state)) in changed(before.clone(), &after) {
-            let was = before.get(&id).map(|(_, s)| *s);
-            match (was, state) {
-                (_, Some(ContainerState::Running)) => push(&pod, ContainerStarted, &id),
-                (_, Some(ContainerState::Exited)) => push(&pod, ContainerDied, &id),
+        for (id, pod, was, is) in changed(states(&old.containers), states(&self.containers)) {
+            match (was, is) {
+                (_, Some(ContainerState::Running)) => push(pod, ContainerStarted, id),
+                (_, Some(ContainerState::Exited)) => push(pod, ContainerDied, id),
                 (_, Some(ContainerState::Created | ContainerState::Unknown)) => {}
                 (Some(ContainerState::Running | ContainerState::Unknown), None) => {
-                    push(&pod, ContainerDied, &id);
-                    push(&pod, ContainerRemoved, &id);
+                    push(pod, ContainerDied, id);
+                    push(pod, ContainerRemoved, id);
                 }
-                (_, None) => push(&pod, ContainerRemoved, &id),
+                (_, None) => push(pod, ContainerRemoved, id),
             }
         }
         events
     }
 }
 
-/// Ids whose state differs, each with its state now; `None`: gone.
-fn changed<S: Copy + PartialEq>(
-    old: BTreeMap<String, (PodUid, S)>,
-    new: &BTreeMap<String, (PodUid, S)>,
-) -> impl Iterator<Item = (String, (PodUid, Option<S>))> {
-    let mut found: BTreeMap<String, (PodUid, Option<S>)> = BTreeMap::new();
-    for (id, (pod, state)) in new {
-        if old.get(id).map(|(_, s)| s) != Some(state) {
-            found.insert(id.clone(), (pod.clone(), Some(*state)));
-        }
-    }
-    for (id, (pod, _)) in old {
-        if let (false, btree_map::Entry::Vacant(e)) = (new.contains_key(&id), found.entry(id)) {
-            e.insert((pod, None));
-        }
-    }
-    found.into_iter()
+/// By id, of which pod, and how it is.
+type States<'a, S> = BTreeMap<&'a str, (&'a PodUid, S)>;
+
+fn states(containers: &[ListedContainer]) -> States<'_, ContainerState> {
+    containers.iter().map(|c| (c.id.as_str(), (&c.pod.uid, c.state))).collect()
+}
+
+fn readiness(sandboxes: &[ListedSandbox]) -> States<'_, bool> {
+    sandboxes.iter().map(|s| (s.id.as_str(), (&s.pod.uid, s.ready))).collect()
+}
+
+/// What differs, by id: its state before and now; `None`: not there.
+fn changed<'a, S: Copy + PartialEq>(
+    old: States<'a, S>,
+    new: States<'a, S>,
+) -> impl Iterator<Item = (&'a str, &'a PodUid, Option<S>, Option<S>)> {
+    let ids: BTreeSet<&'a str> = old.keys().chain(new.keys()).copied().collect();
+    ids.into_iter().filter_map(move |id| {
+        let (was, is) = (old.get(id), new.get(id));
+        let (pod, _) = is.or(was)?;
+        let (was, is) = (was.map(|(_, state)| *state), is.map(|(_, state)| *state));
+        (was != is).then_some((id, *pod, was, is))
+    })
 }
 
 #[cfg(test)]
@@ -181,7 +176,10 @@ mod tests {
         let pods = s.pods(Mono::ZERO).pods;
         assert_eq!(pods.len(), 2);
         let u = pods.iter().find(|p| p.pod.uid.as_str() == "u").unwrap();
-        assert_eq!((u.sandboxes, u.ready_sandboxes), (2, 1));
+        assert_eq!(
+            u.sandboxes.iter().map(|s| (s.id.as_str(), s.ready)).collect::<Vec<_>>(),
+            [("s1", false), ("s2", true)]
+        );
         assert_eq!(u.containers.iter().map(|c| c.container.id.as_str()).collect::<Vec<_>>(), ["new", "old"]);
     }
 

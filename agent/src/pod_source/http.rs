@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::Here;
 use oomlet_core::manifest::{self, MAX_BYTES, Manifest};
 use oomlet_core::node::event::{Event, PodUpdate, RejectedManifest};
 use oomlet_core::pod::PodRef;
@@ -49,7 +50,7 @@ pub struct HttpSource {
     client: reqwest::Client,
     /// With each request and not as the client's defaults: of those it sends one value a name.
     headers: HeaderMap,
-    hostname: String,
+    here: Here,
     /// The last answer, be it usable or not, and what it came to.
     answer: Option<(Vec<u8>, Result<(), String>)>,
     manifests: Vec<Manifest>,
@@ -61,7 +62,7 @@ impl HttpSource {
     pub fn new(
         url: String,
         headers: &BTreeMap<String, Vec<String>>,
-        hostname: String,
+        here: Here,
     ) -> Result<HttpSource, HttpSourceError> {
         let mut all = HeaderMap::new();
         for (name, values) in headers {
@@ -79,7 +80,7 @@ impl HttpSource {
             client = client.tls_certs_only([]);
         }
         let client = client.build().map_err(|source| HttpSourceError::Client { url: url.clone(), source })?;
-        Ok(HttpSource { url, client, headers: all, hostname, answer: None, manifests: Vec::new() })
+        Ok(HttpSource { url, client, headers: all, here, answer: None, manifests: Vec::new() })
     }
 
     /// Ends when `cancel` is cancelled or nobody receives any more. `period`: `httpCheckFrequency`.
@@ -143,7 +144,13 @@ impl HttpSource {
     /// The complete list as of now. An answer that cannot be used is told beside the last that could.
     fn update(&mut self, body: Vec<u8>) -> PodUpdate {
         if self.answer.as_ref().is_none_or(|(before, _)| *before != body) {
-            let read = manifest::read_answer(&body, &self.url, &self.hostname);
+            let read = manifest::read_answer(&body, &self.url, &self.here.node_name);
+            // As with kubelet one that may not be makes the whole list unusable.
+            let read = read.and_then(|all| {
+                all.into_iter()
+                    .map(|manifest| manifest.checked(self.here.in_cluster))
+                    .collect::<Result<Vec<_>, _>>()
+            });
             let result = read.map_err(|error| error.to_string()).map(|manifests| {
                 for (manifest, key) in
                     manifests.iter().flat_map(|m| m.ignored.iter().map(move |key| (m, key)))

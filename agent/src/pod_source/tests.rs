@@ -27,11 +27,15 @@ fn manifest(name: &str, image: &str) -> String {
 
 impl Watching {
     fn start(rescan: Duration, path: impl FnOnce(&Path) -> PathBuf) -> Watching {
+        Watching::start_at(Here { node_name: "n".to_owned(), in_cluster: false }, rescan, path)
+    }
+
+    fn start_at(here: Here, rescan: Duration, path: impl FnOnce(&Path) -> PathBuf) -> Watching {
         let dir = tempfile::tempdir().unwrap();
         let (tx, rx) = mpsc::channel(16);
         let cancel = CancellationToken::new();
         let path = path(dir.path());
-        let task = tokio::spawn(watch(path, "n".to_owned(), rescan, tx, cancel.clone()));
+        let task = tokio::spawn(watch(path, here, rescan, tx, cancel.clone()));
         Watching { dir, rx, cancel, task }
     }
 
@@ -181,4 +185,21 @@ async fn it_ends_when_nobody_listens() {
     drop(rx);
     timeout(Duration::from_secs(10), task).await.expect("ends").unwrap();
     drop(dir);
+}
+
+#[tokio::test]
+async fn what_the_api_server_holds_is_not_for_static_pods_of_a_cluster() {
+    let text = manifest("web", "i").replace("spec: {", "spec: {serviceAccountName: robot, ");
+    for in_cluster in [true, false] {
+        let here = Here { node_name: "n".to_owned(), in_cluster };
+        let mut watching = Watching::start_at(here, NEVER, Path::to_owned);
+        fs::write(watching.file("web.yaml"), &text).unwrap();
+        if in_cluster {
+            let update = watching.until("refused", |update| !update.rejected.is_empty()).await;
+            assert_eq!(update.rejected[0].error, "static pods may not reference serviceaccounts");
+            assert!(update.pods.is_empty(), "{update:?}");
+        } else {
+            watching.until_pods(&["web-n=i"]).await;
+        }
+    }
 }

@@ -120,7 +120,12 @@ impl Worker {
         let contents = &self.context.contents;
         let (objects, services) = (contents.objects(pod).await, contents.service_env(pod));
         let services = services.map_err(Failure::config)?;
-        let from = EnvSources { node: &starting.env, objects: &objects, services: &services };
+        let (context, its_pod, its_container) = (self.context.clone(), pod.clone(), container.clone());
+        let read = self.blocking("reading environment files", move || {
+            context.volumes.env_files(&its_pod, &its_container)
+        });
+        let files = read.await.map_err(Failure::config)?;
+        let from = EnvSources { node: &starting.env, objects: &objects, services: &services, files: &files };
         let made = container_env(pod, container, from).map_err(Failure::config)?;
         for message in made.skipped {
             self.tell_container(

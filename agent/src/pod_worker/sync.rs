@@ -1,6 +1,7 @@
 //! Bringing a pod to what its manifest says: read, let `lifecycle` decide, carry it out, read again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{debug, info, warn};
@@ -40,7 +41,7 @@ impl Progress {
 }
 
 impl Worker {
-    pub(super) async fn sync(&mut self, pod: &Pod, probes: &ProbeResults) -> WorkerOutcome {
+    pub(super) async fn sync(&mut self, pod: &Arc<Pod>, probes: &ProbeResults) -> WorkerOutcome {
         match self.try_sync(pod, probes).await {
             Ok(outcome) => outcome,
             Err(e) => {
@@ -50,8 +51,12 @@ impl Worker {
         }
     }
 
-    async fn try_sync(&mut self, pod: &Pod, probes: &ProbeResults) -> Result<WorkerOutcome, WorkerError> {
-        let status = self.read().await?;
+    async fn try_sync(
+        &mut self,
+        pod: &Arc<Pod>,
+        probes: &ProbeResults,
+    ) -> Result<WorkerOutcome, WorkerError> {
+        let mut status = self.read().await?;
         let actions = lifecycle::compute(pod, &status, &self.backoff, probes, unix_ns());
         debug!(pod = %self.who, ?actions, "sync");
         if actions.kill_pod {
@@ -76,16 +81,25 @@ impl Worker {
             self.completed_cleanly = false;
             self.start_all(pod, &status, &actions, &mut progress).await?;
         }
-        let status = self.read().await?;
+        if !actions.is_empty() {
+            status = self.read().await?;
+        }
         self.remove_garbage(&status).await?;
-        Ok(self.outcome(progress))
+        let settled = self.is_settled(pod, probes);
+        Ok(self.outcome(progress, settled))
     }
 
-    fn outcome(&mut self, progress: Progress) -> WorkerOutcome {
+    /// As it was read last, nothing is to be done for it, now or later.
+    fn is_settled(&self, pod: &Pod, probes: &ProbeResults) -> bool {
+        let next = lifecycle::compute(pod, &self.known, &self.backoff, probes, unix_ns());
+        next == PodActions::default()
+    }
+
+    fn outcome(&mut self, progress: Progress, settled: bool) -> WorkerOutcome {
         let Progress { waiting, errors, transient, next_sync_in } = progress;
         if errors.is_empty() {
             self.went_well();
-            return WorkerOutcome::Synced { next_sync_in, waiting };
+            return WorkerOutcome::Synced { next_sync_in, waiting, settled };
         }
         let error = format!("pod {}: {}", self.who, errors.join("; "));
         match self.failed(Reason::ContainersNotStarted, error, transient, waiting) {

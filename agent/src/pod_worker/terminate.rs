@@ -40,11 +40,14 @@ impl Worker {
         if self.removed {
             return Ok(());
         }
+        // As the runtime has just said; nothing has been made since.
+        let mut is_known = false;
         if !self.reported_stopped {
             info!(pod = %self.who, %reason, grace_ms = t.kill_at.since(t.since).as_millis(), remove, "ending pod");
             match self.stop_containers(&pod).await? {
-                Ok(ended_at) => {
+                Ok((ended_at, read)) => {
                     self.reported_stopped = true;
+                    is_known = read && self.in_flight.is_empty();
                     let took = ended_at.since(t.since);
                     self.report(WorkerOutcome::Stopped { took, killed: self.sigkill_ended_one() }).await?;
                 }
@@ -57,7 +60,7 @@ impl Worker {
             self.orders.borrow_and_update().clone(),
             Some(Standing { order: WorkOrder::Terminate { remove: true, .. }, .. })
         );
-        match self.clean_up(remove).await {
+        match self.clean_up(remove, is_known).await {
             Ok(()) => {}
             Err(e) => return self.termination_failed(e).await,
         }
@@ -94,8 +97,9 @@ impl Worker {
         .await
     }
 
-    /// Rounds of stopping until the runtime says that nothing runs. When the last container had ended.
-    async fn stop_containers(&mut self, pod: &Pod) -> Result<Result<Mono, WorkerError>, Gone> {
+    /// Rounds of stopping until the runtime says that nothing runs. When the last container had ended, and whether the runtime
+    /// has been read since.
+    async fn stop_containers(&mut self, pod: &Pod) -> Result<Result<(Mono, bool), WorkerError>, Gone> {
         if self.known.containers.is_empty()
             && by_hand::any_was_sent(&self.context.volumes.pod_dir(&self.uid))
             && let Err(error) = self.read().await
@@ -113,7 +117,7 @@ impl Worker {
             let all_ran = self.being_started.iter().all(|started| started.running().is_some());
             if all_ran && !self.being_started.is_empty() && failure.is_none() && self.sigkilled.is_empty() {
                 // The last of what a sync was making runs no more, whatever the runtime has to say of it.
-                return Ok(Ok(ended_at));
+                return Ok(Ok((ended_at, false)));
             }
             if self.wait_in_flight().await {
                 continue;
@@ -126,7 +130,7 @@ impl Worker {
                 }
             };
             if !status.containers.iter().any(|c| alive(c.state)) {
-                return Ok(Ok(ended_at));
+                return Ok(Ok((ended_at, true)));
             }
             if let Some(e) = failure.filter(|e| !e.is_transient()) {
                 // A refusal: asking again at once would be refused again.
@@ -270,10 +274,13 @@ impl Worker {
         self.known.containers.iter().any(|c| self.sigkilled.contains(&c.id) && by_it(c.exit_code))
     }
 
-    /// Sandboxes are stopped, and with `remove` nothing stays.
-    async fn clean_up(&mut self, remove: bool) -> Result<(), WorkerError> {
+    /// Sandboxes are stopped, and with `remove` nothing stays. `is_known`: what there is has just been read.
+    async fn clean_up(&mut self, remove: bool, is_known: bool) -> Result<(), WorkerError> {
         let runtime = self.context.runtime.clone();
-        for sandbox in self.read().await?.sandboxes {
+        if !is_known {
+            self.read().await?;
+        }
+        for sandbox in self.known.sandboxes.clone() {
             runtime.stop_pod_sandbox(&sandbox.id).await.map_err(|e| self.cri(e))?;
             if remove {
                 runtime.remove_pod_sandbox(&sandbox.id).await.map_err(|e| self.cri(e))?;

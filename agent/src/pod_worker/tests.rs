@@ -9,14 +9,17 @@ use tonic::Code;
 
 use super::*;
 use crate::cgroup::CgroupError;
+use crate::content_store::ContentStore;
 use crate::cri::fake::{FakeRuntime, running};
 use crate::cri::{Connection, ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
 use crate::object::NoObjects;
+use crate::pod_certificate::NoCertificates;
 use crate::token::NoTokens;
 use crate::trace::journal::Journal;
+use crate::trust_bundle::TrustBundleHandle;
 use crate::volume::VolumeManager;
-use crate::volume::contents::Contents;
+use crate::volume::contents::{Contents, Sources};
 use oomlet_core::pod::Pod;
 use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::pod::probe::ProbeResults;
@@ -144,15 +147,18 @@ fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime
     let connection = Connection::open(endpoint, Duration::from_secs(20)).unwrap();
     let volumes = Arc::new(VolumeManager::new(dir.path()));
     let (_, services) = watch::channel(Some(Arc::default()));
-    let contents = Contents::new(
-        Arc::new(NoObjects::default()),
-        Arc::new(NoTokens),
+    let (journal, _) = Journal::open(64, None).unwrap();
+    let sources = Sources {
+        objects: Arc::new(NoObjects::default()),
+        tokens: Arc::new(NoTokens),
+        trust_bundles: TrustBundleHandle::standalone(),
+        certificates: Arc::new(NoCertificates::default()),
         services,
-        Arc::clone(&volumes),
-        EnvFacts::default(),
-    );
+        store: ContentStore::default(),
+    };
+    let contents = Contents::new(sources, Arc::clone(&volumes), Arc::clone(&journal), EnvFacts::default());
     Arc::new(WorkerContext {
-        journal: Journal::open(64, None).unwrap().0,
+        journal,
         runtime: RuntimeClient::new(&connection),
         images: ImagePuller::new(ImageClient::new(&connection), 1),
         cgroups: Arc::new(FakeCgroups(fake.clone())),
@@ -280,7 +286,7 @@ async fn a_crashing_container_is_restarted_and_then_backs_off() {
     rig.fake.lock().unwrap().exit("a", 1);
     rig.sync(&pod);
     let report = rig.report().await;
-    let WorkerOutcome::Synced { next_sync_in: Some((delay, reason)), waiting } = report.outcome else {
+    let WorkerOutcome::Synced { next_sync_in: Some((delay, reason)), waiting, .. } = report.outcome else {
         panic!("{report:?}")
     };
     assert_eq!((reason, waiting[0].reason.as_str()), (Reason::CrashLoopBackOffEnded, "CrashLoopBackOff"));

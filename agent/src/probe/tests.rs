@@ -208,6 +208,25 @@ async fn grpc_answers() {
     }
 }
 
+/// Letters of what each try comes to: success, warning, failure, error → which of them is the run's.
+#[tokio::test]
+async fn what_could_not_be_asked_is_asked_again_at_once() {
+    let outcome = |letter: char| match letter {
+        's' => ProbeOutcome::Success,
+        'w' => ProbeOutcome::Warning("w".into()),
+        'f' => ProbeOutcome::Failure("f".into()),
+        number => ProbeOutcome::Error(number.into()),
+    };
+    for (tries, expected, asked) in
+        [("s", 's', 1), ("w", 'w', 1), ("f", 'f', 1), ("1s", 's', 2), ("12f", 'f', 3), ("123s", '3', 3)]
+    {
+        let left = Mutex::new(tries.chars());
+        let ask = || std::future::ready(outcome(left.lock().unwrap().next().unwrap()));
+        assert_eq!(tried(ask).await, outcome(expected), "{tries}");
+        assert_eq!(tries.len() - left.lock().unwrap().as_str().len(), asked, "{tries}");
+    }
+}
+
 #[test]
 fn addresses() {
     for (host, expected) in [("10.0.0.1", "10.0.0.1:80"), ("fd00::1", "[fd00::1]:80"), ("[::1]", "[::1]:80")]

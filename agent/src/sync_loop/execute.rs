@@ -140,6 +140,12 @@ impl Executor {
             MemoryAction::ReadLimits { domains, caused_by } => {
                 told_of_failure(self.memory.read_these(&domains, reason, caused_by))
             }
+            MemoryAction::QuietGrowth { until } => {
+                if let Err(error) = self.kernel.quiet_growth(until) {
+                    tracing::debug!(%error, "growth is told of all the time");
+                }
+                None
+            }
             MemoryAction::Evict { eviction, qos, pod } => {
                 let uid = eviction.pod.uid.clone();
                 // Before anything else: what it grows by meanwhile is lost.

@@ -1,5 +1,5 @@
-//! Tokens by TokenRequest (pkg/kubelet/token): bound to the pod, kept until they are due. When another cannot be had the old
-//! one is given for as long as it is valid.
+//! Tokens by TokenRequest (pkg/kubelet/token): bound to the pod, kept until they are due, also for the agent's next start.
+//! When another cannot be had the old one is given for as long as it is valid.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +9,11 @@ use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, T
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::Api;
 use kube::api::PostParams;
+use serde::{Deserialize, Serialize};
 
 use super::{Answer, TokenSource};
 use crate::apiserver::{Clients, current};
+use crate::content_store::ContentStore;
 use crate::object::BoxFuture;
 use crate::object::api::{plain, random};
 use oomlet_core::pod::PodUid;
@@ -25,6 +27,7 @@ const RETRY_SPREAD: Duration = Duration::from_secs(10);
 
 pub struct ApiTokens {
     clients: Clients,
+    store: ContentStore,
     cache: Mutex<HashMap<TokenKey, Token>>,
 }
 
@@ -36,10 +39,35 @@ impl std::fmt::Debug for ApiTokens {
 }
 
 impl ApiTokens {
-    /// `clients`: the one to use from now on.
+    /// `clients`: the one to use from now on. `store`: for the next start, and from the last.
     #[must_use]
-    pub fn new(clients: Clients) -> Arc<ApiTokens> {
-        Arc::new(ApiTokens { clients, cache: Mutex::default() })
+    pub fn new(clients: Clients, store: ContentStore) -> Arc<ApiTokens> {
+        Arc::new(ApiTokens { clients, store, cache: Mutex::default() })
+    }
+
+    fn known(&self, key: &TokenKey) -> Option<Token> {
+        let cached = self.cache().get(key).cloned();
+        cached.or_else(|| {
+            let stored: Stored =
+                self.store.of_pod(&key.pod_uid, KIND, &name(key).each_ref().map(String::as_str))?;
+            let token = Token {
+                value: stored.value,
+                expires_unix_s: stored.expires_unix_s,
+                lifetime_s: stored.lifetime_s,
+            };
+            self.cache().insert(key.clone(), token.clone());
+            Some(token)
+        })
+    }
+
+    fn keep(&self, key: &TokenKey, token: &Token) {
+        self.cache().insert(key.clone(), token.clone());
+        let stored = Stored {
+            value: token.value.clone(),
+            expires_unix_s: token.expires_unix_s,
+            lifetime_s: token.lifetime_s,
+        };
+        self.store.keep_of_pod(&key.pod_uid, KIND, &name(key).each_ref().map(String::as_str), &stored);
     }
 
     fn cache(&self) -> MutexGuard<'_, HashMap<TokenKey, Token>> {
@@ -59,6 +87,23 @@ impl ApiTokens {
         };
         issued(answer, key).ok_or_else(|| "the API server's answer has no token".to_owned())
     }
+}
+
+/// Its kind in the store.
+const KIND: &str = "token";
+
+/// A token as it stands there.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    value: String,
+    expires_unix_s: i64,
+    lifetime_s: i64,
+}
+
+/// All of the key but the pod, which is where it stands.
+fn name(key: &TokenKey) -> [String; 3] {
+    let audience = key.audience.clone().unwrap_or_default();
+    [key.service_account.clone(), audience, key.expiration_seconds.to_string()]
 }
 
 fn request_body(key: &TokenKey) -> TokenRequest {
@@ -87,7 +132,7 @@ fn issued(answer: TokenRequest, key: &TokenKey) -> Option<Token> {
 impl TokenSource for ApiTokens {
     fn token<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Answer> {
         Box::pin(async move {
-            let known = self.cache().get(key).cloned();
+            let known = self.known(key);
             let now = unix_s();
             // Its time has come a little before it is due, see `until_due`.
             if let Some(token) = known.as_ref().filter(|t| !t.is_due(now, MAX_JITTER)) {
@@ -95,7 +140,7 @@ impl TokenSource for ApiTokens {
             }
             let error = match self.request(key).await {
                 Ok(token) => {
-                    self.cache().insert(key.clone(), token.clone());
+                    self.keep(key, &token);
                     return until_due(token, unix_s());
                 }
                 Err(error) => error,
@@ -199,7 +244,7 @@ mod tests {
             async move { Ok::<_, std::convert::Infallible>(answer.unwrap()) }
         };
         let client = kube::Client::new(tower::service_fn(answer), "default");
-        ApiTokens::new(tokio::sync::watch::channel(Some(ApiServer(client))).1)
+        ApiTokens::new(tokio::sync::watch::channel(Some(ApiServer(client))).1, ContentStore::default())
     }
 
     #[tokio::test]

@@ -1,51 +1,59 @@
 //! What volumes and environments are made from, and a running pod's volumes kept up to date. Shell.
 //!
-//! Owns: which pods are followed. Reads: ConfigMaps and Secrets of an [`ObjectSource`], tokens of a [`TokenSource`], Services.
-//! Emits: [`Event::ObjectsChanged`] for pods that may have waited, [`Event::Warning`] where a volume cannot be brought up
-//! to date (it keeps what it shows).
+//! Owns: which pods are followed. Reads: ConfigMaps and Secrets of an [`ObjectSource`], tokens of a [`TokenSource`],
+//! ClusterTrustBundles, pods' certificates, Services. What `rewrite` emits: `Event::ObjectsChanged` for pods that may have
+//! waited, a trace record where a volume cannot be brought up to date (it keeps what it shows).
 //!
-//! A worker gets content here, writes it under the pod's lock and says when the volumes are there; from then on they are
-//! rewritten when an object that they show changes, when the pod's labels or annotations do, and when a token is due. Nothing
-//! is polled: each of those is an event or has its time.
+//! A worker gets content here, writes it under the pod's lock and says when the volumes are there; from then on `rewrite`
+//! does so when an object, a bundle or a certificate that they show changes, when the pod's labels or annotations do, and
+//! when a token is due. Nothing is polled: each of those is an event or has its time.
+
+mod rewrite;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
-use tokio::sync::{Notify, OwnedMutexGuard, broadcast, mpsc, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::VolumeManager;
+use crate::content_store::ContentStore;
 use crate::object::{ObjectSource, look_up};
+use crate::pod_certificate::CertificateSource;
 use crate::token::TokenSource;
-use oomlet_core::node::event::Event;
+use crate::trace::journal::Journal;
+use crate::trust_bundle::TrustBundleHandle;
 use oomlet_core::object::{ObjectRef, Objects};
 use oomlet_core::pod::env::EnvFacts;
 use oomlet_core::pod::references::{Needed, references, shows_its_metadata};
 use oomlet_core::pod::services::service_env;
+use oomlet_core::pod::spec::is_static;
 use oomlet_core::pod::{Pod, PodRef, PodUid};
-use oomlet_core::reason::Reason;
-use oomlet_core::token;
 use oomlet_core::volume::Content;
-
-/// How long files that were replaced stay for whoever is on the way to one: far longer than a path's walk takes, also on a
-/// throttled CPU.
-const SWEEP_AFTER: Duration = Duration::from_secs(1);
-/// A token's time is of the wall clock, which may be set: it is looked at anew at least this often.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+use oomlet_core::{pod_certificate, token, trust_bundle};
 
 /// The Services of the cluster; `None`: not known yet.
 pub type Services = watch::Receiver<Option<Arc<Vec<Service>>>>;
 
+/// Where everything comes from.
+#[derive(Debug)]
+pub struct Sources {
+    pub objects: Arc<dyn ObjectSource>,
+    pub tokens: Arc<dyn TokenSource>,
+    pub trust_bundles: TrustBundleHandle,
+    pub certificates: Arc<dyn CertificateSource>,
+    pub services: Services,
+    /// What they keep of a pod, which goes with it.
+    pub store: ContentStore,
+}
+
 #[derive(Debug)]
 pub struct Contents {
-    pub objects: Arc<dyn ObjectSource>,
-    tokens: Arc<dyn TokenSource>,
-    services: Services,
+    sources: Sources,
     volumes: Arc<VolumeManager>,
+    journal: Arc<Journal>,
     node: EnvFacts,
     followed: Mutex<HashMap<PodUid, Arc<Followed>>>,
     /// Pods whose volumes are to be rewritten.
@@ -75,17 +83,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Contents {
     #[must_use]
     pub fn new(
-        objects: Arc<dyn ObjectSource>,
-        tokens: Arc<dyn TokenSource>,
-        services: Services,
+        sources: Sources,
         volumes: Arc<VolumeManager>,
+        journal: Arc<Journal>,
         node: EnvFacts,
     ) -> Contents {
         Contents {
-            objects,
-            tokens,
-            services,
+            sources,
             volumes,
+            journal,
             node,
             followed: Mutex::default(),
             wanted: Mutex::default(),
@@ -95,24 +101,22 @@ impl Contents {
 
     /// The pod is to run, and is as given now. `runs`: it was running before it was known here, as after a restart of the
     /// agent: its volumes are there, and may be behind.
-    pub fn follow(&self, pod: &Pod, runs: bool) {
+    pub fn follow(&self, pod: &Arc<Pod>, runs: bool) {
         let uid = PodRef::of(pod).uid;
         let known = lock(&self.followed).get(&uid).cloned();
         if let Some(known) = known {
             let mut kept = lock(&known.pod);
-            let (old, new) = (&kept.metadata, &pod.metadata);
-            let differs = old.labels != new.labels || old.annotations != new.annotations;
-            if **kept != *pod {
-                *kept = Arc::new(pod.clone());
-            }
+            let kept_before = std::mem::replace(&mut *kept, Arc::clone(pod));
             drop(kept);
+            let (old, new) = (&kept_before.metadata, &pod.metadata);
+            let differs = old.labels != new.labels || old.annotations != new.annotations;
             if differs && shows_its_metadata(pod) && known.set_up.load(Ordering::SeqCst) {
                 self.want(&uid);
             }
             return;
         }
         let followed = Followed {
-            pod: Mutex::new(Arc::new(pod.clone())),
+            pod: Mutex::new(Arc::clone(pod)),
             needs: references(pod),
             writing: Arc::default(),
             set_up: AtomicBool::new(runs),
@@ -122,7 +126,9 @@ impl Contents {
         };
         let shows = followed.shows_anything();
         lock(&self.followed).insert(uid.clone(), Arc::new(followed));
-        self.objects.register_pod(pod);
+        self.sources.objects.register_pod(pod);
+        self.sources.trust_bundles.register_pod(pod);
+        self.sources.certificates.register_pod(pod);
         if runs && shows {
             self.want(&uid);
         }
@@ -136,8 +142,11 @@ impl Contents {
             None => None,
         };
         lock(&self.followed).remove(uid);
-        self.objects.unregister_pod(uid);
-        self.tokens.forget_pod(uid);
+        self.sources.objects.unregister_pod(uid);
+        self.sources.tokens.forget_pod(uid);
+        self.sources.trust_bundles.unregister_pod(uid);
+        self.sources.certificates.unregister_pod(uid);
+        self.sources.store.forget_pod(uid);
         guard
     }
 
@@ -161,26 +170,26 @@ impl Contents {
 
     /// ConfigMaps and Secrets that the pod names.
     pub async fn objects(&self, pod: &Pod) -> Objects {
-        look_up(&*self.objects, references(pod).into_keys()).await
+        look_up(&*self.sources.objects, references(pod).into_keys()).await
     }
 
     /// # Errors
-    /// The Services are not known yet, in kubelet's words.
+    /// The Services are not known yet, in kubelet's words. A static pod goes without: it may be the API server.
     pub fn service_env(&self, pod: &Pod) -> Result<BTreeMap<String, String>, &'static str> {
-        let services = self.services.borrow();
-        let services = services
-            .as_ref()
-            .ok_or("services have not yet been read at least once, cannot construct envvars")?;
-        Ok(service_env(services, pod))
+        match self.sources.services.borrow().as_ref() {
+            Some(services) => Ok(service_env(services, pod)),
+            None if is_static(pod) => Ok(BTreeMap::new()),
+            None => Err("services have not yet been read at least once, cannot construct envvars"),
+        }
     }
 
     /// All that the pod's volumes are made from.
     pub async fn content(&self, pod: &Pod) -> Content {
         let mounted = references(pod).into_iter().filter(|(_, needed)| needed.mounted);
-        let objects = look_up(&*self.objects, mounted.map(|(object, _)| object)).await;
+        let objects = look_up(&*self.sources.objects, mounted.map(|(object, _)| object)).await;
         let (mut tokens, mut due) = (Vec::new(), None);
         for key in token::keys(pod) {
-            let answer = self.tokens.token(&key).await;
+            let answer = self.sources.tokens.token(&key).await;
             if let Some(at) = Instant::now().checked_add(answer.again_in) {
                 due = Some(due.map_or(at, |other: Instant| other.min(at)));
             }
@@ -189,162 +198,27 @@ impl Contents {
         if let Some(known) = lock(&self.followed).get(&PodRef::of(pod).uid) {
             *lock(&known.token_due) = due;
         }
-        Content { node: self.node.clone(), objects, tokens: tokens.into_iter().collect() }
-    }
-
-    /// The task. Ends when `cancel` is cancelled. A change after this call is seen, whenever the task begins.
-    pub fn run(
-        self: Arc<Self>,
-        events: mpsc::Sender<Event>,
-        cancel: CancellationToken,
-    ) -> impl Future<Output = ()> + Send {
-        let changes = self.objects.changes();
-        self.follow_changes(changes, events, cancel)
-    }
-
-    async fn follow_changes(
-        self: Arc<Self>,
-        mut changes: broadcast::Receiver<ObjectRef>,
-        events: mpsc::Sender<Event>,
-        cancel: CancellationToken,
-    ) {
-        loop {
-            let mut changed = BTreeSet::new();
-            let mut all = false;
-            // Cancel-safe: `recv` takes nothing when it loses, `notified` keeps its permit, time is looked at anew.
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                change = changes.recv() => match change {
-                    Ok(object) => _ = changed.insert(object),
-                    Err(broadcast::error::RecvError::Lagged(_)) => all = true,
-                    // The source has gone: so will this.
-                    Err(broadcast::error::RecvError::Closed) => return cancel.cancelled().await,
-                },
-                () = self.wake.notified() => {}
-                () = tokio::time::sleep_until(self.next_due()) => {}
-            }
-            // What came with it.
-            while let Ok(object) = changes.try_recv() {
-                changed.insert(object);
-            }
-            if all || !changed.is_empty() {
-                let named = self.changed(&changed, all);
-                if !named.is_empty() && events.send(Event::ObjectsChanged(named)).await.is_err() {
-                    return;
-                }
-            }
-            self.start_rewrites(&events);
+        let trust_bundles = match trust_bundle::shows_any(pod) {
+            true => self.sources.trust_bundles.get().await,
+            false => Ok(Arc::default()),
+        };
+        let mut credentials = Vec::new();
+        for key in pod_certificate::keys(pod) {
+            let found = self.sources.certificates.get(&key).await;
+            credentials.push((key, found));
         }
-    }
-
-    /// Wants the pods that show one of them, and returns those that name one.
-    fn changed(&self, objects: &BTreeSet<ObjectRef>, all: bool) -> Vec<PodUid> {
-        let followed = lock(&self.followed).clone();
-        let mut named = Vec::new();
-        for (uid, pod) in followed {
-            let mut needs = pod.needs.iter().filter(|(object, _)| all || objects.contains(object)).peekable();
-            if needs.peek().is_none() {
-                continue;
-            }
-            if needs.any(|(_, needed)| needed.mounted) && pod.set_up.load(Ordering::SeqCst) {
-                lock(&self.wanted).insert(uid.clone());
-            }
-            named.push(uid);
+        Content {
+            node: self.node.clone(),
+            objects,
+            tokens: tokens.into_iter().collect(),
+            trust_bundles,
+            credentials: credentials.into_iter().collect(),
         }
-        named
     }
 
     fn want(&self, uid: &PodUid) {
         lock(&self.wanted).insert(uid.clone());
         self.wake.notify_one();
-    }
-
-    /// When the next token is due.
-    fn next_due(&self) -> Instant {
-        let followed = lock(&self.followed);
-        let due = followed
-            .values()
-            .filter(|p| p.set_up.load(Ordering::SeqCst))
-            .filter_map(|p| *lock(&p.token_due))
-            .min();
-        let latest = Instant::now() + LONGEST_WAIT;
-        due.map_or_else(|| Instant::now() + Duration::from_secs(86_400), |at| at.min(latest))
-    }
-
-    fn start_rewrites(self: &Arc<Self>, events: &mpsc::Sender<Event>) {
-        let mut wanted = std::mem::take(&mut *lock(&self.wanted));
-        let followed = lock(&self.followed).clone();
-        let now = Instant::now();
-        for (uid, pod) in followed.iter().filter(|(_, p)| p.set_up.load(Ordering::SeqCst)) {
-            let mut due = lock(&pod.token_due);
-            if due.is_some_and(|at| at <= now) {
-                // Set again when it has been asked for.
-                *due = None;
-                wanted.insert(uid.clone());
-            }
-        }
-        for pod in wanted.iter().filter_map(|uid| followed.get(uid)) {
-            // One that has not begun will see this change too.
-            if !pod.queued.swap(true, Ordering::SeqCst) {
-                tokio::spawn(Arc::clone(self).rewrite(Arc::clone(pod), events.clone()));
-            }
-        }
-    }
-
-    /// Each pod by itself: a token that is long in coming keeps no other pod's content.
-    async fn rewrite(self: Arc<Self>, known: Arc<Followed>, events: mpsc::Sender<Event>) {
-        let writing = Arc::clone(&known.writing).lock_owned().await;
-        known.queued.store(false, Ordering::SeqCst);
-        let pod = Arc::clone(&*lock(&known.pod));
-        if !self.still_follows(&pod, &known) {
-            return;
-        }
-        let content = self.content(&pod).await;
-        // The time of its tokens has changed.
-        self.wake.notify_one();
-        let (volumes, its_pod) = (Arc::clone(&self.volumes), Arc::clone(&pod));
-        let done = tokio::task::spawn_blocking(move || {
-            let _writing = writing;
-            volumes.refresh(&its_pod, &content)
-        });
-        let Ok((leftovers, errors)) = done.await else {
-            tracing::error!(pod = %PodRef::of(&pod), "bringing its volumes up to date panicked: report this with the log");
-            return;
-        };
-        let error = errors.first().map(ToString::to_string);
-        let news = error.clone().filter(|error| lock(&known.told).as_ref() != Some(error));
-        *lock(&known.told) = error;
-        if let Some(message) = news {
-            tracing::warn!(pod = %PodRef::of(&pod), error = message, "a volume keeps what it shows");
-            let warning = Event::Warning { pod: PodRef::of(&pod), reason: Reason::FailedMount, message };
-            // Without a SyncLoop there is nobody to tell.
-            let _ = events.send(warning).await;
-        }
-        if leftovers {
-            self.sweep(known).await;
-        }
-    }
-
-    /// Deletes what was replaced, a moment later.
-    async fn sweep(self: Arc<Self>, known: Arc<Followed>) {
-        tokio::time::sleep(SWEEP_AFTER).await;
-        let writing = Arc::clone(&known.writing).lock_owned().await;
-        let pod = Arc::clone(&*lock(&known.pod));
-        if !self.still_follows(&pod, &known) {
-            return;
-        }
-        let (volumes, its_pod) = (Arc::clone(&self.volumes), Arc::clone(&pod));
-        let swept = tokio::task::spawn_blocking(move || {
-            let _writing = writing;
-            volumes.sweep(&its_pod)
-        });
-        if let Ok(Err(error)) = swept.await {
-            tracing::warn!(pod = %PodRef::of(&pod), %error, "files that were replaced are left in a volume");
-        }
-    }
-
-    fn still_follows(&self, pod: &Pod, known: &Arc<Followed>) -> bool {
-        lock(&self.followed).get(&PodRef::of(pod).uid).is_some_and(|now| Arc::ptr_eq(now, known))
     }
 }
 
@@ -355,6 +229,8 @@ impl Followed {
         self.needs.values().any(|n| n.mounted)
             || shows_its_metadata(&pod)
             || token::keys(&pod).next().is_some()
+            || trust_bundle::shows_any(&pod)
+            || !pod_certificate::keys(&pod).is_empty()
     }
 }
 

@@ -16,7 +16,7 @@ impl ContentVolume for DownwardAPIVolumeSource {
         true
     }
 
-    fn payload(&self, pod: &Pod, content: &Content) -> Result<Payload, PayloadError> {
+    fn payload(&self, _: &str, pod: &Pod, content: &Content) -> Result<Payload, PayloadError> {
         let items = self.items.as_deref().unwrap_or_default();
         checked(downward::files(items, self.default_mode.unwrap_or(DEFAULT_MODE), pod, &content.node)?)
     }

@@ -1,7 +1,6 @@
 //! emptyDir: a directory of the pod's own, on disk or (`medium: Memory`) a tmpfs. It appears under its name
 //! only when its mode and group are right, so that an agent killed half-way leaves nothing half-made.
 
-use std::ffi::CString;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -9,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use rustix::mount::MountFlags;
 
 use super::{VolumeProblem, invalid, make_private_dir, mounts};
 use oomlet_core::pod::Pod;
@@ -100,17 +98,8 @@ fn mount_tmpfs(dir: &Path, group: Option<u32>, size_bytes: Option<u64>) -> Resul
     if let Some(size) = size_bytes {
         options.push_str(&format!(",size={size}"));
     }
-    let mount = |options: &str| {
-        // Made of digits and fixed words: no NUL.
-        let options = CString::new(options).map_err(io::Error::other)?;
-        rustix::mount::mount("tmpfs", dir, "tmpfs", MountFlags::empty(), options.as_c_str())
-            .map_err(io::Error::from)
-    };
-    // What is in memory stays out of swap, as with kubelet: a Secret may be in it. Linux 6.4 has the option, and an older
-    // one refuses it.
-    mount(&format!("{options},noswap"))
-        .or_else(|_| mount(&options))
-        .map_err(|e| VolumeProblem::io("mount tmpfs on", dir, e))
+    // Out of swap, as with kubelet.
+    mounts::mount_tmpfs(dir, &options)
 }
 
 const fn mode(group: Option<u32>) -> u32 {

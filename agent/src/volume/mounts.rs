@@ -1,12 +1,14 @@
-//! What is mounted below a directory, and unmounting it. Only mount points below the directory itself count:
+//! What is mounted below a directory, mounting a tmpfs, and unmounting. Only mount points below the directory itself count:
 //! where a bind mount came from is none of its business.
 
+use std::ffi::CString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, unmount};
 
 use super::VolumeProblem;
 use oomlet_core::mountinfo;
@@ -63,6 +65,21 @@ pub fn unmount_one(path: &Path) -> Result<(), VolumeProblem> {
         }
     }
     Ok(())
+}
+
+/// A tmpfs that stays out of swap, for a Secret may be in it. Linux 6.4 has that option, and an older kernel refuses it.
+///
+/// # Errors
+/// When it cannot be mounted.
+pub fn mount_tmpfs(dir: &Path, options: &str) -> Result<(), VolumeProblem> {
+    let mount = |options: &str| {
+        let options = CString::new(options).map_err(io::Error::other)?;
+        rustix::mount::mount("tmpfs", dir, "tmpfs", MountFlags::empty(), options.as_c_str())
+            .map_err(io::Error::from)
+    };
+    mount(&format!("{options},noswap"))
+        .or_else(|_| mount(options))
+        .map_err(|e| VolumeProblem::io("mount tmpfs on", dir, e))
 }
 
 fn read() -> Result<Vec<mountinfo::Mount>, VolumeProblem> {

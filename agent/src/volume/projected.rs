@@ -16,7 +16,7 @@ impl ContentVolume for ProjectedVolumeSource {
         true
     }
 
-    fn payload(&self, pod: &Pod, content: &Content) -> Result<Payload, PayloadError> {
-        checked(projected::files(self, pod, content)?)
+    fn payload(&self, name: &str, pod: &Pod, content: &Content) -> Result<Payload, PayloadError> {
+        checked(projected::files(name, self, pod, content)?)
     }
 }

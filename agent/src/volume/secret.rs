@@ -17,7 +17,7 @@ impl ContentVolume for SecretVolumeSource {
         true
     }
 
-    fn payload(&self, pod: &Pod, content: &Content) -> Result<Payload, PayloadError> {
+    fn payload(&self, _: &str, pod: &Pod, content: &Content) -> Result<Payload, PayloadError> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let object = (ObjectKind::Secret, namespace, self.secret_name.as_deref().unwrap_or_default());
         let items = self.items.as_deref().unwrap_or_default();

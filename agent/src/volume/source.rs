@@ -16,9 +16,11 @@ pub(super) trait ContentVolume {
     /// On a tmpfs, so that nothing of it reaches a disk.
     fn in_memory(&self) -> bool;
 
+    /// `name`: the volume's.
+    ///
     /// # Errors
     /// What it is made from is not there, or cannot be what it says.
-    fn payload(&self, pod: &Pod, content: &Content) -> Result<Payload, PayloadError>;
+    fn payload(&self, name: &str, pod: &Pod, content: &Content) -> Result<Payload, PayloadError>;
 }
 
 pub(super) enum Source<'a> {
@@ -79,7 +81,8 @@ pub(super) fn write(
     node_allocatable_bytes: Option<u64>,
 ) -> Result<bool, VolumeProblem> {
     // First: without content there is no volume.
-    let payload = volume.payload(pod, content)?;
+    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let payload = volume.payload(name, pod, content)?;
     let medium = volume.in_memory().then(|| "Memory".to_owned());
     let wrapped = EmptyDirVolumeSource { medium, ..EmptyDirVolumeSource::default() };
     empty_dir::set_up(dir, &wrapped, pod, node_allocatable_bytes)?;

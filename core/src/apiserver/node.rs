@@ -86,6 +86,13 @@ pub fn registration_patch(there: &Node, description: &NodeDescription) -> Option
     difference(&from, &to, &[]).map(|metadata| json!({ "metadata": metadata }))
 }
 
+/// Whether the object says that the node is Ready; `None`: it does not say. One whose lease ran out is not.
+#[must_use]
+pub fn ready(node: &Node) -> Option<bool> {
+    let mut conditions = node.status.as_ref()?.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == "Ready").map(|condition| condition.status == "True")
+}
+
 /// The node's status as of now. What others have put there (extended resources, conditions) stays.
 #[must_use]
 pub fn status(
@@ -277,6 +284,17 @@ mod tests {
         assert_eq!(ready.message.as_deref(), Some("[runtime is down, PLEG]"));
         assert_eq!(ready.last_transition_time, time(at(300)));
         assert_eq!(condition(&down, "MemoryPressure").status, "True");
+    }
+
+    #[test]
+    fn ready_as_the_object_says() {
+        let mut node = to_register(&description(), &health(false, &[]), at(100));
+        assert_eq!(ready(&node), Some(true));
+        for condition in node.status.as_mut().unwrap().conditions.iter_mut().flatten() {
+            condition.status = "Unknown".into();
+        }
+        assert_eq!(ready(&node), Some(false));
+        assert_eq!(ready(&Node::default()), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use k8s_openapi::api::core::v1::ContainerStatus;
 use serde_json::Value;
 
 use super::mirror::{is_current, is_mirror, mirror_of};
@@ -14,10 +15,12 @@ use crate::pod::{Pod, PodRef, PodUid};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Of the status, strategic merge.
+    /// Of the status, strategic merge. `may_wait`: the pod is to be deleted, and what is told of it nobody acts on: nothing of
+    /// it runs any more, or only the deletion itself was seen. More follows soon, and the last status in any case.
     Patch {
         pod: PodRef,
         patch: Value,
+        may_wait: bool,
     },
     /// At once: nothing of the pod runs on the node any more, or it is a mirror of what is not there.
     Delete(PodRef),
@@ -41,11 +44,14 @@ impl View<'_> {
     pub fn step(&self, uid: &PodUid) -> Option<Step> {
         if let Some(ended) = self.snapshot.ended.get(uid) {
             let there = self.pods.get(uid)?;
-            return patch(there, ended).or_else(|| Some(Step::Delete(PodRef::of(there))));
+            return patch(there, ended, false).or_else(|| Some(Step::Delete(PodRef::of(there))));
         }
         match self.snapshot.pods.get(uid) {
             Some(pod) if pod.source.is_some_and(PodSource::is_static) => self.step_of_static(uid, pod),
-            Some(pod) => patch(self.pods.get(uid)?, pod),
+            Some(pod) => {
+                let there = self.pods.get(uid)?;
+                patch(there, pod, there.metadata.deletion_timestamp.is_some() && may_wait(there, pod))
+            }
             None => {
                 let there = self.pods.get(uid).filter(|pod| is_mirror(pod))?;
                 let shows_nothing = self.statics(there).next().is_none();
@@ -73,7 +79,7 @@ impl View<'_> {
         match mirror {
             None => Some(Step::Create(Box::new(mirror_of(&pod.pod, self.node_name, self.node_uid?)))),
             Some(mirror) if !is_current(mirror, &pod.pod) => Some(Step::Delete(PodRef::of(mirror))),
-            Some(mirror) => patch(mirror, pod),
+            Some(mirror) => patch(mirror, pod, false),
         }
     }
 
@@ -84,11 +90,28 @@ impl View<'_> {
     }
 }
 
-fn patch(there: &Pod, pod: &PublishedPod) -> Option<Step> {
+/// Of a pod that is to be deleted.
+fn may_wait(there: &Pod, pod: &PublishedPod) -> bool {
+    let all = [&pod.status.init_container_statuses, &pod.status.container_statuses];
+    let runs = |c: &ContainerStatus| c.state.as_ref().is_some_and(|state| state.running.is_some());
+    if !all.into_iter().flatten().flatten().any(runs) {
+        return true;
+    }
+    let Some(current) = &there.status else { return false };
+    let mut but_for_the_generation = pod.status.as_ref().clone();
+    but_for_the_generation.observed_generation = current.observed_generation;
+    for condition in but_for_the_generation.conditions.iter_mut().flatten() {
+        let same = current.conditions.iter().flatten().find(|c| c.type_ == condition.type_);
+        condition.observed_generation = same.and_then(|c| c.observed_generation);
+    }
+    status_patch("", current, &but_for_the_generation).is_none()
+}
+
+fn patch(there: &Pod, pod: &PublishedPod, may_wait: bool) -> Option<Step> {
     let who = PodRef::of(there);
     let none = Default::default();
     let patch = status_patch(who.uid.as_str(), there.status.as_ref().unwrap_or(&none), &pod.status)?;
-    Some(Step::Patch { pod: who, patch })
+    Some(Step::Patch { pod: who, patch, may_wait })
 }
 
 fn same_name(a: &Pod, b: &Pod) -> bool {
@@ -158,7 +181,10 @@ mod tests {
                 View { snapshot: &self.snapshot, pods: &self.pods, node_name: "n", node_uid: Some("node") };
             match view.step(&uid.into()) {
                 None => "nothing".into(),
-                Some(Step::Patch { pod, patch }) => format!("patch {} {}", pod.uid, patch["status"]["phase"]),
+                Some(Step::Patch { pod, patch, may_wait }) => {
+                    let later = if may_wait { " later" } else { "" };
+                    format!("patch {} {}{later}", pod.uid, patch["status"]["phase"])
+                }
                 Some(Step::Delete(pod)) => format!("delete {}", pod.uid),
                 Some(Step::Create(pod)) => format!("create {}", pod.metadata.name.unwrap_or_default()),
             }
@@ -178,6 +204,37 @@ mod tests {
         assert_eq!(ended.step("1"), "patch 1 \"Failed\"", "how it ended comes before its end");
         assert_eq!(case().api("a", "1", "Failed").ended("a", "1", "Failed").step("1"), "delete 1");
         assert_eq!(case().ended("a", "1", "Failed").step("1"), "nothing");
+    }
+
+    /// A pod that is to be deleted: what it is at the API server, what it is on the node.
+    #[test]
+    fn what_nobody_acts_on_may_wait_for_what_follows() {
+        let container = |state: Value| json!([{ "name": "c", "state": state, "image": "", "imageID": "", "ready": false, "restartCount": 0 }]);
+        let status = |generation: i64, ready: &str, state: Value| {
+            json!({ "phase": "Running", "observedGeneration": generation, "containerStatuses": container(state),
+                "conditions": [{ "type": "Ready", "status": ready, "observedGeneration": generation }] })
+        };
+        let (running, ended) = (json!({ "running": {} }), json!({ "terminated": { "exitCode": 0 } }));
+        let there = status(1, "True", running.clone());
+        for (now, expected) in [
+            (there.clone(), "nothing"),
+            (status(2, "True", running.clone()), "patch 1 null later"),
+            (status(2, "False", running), "patch 1 null"),
+            (status(2, "False", ended), "patch 1 null later"),
+        ] {
+            for (deleted, expected) in [(true, expected), (false, expected.trim_end_matches(" later"))] {
+                let mut case = Case::default().api("a", "1", "").runs(PodSource::Api, "a", "1", "");
+                let mut pod = pod("a", "1", json!({}), there.clone());
+                if deleted {
+                    let at = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+                    pod.metadata.deletion_timestamp = Some(at);
+                }
+                case.pods.insert("1".into(), Arc::new(pod));
+                let shown = case.snapshot.pods.get_mut(&PodUid::from("1")).unwrap();
+                Arc::make_mut(shown).status = Arc::new(serde_json::from_value(now.clone()).unwrap());
+                assert_eq!(case.step("1"), expected, "{now}, deleted: {deleted}");
+            }
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::eviction::threshold::default_eviction_hard;
 
 const UPDATE: &str = "nodeStatusUpdateFrequency";
 const REPORT: &str = "nodeStatusReportFrequency";
+/// kubelet's `--read-only-port` where there is no file (pkg/cluster/ports).
+const LEGACY_READ_ONLY_PORT: u16 = 10255;
 
 /// Where a value comes from, for those who read about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,20 @@ impl Layers {
         self.note(&document, &Source::File(path.to_owned()));
         self.document = document;
         Ok(())
+    }
+
+    /// There is no `--config`: a few defaults are those that kubelet's flags had before there was a file, which let anybody
+    /// in (cmd/kubelet/app/options, applyLegacyDefaults). `--config-dir` is laid over them.
+    pub fn no_file(&mut self) {
+        let legacy = [
+            ("authentication.anonymous.enabled", json!(true)),
+            ("authentication.webhook.enabled", json!(false)),
+            ("authorization.mode", json!("AlwaysAllow")),
+            ("readOnlyPort", json!(LEGACY_READ_ONLY_PORT)),
+        ];
+        for (path, value) in legacy {
+            set(&mut self.document, path, value);
+        }
     }
 
     /// One file of `--config-dir`, over what is there.

@@ -21,6 +21,8 @@ pub(super) struct RstatWait {
     /// As of the last reading that was taken in.
     usage_bytes: u64,
     usage_is_as_before: bool,
+    /// By how much usage has risen since, by the last reading that was ignored.
+    ignored_bytes: u64,
     /// When the first of the stale readings in a row was taken, and the usage then.
     first: Option<(Mono, u64)>,
     waits: bool,
@@ -42,7 +44,9 @@ impl RstatWait {
         } else {
             (self.first, self.waits) = (None, false);
         }
-        if !self.waits {
+        if self.waits {
+            self.ignored_bytes = r.usage_bytes.saturating_sub(self.usage_bytes);
+        } else {
             self.takes(r.usage_bytes);
         }
         self.waits
@@ -64,6 +68,11 @@ impl RstatWait {
         self.usage_is_as_before
     }
 
+    /// What a reading that was ignored had more in use than the last that was not.
+    pub(super) const fn ignored_bytes(&self) -> u64 {
+        self.ignored_bytes
+    }
+
     /// The last reading was ignored.
     pub(super) const fn waits(&self) -> bool {
         self.waits
@@ -73,7 +82,7 @@ impl RstatWait {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forecast::DomainForecast;
+    use crate::forecast::{DomainForecast, MAX_RATE_BYTES_PER_S};
     use crate::signal::{Domain, StatAge};
 
     const MIB: u64 = 1 << 20;
@@ -134,7 +143,11 @@ mod tests {
             let mut got = Vec::new();
             for (ms, usage, inactive, lags) in readings {
                 let taken = d.observe_cgroup(Mono::from_millis(1 + ms), &reading(*usage, *inactive, *lags));
-                assert_eq!(d.next_sample_in(1) == Some(Duration::ZERO), !taken, "{readings:?} at {ms}");
+                assert_eq!(
+                    d.next_sample_in(MAX_RATE_BYTES_PER_S) == Some(Duration::ZERO),
+                    !taken,
+                    "{readings:?} at {ms}"
+                );
                 got.push(taken);
             }
             assert_eq!(got, taken, "{readings:?}");

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::node::event::PodSource;
-use crate::pod::spec::DEFAULT_GRACE_S;
+use crate::pod::spec::{DEFAULT_GRACE_S, SOURCE_ANNOTATION};
 
 /// What a pod's name becomes on this node.
 pub(super) fn name_on_node(name: &str, hostname: &str) -> String {
@@ -21,7 +21,7 @@ pub(super) fn apply(pod: &mut Pod, uid: String, source: PodSource, hostname: &st
     let annotations = meta.annotations.get_or_insert_default();
     // kubelet adds `config.seen`, too; a time in it would make every agent see another pod.
     annotations.insert("kubernetes.io/config.hash".to_owned(), uid.clone());
-    annotations.insert("kubernetes.io/config.source".to_owned(), source.as_str().to_owned());
+    annotations.insert(SOURCE_ANNOTATION.to_owned(), source.as_str().to_owned());
     meta.uid = Some(uid);
     // Says how the file came about, not what is to run.
     pod.status = None;

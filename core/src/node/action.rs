@@ -35,6 +35,8 @@ pub enum MemoryAction {
     Read { scope: ReadScope, caused_by: Option<Mono> },
     /// Read node, `kubepods`, and of the others these.
     ReadLimits { domains: Vec<Domain>, caused_by: Option<Mono> },
+    /// Have the eBPF programs tell of no growth until then; [`Mono::ZERO`]: of all.
+    QuietGrowth { until: Mono },
     /// Order the termination of a pod because of memory pressure.
     Evict { eviction: Box<Eviction>, qos: QosClass, pod: Arc<Pod> },
     /// Change how an evicted pod, or a container that is being stopped, is held.

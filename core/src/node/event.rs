@@ -10,11 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::brake::Held;
 use crate::clock::Mono;
 use crate::eviction::resources::ResourceAnswer;
-use crate::pod::containers::ListedContainer;
+use crate::pod::containers::{ListedContainer, ListedSandbox};
 use crate::pod::order::WorkerReport;
 use crate::pod::probe::ProbeReport;
 use crate::pod::{Pod, PodRef, PodUid};
-use crate::reason::Reason;
 use crate::signal::attribution::Target;
 use crate::signal::{CgroupId, KernelEvent, MemoryReading};
 
@@ -22,6 +21,8 @@ use crate::signal::{CgroupId, KernelEvent, MemoryReading};
 pub enum Event {
     /// A pod source's complete, current list.
     Pods(PodUpdate),
+    /// What has come, gone or changed of a source's pods since its last list.
+    PodsChanged(PodChanges),
     /// A source cannot be reached. What the last run of the agent knew of its pods holds until it can.
     SourceSilent(PodSource),
     /// The labels and taints that the Node object has, whoever gave them to it.
@@ -52,13 +53,11 @@ pub enum Event {
     Runtime(Result<(), String>),
     /// ConfigMaps or Secrets that these pods name have changed: what failed for want of them may succeed now.
     ObjectsChanged(Vec<PodUid>),
-    /// Something about a pod for its user to mend, which its work goes on with.
-    Warning { pod: PodRef, reason: Reason, message: String },
     /// The time for which the state asked to be woken has come.
     Tick,
 }
 
-/// A source always sends its complete list, so a lost update heals with the next.
+/// A complete list, so what was lost before heals with it.
 #[derive(Clone, Debug)]
 pub struct PodUpdate {
     pub source: PodSource,
@@ -66,6 +65,15 @@ pub struct PodUpdate {
     pub pods: Vec<SourcePod>,
     /// Manifests that do not count. A pod that an earlier version of a file named runs on while the file cannot be read.
     pub rejected: Vec<RejectedManifest>,
+}
+
+/// Of a source that knows each change by itself, once it has sent its list. No pod is both named and gone.
+#[derive(Clone, Debug)]
+pub struct PodChanges {
+    pub source: PodSource,
+    pub named: Vec<SourcePod>,
+    /// The source has them no more.
+    pub gone: Vec<PodUid>,
 }
 
 /// A valid pod and where it came from.
@@ -127,8 +135,6 @@ pub struct PodLifecycleEvent {
     pub kind: PodLifecycleEventKind,
     /// Container or sandbox id.
     pub id: String,
-    /// Host pid of the init process, with `ContainerStarted`, where the runtime tells it.
-    pub pid: Option<u32>,
 }
 
 /// kubelet's PLEG event types.
@@ -153,7 +159,5 @@ pub struct RuntimePod {
     pub pod: PodRef,
     /// Newest first.
     pub containers: Vec<ListedContainer>,
-    /// Those that are ready.
-    pub ready_sandboxes: usize,
-    pub sandboxes: usize,
+    pub sandboxes: Vec<ListedSandbox>,
 }

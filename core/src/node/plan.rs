@@ -31,6 +31,9 @@ pub fn plan(state: &State, now: Mono) -> Vec<Action> {
         let read = MemoryAction::Read { scope: ReadScope::AllPods, caused_by: None };
         actions.push(Action::memory(read, Reason::PodLifecycleEvent));
     }
+    if let Some(until) = state.growth_to_be_quieted() {
+        actions.push(Action::memory(MemoryAction::QuietGrowth { until }, Reason::SampleDue));
+    }
     plan_resources(state, now, &mut actions);
     // What else there is to do for a victim is planned once the state knows that it is one: its status as it was
     // before must not go to disk after the decision.

@@ -47,7 +47,7 @@ use crate::eviction::resources::{Condition, ResourceConfig, ResourceManager};
 use crate::eviction::{Candidate, EvictionConfig};
 use crate::oom::OomLedger;
 use crate::pod::admission::NodeFacts;
-use crate::pod::containers::ListedContainer;
+use crate::pod::containers::{ListedContainer, ListedSandbox};
 use crate::pod::qos::{CgroupResources, burstable_class_resources};
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
@@ -64,7 +64,8 @@ pub struct StateConfig {
     pub node: NodeFacts,
     pub eviction: EvictionConfig,
     pub resources: ResourceConfig,
-    /// kubelet `syncFrequency`, 1 min: a pod is synced this often ±50 % with nothing else happening.
+    /// kubelet `syncFrequency`, 1 min: a pod is synced this often ±50 % with nothing else happening, until it stands still
+    /// and PLEG says the same of it as its worker.
     pub sync_frequency: Duration,
     /// The sources that the configuration names. Without any nothing is started, and what runs is left alone.
     pub sources: BTreeSet<PodSource>,
@@ -87,7 +88,7 @@ pub struct StateConfig {
 struct Found {
     pod: PodRef,
     containers: Vec<ListedContainer>,
-    sandbox: bool,
+    sandboxes: Vec<ListedSandbox>,
 }
 
 /// What holds for the node as a whole, as it was told last.
@@ -108,6 +109,8 @@ struct Signals {
     /// The first kernel event told in the trace since the last reading.
     told_at: Option<Mono>,
     last_reading: Option<MemoryReading>,
+    /// Until when the kernel's side tells of no growth.
+    quiet_until: Mono,
 }
 
 #[derive(Debug)]
@@ -174,6 +177,7 @@ impl Follows {
             Follows { kills: false, memory_pressure: false, resource_conditions: false, admission: false };
         match event {
             Event::Pods(_)
+            | Event::PodsChanged(_)
             | Event::SourceSilent(_)
             | Event::Relisted(_)
             | Event::Leftovers(_)
@@ -192,7 +196,6 @@ impl Follows {
             | Event::BrakeFailed { .. }
             | Event::NodeObject { .. }
             | Event::ObjectsChanged(_)
-            | Event::Warning { .. }
             | Event::Runtime(_) => nothing,
         }
     }
@@ -237,6 +240,7 @@ impl State {
         let follows = Follows::from(&event);
         match event {
             Event::Pods(update) => self.apply_pod_update(update, now),
+            Event::PodsChanged(changes) => self.apply_pod_changes(changes, now),
             Event::Relisted(pods) => self.apply_relist(pods, now),
             Event::Lifecycle(event) => self.apply_lifecycle(&event, now),
             Event::Leftovers(uids) => self.apply_leftovers(uids, now),
@@ -254,9 +258,6 @@ impl State {
                 (self.config.node.labels, self.config.node.taints) = (labels, taints);
             }
             Event::ObjectsChanged(pods) => self.apply_objects_changed(&pods),
-            Event::Warning { pod, reason, message } => {
-                self.record_pod(now, Kind::Warning, reason, &pod, message);
-            }
             Event::Tick => {}
         }
         self.hand_over_found();

@@ -11,8 +11,15 @@ pub struct Containers {
     read: Option<PodRuntimeStatus>,
     /// PLEG's last list. `None`: there has been none since the pod is known.
     listed: Option<Vec<ListedContainer>>,
-    /// PLEG has listed a sandbox of the pod.
-    sandbox_listed: bool,
+    /// Of the same list.
+    listed_sandboxes: Vec<ListedSandbox>,
+}
+
+/// A sandbox as PLEG lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedSandbox {
+    pub id: String,
+    pub ready: bool,
 }
 
 /// A container as PLEG lists it.
@@ -40,20 +47,35 @@ impl Containers {
         !self.listed.iter().flatten().map(|c| &c.container).eq(before.iter().map(|c| &c.container))
     }
 
-    /// PLEG has listed just these, and a sandbox or none.
+    /// PLEG has listed just these.
     #[must_use]
-    pub fn is_listed_as(&self, listed: &[ListedContainer], sandbox: bool) -> bool {
-        self.listed.as_deref() == Some(listed) && self.sandbox_listed == sandbox
+    pub fn is_listed_as(&self, listed: &[ListedContainer], sandboxes: &[ListedSandbox]) -> bool {
+        self.listed.as_deref() == Some(listed) && self.listed_sandboxes == sandboxes
     }
 
-    pub const fn set_sandbox_listed(&mut self, sandbox: bool) {
-        self.sandbox_listed = sandbox;
+    pub fn set_listed_sandboxes(&mut self, sandboxes: Vec<ListedSandbox>) {
+        self.listed_sandboxes = sandboxes;
+    }
+
+    /// PLEG has listed nothing that the worker has not read: the same sandboxes and containers, in the same states. Neither
+    /// of them ever comes back to a state that it has left.
+    #[must_use]
+    pub fn is_read_as_listed(&self) -> bool {
+        let (Some(read), Some(listed)) = (&self.read, &self.listed) else { return false };
+        let container = |c: &ListedContainer| {
+            read.containers.iter().any(|r| r.id == c.container.id && r.state == c.state)
+        };
+        let sandbox = |s: &ListedSandbox| read.sandboxes.iter().any(|r| r.id == s.id && r.ready == s.ready);
+        read.containers.len() == listed.len()
+            && read.sandboxes.len() == self.listed_sandboxes.len()
+            && listed.iter().all(container)
+            && self.listed_sandboxes.iter().all(sandbox)
     }
 
     /// PLEG has listed something of the pod, be it dead.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        self.sandbox_listed || self.any_listed()
+        !self.listed_sandboxes.is_empty() || self.any_listed()
     }
 
     /// As the worker read it last; `None`: it has not.

@@ -1,17 +1,20 @@
 //! A container's environment, and `$(VAR)` expansion in values, command and args. Core.
 //!
-//! Sources: literals, [`fields`] of the pod and of its resources, ConfigMaps and Secrets as they were found, Services.
+//! Sources: literals, [`fields`] of the pod and of its resources, ConfigMaps and Secrets as they were found, Services,
+//! and [`file`]s in its volumes.
 
 mod fields;
+pub mod file;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource, Pod};
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource, FileKeySelector, Pod};
 
 use super::qos::Amounts;
 use crate::object::{Object, ObjectError, ObjectKind, Objects};
 pub use fields::{ResourceFieldError, metadata_field, resource_field};
+use file::{EnvFile, EnvFiles};
 
 /// What the node adds to the manifest.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +34,8 @@ pub struct EnvSources<'a> {
     pub objects: &'a Objects,
     /// See [`super::services`].
     pub services: &'a BTreeMap<String, String>,
+    /// Those of [`files`].
+    pub files: &'a EnvFiles,
 }
 
 /// kubelet shows each of these as `CreateContainerConfigError`.
@@ -50,9 +55,16 @@ pub enum EnvError {
     FieldPath { container: String, env: String, path: String },
     #[error("container {container}: env {env}: {source}")]
     Resource { container: String, env: String, source: ResourceFieldError },
+    #[error("cannot find the volume {volume:?} referenced by FileKeyRef")]
+    NoVolume { volume: String },
+    /// kubelet says no more than the first four words.
+    #[error("couldn't parse env file {path:?} of volume {volume:?}: {why}")]
+    File { volume: String, path: String, why: String },
+    #[error("environment variable key {key:?} not found in file {path:?}")]
+    NoFileKey { key: String, path: String },
     #[error(
         "container {container}: env {env}: valueFrom names no source this agent knows (fieldRef, resourceFieldRef, \
-         configMapKeyRef, secretKeyRef)"
+         configMapKeyRef, secretKeyRef, fileKeyRef)"
     )]
     NoSource { container: String, env: String },
 }
@@ -122,6 +134,13 @@ pub fn container_env(
     let services = from.services.iter().filter(|(name, _)| !names.contains(*name));
     made.env.0.extend(services.map(|(name, value)| (name.clone(), value.clone())));
     Ok(made)
+}
+
+/// Volume and path of each file that the container's environment is read from.
+pub fn files(container: &Container) -> impl Iterator<Item = (&str, &str)> {
+    let sources = container.env.iter().flatten().filter_map(|var| var.value_from.as_ref());
+    let files = sources.filter_map(|source| source.file_key_ref.as_ref());
+    files.map(|file| (file.volume_name.as_str(), file.path.as_str()))
 }
 
 /// Every key of one ConfigMap or Secret.
@@ -281,7 +300,28 @@ fn resolve(
             source,
         });
     }
+    if let Some(file) = &source.file_key_ref {
+        return file_value(file, from.files);
+    }
     Err(EnvError::NoSource { container: container_name(), env: env() })
+}
+
+/// As with kubelet, `optional` is about the key alone, and an empty value is none.
+fn file_value(wanted: &FileKeySelector, files: &EnvFiles) -> Result<Option<String>, EnvError> {
+    let volume = wanted.volume_name.clone();
+    let unreadable = |why: String| EnvError::File { volume: volume.clone(), path: wanted.path.clone(), why };
+    let (path, bytes) = match files.get(&(volume.clone(), wanted.path.clone())) {
+        None | Some(EnvFile::NoVolume) => return Err(EnvError::NoVolume { volume }),
+        Some(EnvFile::Unreadable { why }) => return Err(unreadable(why.clone())),
+        Some(EnvFile::Read { path, bytes }) => (path, bytes),
+    };
+    let value = file::value(bytes, &wanted.key).map_err(|e| unreadable(e.to_string()))?;
+    match String::from_utf8(value) {
+        Ok(value) if !value.is_empty() => Ok(Some(value)),
+        Ok(_) if wanted.optional == Some(true) => Ok(None),
+        Ok(_) => Err(EnvError::NoFileKey { key: wanted.key.clone(), path: path.clone() }),
+        Err(_) => Err(unreadable(format!("the value at {:?} is not UTF-8", wanted.key))),
+    }
 }
 
 #[cfg(test)]

@@ -56,8 +56,9 @@ pub struct WorkerReport {
 
 #[derive(Clone, Debug)]
 pub enum WorkerOutcome {
-    /// The pod is as its manifest says, or will be at `next_sync_in` (CrashLoopBackOff, image back-off).
-    Synced { next_sync_in: Option<(Duration, Reason)>, waiting: Vec<ContainerWaiting> },
+    /// The pod is as its manifest says, or will be at `next_sync_in` (CrashLoopBackOff, image back-off). `settled`: as it was
+    /// read last, nothing was to be done for it.
+    Synced { next_sync_in: Option<(Duration, Reason)>, waiting: Vec<ContainerWaiting>, settled: bool },
     /// All containers ended and the restart policy starts none again.
     Completed { succeeded: bool },
     /// The work failed; kubelet's back-off applies. `error` names the thing and the remedy.

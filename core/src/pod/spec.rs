@@ -1,6 +1,5 @@
 //! What is asked of a pod's manifest in more than one place.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
@@ -31,8 +30,8 @@ pub fn grace_period(pod: &Pod) -> Duration {
 /// What counts of a pod is the same (kubelet: `podsDifferSemantically`). A resource version is no change, nor is its status,
 /// but for what others say there: the pod may be Ready by it.
 #[must_use]
-pub fn same_content(a: &Arc<Pod>, b: &Arc<Pod>) -> bool {
-    Arc::ptr_eq(a, b) || same_manifest(a, b) && conditions_of_others(a).eq(conditions_of_others(b))
+pub fn same_content(a: &Pod, b: &Pod) -> bool {
+    std::ptr::eq(a, b) || same_manifest(a, b) && conditions_of_others(a).eq(conditions_of_others(b))
 }
 
 /// The same, whatever others say of the pod.
@@ -48,6 +47,17 @@ pub fn same_manifest(a: &Pod, b: &Pod) -> bool {
         && a.metadata.labels == b.metadata.labels
         && a.metadata.annotations == b.metadata.annotations
         && counts(a) == counts(b)
+}
+
+/// Where a static pod comes from is written into it as it is read; what the API server has says nothing of it.
+pub const SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
+
+/// It comes from a manifest of this node, and nothing of a cluster need be there for it.
+#[must_use]
+pub fn is_static(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations
+        .is_some_and(|all| matches!(all.get(SOURCE_ANNOTATION).map(String::as_str), Some("file" | "http")))
 }
 
 /// `spec.hostname`, or the pod's name cut to the 63 bytes that a host name may have.

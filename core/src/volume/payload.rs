@@ -49,6 +49,10 @@ pub enum PayloadError {
     #[error("{0}")]
     Token(String),
     #[error("{0}")]
+    TrustBundle(String),
+    #[error("{0}")]
+    Certificate(String),
+    #[error("{0}")]
     Downward(String),
     #[error("invalid path {path:?}: {why}")]
     Path { path: String, why: &'static str },

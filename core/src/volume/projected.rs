@@ -7,19 +7,24 @@ use k8s_openapi::api::core::v1::{Pod, ProjectedVolumeSource, VolumeProjection};
 use super::payload::{File, PayloadError, mode, of_object};
 use super::{Content, DEFAULT_MODE, downward, fs_group, fs_user};
 use crate::object::ObjectKind;
+use crate::pod_certificate::Credential;
 use crate::token::TokenKey;
+use crate::trust_bundle::anchors;
 
+/// `volume`: its name.
+///
 /// # Errors
 /// Every source that gives nothing.
 pub fn files(
+    volume: &str,
     source: &ProjectedVolumeSource,
     pod: &Pod,
     content: &Content,
 ) -> Result<BTreeMap<String, File>, PayloadError> {
     let default_mode = source.default_mode.unwrap_or(DEFAULT_MODE);
     let (mut files, mut errors) = (BTreeMap::new(), Vec::new());
-    for projection in source.sources.iter().flatten() {
-        match one(projection, default_mode, pod, content) {
+    for (index, projection) in source.sources.iter().flatten().enumerate() {
+        match one(projection, (volume, index), default_mode, pod, content) {
             Ok(found) => files.extend(found),
             Err(error) => errors.push(error),
         }
@@ -32,6 +37,7 @@ pub fn files(
 
 fn one(
     projection: &VolumeProjection,
+    (volume, index): (&str, usize),
     default_mode: i32,
     pod: &Pod,
     content: &Content,
@@ -50,16 +56,35 @@ fn one(
         downward::files(items, default_mode, pod, &content.node)
     } else if let Some(wanted) = &projection.service_account_token {
         let token = content.tokens.get(&TokenKey::of(pod, wanted)).map_err(PayloadError::Token)?;
-        // The user alone may read it; with an fsGroup that group too, once the volume's ownership is set.
-        let owner = fs_user(pod);
-        let private = owner.is_some() || fs_group(pod).is_some();
-        let mode = if private { 0o600 } else { mode(None, default_mode) };
-        let file = File { data: token.value.clone().into_bytes(), mode, owner };
+        let file = private(token.value.clone().into_bytes(), default_mode, pod);
         Ok(BTreeMap::from([(wanted.path.clone(), file)]))
+    } else if let Some(wanted) = &projection.cluster_trust_bundle {
+        let anchors = anchors(wanted, &content.trust_bundles).map_err(PayloadError::TrustBundle)?;
+        Ok(BTreeMap::from([(wanted.path.clone(), private(anchors, default_mode, pod))]))
+    } else if let Some(wanted) = &projection.pod_certificate {
+        let Credential { key, chain, .. } =
+            content.credentials.get(volume, index).map_err(PayloadError::Certificate)?;
+        let parts = [
+            (&wanted.credential_bundle_path, format!("{key}{chain}")),
+            (&wanted.key_path, key.clone()),
+            (&wanted.certificate_chain_path, chain.clone()),
+        ];
+        let named = parts.into_iter().filter_map(|(path, text)| {
+            let path = path.clone().filter(|path| !path.is_empty())?;
+            Some((path, private(text.into_bytes(), default_mode, pod)))
+        });
+        Ok(named.collect())
     } else {
-        // A source that names nothing gives nothing; what is not supported is refused at admission.
+        // A source that names nothing gives nothing.
         Ok(BTreeMap::new())
     }
+}
+
+/// The pod's user alone may read it; with an fsGroup that group too, once the volume's ownership is set.
+fn private(data: Vec<u8>, default_mode: i32, pod: &Pod) -> File {
+    let owner = fs_user(pod);
+    let private = owner.is_some() || fs_group(pod).is_some();
+    File { data, mode: if private { 0o600 } else { mode(None, default_mode) }, owner }
 }
 
 #[cfg(test)]
@@ -105,7 +130,7 @@ mod tests {
 
     fn shown(pod: &Pod, content: &Content) -> Result<String, String> {
         let source = pod.spec.as_ref().unwrap().volumes.as_ref().unwrap()[0].projected.as_ref().unwrap();
-        let found = files(source, pod, content).map_err(|e| e.to_string())?;
+        let found = files("v", source, pod, content).map_err(|e| e.to_string())?;
         let text = |f: &File| String::from_utf8_lossy(&f.data).into_owned();
         Ok(found.iter().map(|(p, f)| format!("{p}={} {:o} {:?}; ", text(f), f.mode, f.owner)).collect())
     }

@@ -46,6 +46,8 @@ pub enum Fault {
     Gone,
     /// Passed on after this.
     Slow(Duration),
+    /// The server's own token is said to live for so many seconds.
+    TokenLives(u64),
 }
 
 type Choose = Box<dyn Fn(&Request) -> Option<Fault> + Send>;
@@ -225,6 +227,13 @@ fn serve(mut inside: TcpStream, via: &Via, state: &Mutex<State>) -> io::Result<(
             thread::sleep(by);
             forward(&mut agent, &head, &body, via, state)?;
         }
+        Some(Fault::TokenLives(seconds)) => {
+            let mut answered = Vec::new();
+            // Of HTTP/1.0, so that the answer comes in one piece.
+            let head = head.replacen("HTTP/1.1", "HTTP/1.0", 1);
+            forward(&mut answered, &head, &body, via, state)?;
+            agent.write_all(short_lived(&answered, seconds)?.as_bytes())?;
+        }
         None => forward(&mut agent, &head, &body, via, state)?,
     }
     agent.conn.send_close_notify();
@@ -286,10 +295,20 @@ fn forward(
     }
 }
 
+fn short_lived(answered: &[u8], seconds: u64) -> io::Result<String> {
+    let text = String::from_utf8_lossy(answered);
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let mut token: Value = serde_json::from_str(body).map_err(io::Error::other)?;
+    token["spec"]["expirationSeconds"] = json!(seconds);
+    token["status"]["expirationTimestamp"] = json!(super::rfc3339(super::unix_s() + seconds));
+    Ok(answer("201 Created", "", &token))
+}
+
 fn refusal(code: u16, headers: &str) -> String {
     let reason = match code {
         401 => "Unauthorized",
         403 => "Forbidden",
+        404 => "NotFound",
         429 => "TooManyRequests",
         _ => "InternalError",
     };

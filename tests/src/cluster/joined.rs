@@ -1,8 +1,6 @@
 //! A node of a cluster: the agent on a containerd of its own, joined to a control plane under the node's own identity.
 
-use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
-use std::path::Path;
 
 use serde_json::{Value, json};
 use xtask::control_plane::ControlPlane;
@@ -43,38 +41,23 @@ impl<'a> Joined<'a> {
     #[track_caller]
     #[must_use]
     pub fn new(plane: &'a ControlPlane, name: &str) -> Joined<'a> {
-        let address = plane.server().trim_start_matches("https://").parse().expect("an address and a port");
-        let kubeconfig = plane.node_kubeconfig(name).unwrap();
-        Joined::at(plane, name, Node::new(name, newest()), address, &kubeconfig)
+        let mut node = Node::new(name, newest());
+        node.join_as(plane, name).unwrap();
+        Joined::of(plane, name, node)
     }
 
     /// The same, and all that it says to the API server goes through the proxy.
     #[track_caller]
     #[must_use]
     pub fn through_faults(plane: &'a ControlPlane, name: &str) -> (FaultProxy, Joined<'a>) {
-        let node = Node::new(name, newest());
+        let mut node = Node::new(name, newest());
         let kubeconfig = plane.node_kubeconfig(name).unwrap();
         let proxy = FaultProxy::start(&kubeconfig, node.scratch().path());
-        let joined = Joined::at(plane, name, node, proxy.address(), proxy.kubeconfig());
-        (proxy, joined)
+        node.join_by(proxy.address(), name, proxy.kubeconfig()).unwrap();
+        (proxy, Joined::of(plane, name, node))
     }
 
-    fn at(
-        plane: &'a ControlPlane,
-        name: &str,
-        mut node: Node,
-        address: SocketAddr,
-        kubeconfig: &Path,
-    ) -> Joined<'a> {
-        node.join(address).unwrap();
-        let cert_dir = node.scratch().path().join("pki");
-        node.add_arguments(&[
-            &format!("--kubeconfig={}", kubeconfig.display()),
-            &format!("--hostname-override={name}"),
-            &format!("--cert-dir={}", cert_dir.display()),
-            // Pods say by it that they are this node's.
-            &format!("--node-labels=test={name}"),
-        ]);
+    fn of(plane: &'a ControlPlane, name: &str, node: Node) -> Joined<'a> {
         super::namespace(plane, name);
         Joined { node, name: name.to_owned(), plane, inward: None }
     }

@@ -5,14 +5,18 @@
 
 mod certificates;
 mod compare;
+mod content;
 mod control_plane;
+mod demo;
 mod e2e;
 mod eviction;
 mod faults;
 mod node;
 mod node_api;
 mod node_api_access;
+mod pod_certificates;
 mod pods;
 mod stability;
+mod takeover;
 mod updates;
 mod volumes;

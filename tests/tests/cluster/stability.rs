@@ -1,8 +1,8 @@
 //! The API server goes away and comes back.
 
-use oomlet_tests::cluster::joined::{Joined, obedient, shell};
+use oomlet_tests::cluster::joined::{Joined, OBEDIENT, obedient, shell};
 use oomlet_tests::cluster::{self, condition};
-use oomlet_tests::node::soon;
+use oomlet_tests::node::{script, soon};
 use serde_json::{Value, json};
 use xtask::process;
 use xtask::relay::Way;
@@ -70,6 +70,25 @@ fn an_agent_that_starts_without_the_api_server_goes_on_with_its_pods() {
     });
     assert_eq!(told["status"]["startTime"], before["status"]["startTime"]);
     assert_eq!(told["metadata"]["uid"], before["metadata"]["uid"]);
+}
+
+/// As on the first boot of a node whose static pods are the control plane.
+#[test]
+fn a_static_pod_starts_where_the_api_server_never_was() {
+    let plane = cluster::shared();
+    let mut node = Joined::new(plane, "never-seen");
+    node.relay().unwrap().set(Way::Cut);
+    let mut manifest = script("first", OBEDIENT);
+    manifest["metadata"]["namespace"] = json!("never-seen");
+    node.put(&manifest);
+    node.start();
+    let name = "first-never-seen";
+    let runs = || !node.containers_of_pod(name).is_empty();
+    assert!(process::holds_within(soon(), runs), "{}", node.diagnosis());
+    let first = node.container_of_pod(name);
+    node.relay().unwrap().set(Way::Open);
+    node.wait_api_pod(name, "mirrored", |mirror| mirror["status"]["phase"] == "Running");
+    assert_eq!(node.container_of_pod(name), first);
 }
 
 #[test]

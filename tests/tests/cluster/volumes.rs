@@ -15,9 +15,7 @@ const NAMESPACE: &str = "volumes";
 
 fn joined(plane: &ControlPlane) -> Node {
     let mut node = Node::new("cluster-volumes", newest());
-    node.join(plane.server().trim_start_matches("https://").parse().unwrap()).unwrap();
-    let kubeconfig = plane.node_kubeconfig(NODE).unwrap();
-    node.add_arguments(&["--kubeconfig", kubeconfig.to_str().unwrap(), "--hostname-override", NODE]);
+    node.join_as(plane, NODE).unwrap();
     node.start();
     wait_object(plane, &["node", NODE], "Ready", |node| {
         cluster::condition(node, "Ready")["status"] == "True"

@@ -226,6 +226,37 @@ fn one_that_ignores_its_signal_is_killed_at_the_end_of_its_grace() {
     assert_eq!(node.the_container_of("neighbour"), limited.neighbour);
 }
 
+/// Its probes' commands stand still with it, or crawl.
+#[test]
+fn what_a_held_container_does_not_answer_is_not_held_against_it() {
+    let limited = Limited::start("limit-probed", newest(), 2);
+    let node = &limited.node;
+    let annotations = json!({
+        "oomlet.dev/memory-limit-policy": "graceful",
+        "oomlet.dev/memory-limit-grace": "20s",
+    });
+    let mut hog = limited.hog(annotations, "Never", &["--sigterm-ms", "4000"]);
+    for kind in ["livenessProbe", "readinessProbe"] {
+        hog["spec"]["containers"][0][kind] = json!({
+            "exec": { "command": ["/bin/sh", "-c", format!("echo {kind} >>/marks/asked")] },
+            "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 1,
+        });
+    }
+    node.put(&hog);
+    limited.expect_stop();
+    limited.expect_end(0);
+    assert!(limited.mark().contains("sigterm handled"), "{}", limited.mark());
+    let asked = fs::read_to_string(limited.marks.join("asked")).unwrap_or_default();
+    assert!(asked.contains("livenessProbe"), "{asked}");
+    let hog = node.wait_pod("hog", "Succeeded", |pod| pod::phase(pod) == "Succeeded");
+    assert_eq!(ended(&hog, "state")["reason"], FORESTALLED, "{}", hog["status"]);
+    let failed = |r: &xtask::node::trace::TraceRecord| {
+        ["Unhealthy", "LivenessProbeFailed"].contains(&r.reason.as_str()) && r.pod_name() == pod_name("hog")
+    };
+    let failed: Vec<_> = node.trace().unwrap().into_iter().filter(failed).collect();
+    assert!(failed.is_empty(), "{failed:#?}\n{}", limited.story());
+}
+
 #[test]
 fn a_container_does_not_stay_held_when_the_agent_is_gone() {
     let mut limited = Limited::start("limit-killed", oldest(), 2);

@@ -15,6 +15,7 @@ on_oldest_and_newest_containerd!(
     a_running_pod_sees_changes_whole,
     a_pod_waits_for_what_it_needs,
     no_byte_of_a_secret_is_left_anywhere,
+    an_environment_is_read_from_a_file,
 );
 
 /// Nothing else has this.
@@ -218,6 +219,47 @@ fn a_pod_waits_for_what_it_needs(version: Version) {
     // Its back-off is ten seconds: what appeared has woken it.
     let took = appeared.elapsed().as_secs_f64();
     assert!(took < 8.0 * oomlet_tests::speed::scale(), "{took} s");
+}
+
+/// The init container writes what the main one is given.
+fn an_environment_is_read_from_a_file(version: Version) {
+    let mut node = node("env-file", version);
+    let with_env = |name: &str, env: Value| {
+        let mut pod = script(name, "echo $A; echo \"$B\"; echo ${C-unset}");
+        pod["spec"]["volumes"] = json!([{ "name": "made", "emptyDir": {} }]);
+        let written = "mkdir /made/d; printf \"# of the init container\\nA='one'\\nB='two\\nlines' # and more\\n\" > /made/d/f.env";
+        let mut init = shell("init", written);
+        init["volumeMounts"] = json!([{ "name": "made", "mountPath": "/made" }]);
+        pod["spec"]["initContainers"] = json!([init]);
+        pod["spec"]["containers"][0]["env"] = env;
+        pod
+    };
+    let key = |name: &str, path: &str, key: &str, optional: bool| {
+        let file = json!({ "volumeName": "made", "path": path, "key": key, "optional": optional });
+        json!({ "name": name, "valueFrom": { "fileKeyRef": file } })
+    };
+    let whole = json!([
+        key("A", "d/f.env", "A", false),
+        key("B", "d/f.env", "B", false),
+        key("C", "d/f.env", "NONE", true)
+    ]);
+    node.put(&with_env("reads", whole));
+    node.put(&with_env("no-key", json!([key("A", "d/f.env", "NONE", false)])));
+    // As with kubelet `optional` is about the key, not about the file.
+    node.put(&with_env("no-file", json!([key("A", "none.env", "A", true)])));
+    node.start();
+    let pod = node.wait_pod("reads", "Succeeded", |pod| pod::phase(pod) == "Succeeded");
+    assert_eq!(node.log(&pod, "main", 0), "one\ntwo\nlines\nunset\n");
+    for (name, want) in [
+        ("no-key", "environment variable key \"NONE\" not found in file"),
+        ("no-file", "couldn't parse env file \"none.env\" of volume \"made\": No such file"),
+    ] {
+        let waiting = |pod: &Value| pod::container(pod, "main")["state"]["waiting"].clone();
+        let refused =
+            node.wait_pod(name, "refused", |pod| waiting(pod)["reason"] == "CreateContainerConfigError");
+        let said = waiting(&refused)["message"].as_str().unwrap().to_owned();
+        assert!(said.contains(want), "{name}: {said}");
+    }
 }
 
 fn no_byte_of_a_secret_is_left_anywhere(version: Version) {

@@ -55,6 +55,28 @@ fn install() {
     sh(&format!("ctr -n k8s.io images import {}", images::samples().unwrap().display()));
 }
 
+/// What `kubeadm join` has written, and the unit's drop-in. Nobody listens at the address.
+fn join_a_cluster_that_is_away() {
+    let drop_in = "/etc/systemd/system/oomlet.service.d";
+    fs::create_dir_all(drop_in).unwrap();
+    fs::copy(format!("{SHARE}/packaging/systemd/cluster.conf"), format!("{drop_in}/cluster.conf")).unwrap();
+    fs::copy("/etc/oomlet/kubelet.yaml", "/var/lib/kubelet/config.yaml").unwrap();
+    let arguments = "KUBELET_KUBEADM_ARGS=\"--node-labels=by=kubeadm --v=2\"\n";
+    fs::write("/var/lib/kubelet/kubeadm-flags.env", arguments).unwrap();
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{
+            "name": "away",
+            "cluster": { "server": "https://127.0.0.1:1", "insecure-skip-tls-verify": true },
+        }],
+        "users": [{ "name": "node", "user": { "token": "none" } }],
+        "contexts": [{ "name": "node", "context": { "cluster": "away", "user": "node" } }],
+        "current-context": "node",
+    });
+    fs::write("/etc/kubernetes/kubelet.conf", kubeconfig.to_string()).unwrap();
+}
+
 fn put(manifest: &Value) {
     let name = manifest["metadata"]["name"].as_str().unwrap();
     let hidden = PathBuf::from(format!("{MANIFESTS}/.{name}"));
@@ -153,6 +175,27 @@ fn the_shipped_unit_runs_pods_evicts_and_is_watched_over() {
     assert_eq!([task_of(&wait_up("limited")), task_of(&wait_up("free"))], tasks);
     let log = sh("dmesg");
     assert!(!log.contains("Out of memory: Killed process"), "{log}");
+
+    // The same node as one of a cluster, with kubeadm's files, and an API server that is not there.
+    sh("systemctl disable --now oomlet");
+    join_a_cluster_that_is_away();
+    sh("systemctl daemon-reload && systemctl enable --now oomlet");
+    assert_eq!(sh("systemctl is-active oomlet").trim(), "active", "it waits for no API server");
+    let line = fs::read_to_string(format!("/proc/{}/cmdline", main_pid())).unwrap();
+    for word in ["/var/lib/kubelet/config.yaml", "/etc/kubernetes/kubelet.conf", "--node-labels=by=kubeadm"] {
+        assert!(line.split('\0').any(|given| given == word), "{word} in {line:?}");
+    }
+    put(&workload("later", "idle", &[]));
+    let later = task_of(&wait_up("later"));
+    assert_eq!([task_of(&wait_up("limited")), task_of(&wait_up("free"))], tasks);
+    wait("that is told", || sh("journalctl -u oomlet --no-pager").contains("pods cannot be watched"));
+    sh("systemctl stop oomlet");
+    assert_eq!(
+        [task_of(&limited), task_of(&free), task_of(&wait_up("later"))],
+        [&tasks[..], &[later]].concat()[..]
+    );
+    sh("systemctl start oomlet");
+    wait_up("later");
 
     // A pod's slice goes with it.
     let (unit, dir) = slice_of(&limited, "burstable");

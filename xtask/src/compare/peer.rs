@@ -79,17 +79,7 @@ impl<'a> Peer<'a> {
         let version = *Version::available()?.last().context("`cargo xtask setup` installs containerd")?;
         let sysctls = Sysctls::keep()?;
         let mut node = TestNode::start(kind.name(), version)?;
-        let address =
-            plane.server().trim_start_matches("https://").parse().context("an address and a port")?;
-        node.join(address)?;
-        let kubeconfig = plane.node_kubeconfig(&name)?;
-        let cert_dir = node.scratch().path().join("pki");
-        node.add_arguments(&[
-            &format!("--kubeconfig={}", kubeconfig.display()),
-            &format!("--hostname-override={name}"),
-            &format!("--cert-dir={}", cert_dir.display()),
-            &format!("--node-labels=test={name}"),
-        ]);
+        node.join_as(plane, &name)?;
         node.config_mut()["clusterDNS"] = json!([CLUSTER_DNS]);
         node.config_mut()["clusterDomain"] = json!("cluster.local");
         plane.kubectl(&["create", "namespace", &namespace])?;
@@ -270,7 +260,7 @@ impl<'a> Peer<'a> {
         let scratch = self.node.scratch();
         let dir = scratch.path().display().to_string();
         let root = scratch.cgroup_root().to_owned();
-        let server = self.plane.server().trim_start_matches("https://").to_owned();
+        let server = self.plane.address().to_string();
         Normal::new(&[
             (&dir, "$DIR"),
             (&root, "$CGROUP_ROOT"),

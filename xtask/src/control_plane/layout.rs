@@ -3,7 +3,7 @@
 //! Everything listens on loopback. etcd, which asks nobody who they are, listens on a unix socket that the folder's
 //! mode protects; controller-manager and scheduler serve nothing.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::{collections::hash_map::RandomState, hash::BuildHasher};
 
@@ -55,7 +55,12 @@ impl Layout {
 
     #[must_use]
     pub fn server(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
+        format!("https://{}", self.address())
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     fn at(&self, name: &str) -> String {

@@ -18,7 +18,7 @@ use std::path::Path;
 use super::{ReadError, open, read};
 use crate::cgroup::CgroupError;
 use crate::cgroup::parse::{self, MemoryStat};
-use oomlet_core::signal::{Hierarchy, StatAge};
+use oomlet_core::signal::{Domain, DomainReading, Hierarchy, StatAge};
 
 /// Pages that a CPU counts or charges on its own before it tells (`MEMCG_CHARGE_BATCH`).
 const BATCH_PAGES: u64 = 64;
@@ -62,6 +62,17 @@ impl StatFile {
         })?;
         Ok((stat, self.text.age(digest, usage_bytes, slack_bytes)))
     }
+}
+
+/// Its usage and its statistics are as they were, and it is full enough for that to be no proof.
+pub(super) fn may_hide_a_leak(d: &DomainReading) -> bool {
+    let full = d.limit_bytes.is_none_or(|limit| d.usage_bytes >= limit - limit / 4);
+    let above_others = match &d.domain {
+        Domain::Kubepods => full,
+        Domain::Pod(_) => full && d.limit_bytes.is_some(),
+        Domain::Node | Domain::Container(..) => false,
+    };
+    above_others && d.statistics == StatAge::AsBefore
 }
 
 fn digest(text: &[u8]) -> u64 {

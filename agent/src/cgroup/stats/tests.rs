@@ -5,6 +5,7 @@ use super::*;
 use crate::cgroup::test_tree::TestTree;
 use oomlet_core::pod::PodUid;
 use oomlet_core::pod::qos::{CgroupResources, QosClass};
+use oomlet_core::signal::StatAge;
 
 fn none() -> CgroupResources {
     CgroupResources::default()

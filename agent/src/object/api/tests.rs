@@ -61,7 +61,10 @@ impl Fake {
         let client = kube::Client::new(tower::service_fn(answer), "default");
         let clients = watch::channel(Some(ApiServer(client))).1;
         let cancel = CancellationToken::new();
-        (ApiObjects::new(clients, TaskTracker::new(), cancel.clone()), cancel.drop_guard())
+        (
+            ApiObjects::new(clients, ContentStore::default(), TaskTracker::new(), cancel.clone()),
+            cancel.drop_guard(),
+        )
     }
 }
 

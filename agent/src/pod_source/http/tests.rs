@@ -53,6 +53,10 @@ impl Server {
     }
 }
 
+fn here() -> Here {
+    Here { node_name: "n".to_owned(), in_cluster: false }
+}
+
 struct Watching {
     rx: mpsc::Receiver<Event>,
     cancel: CancellationToken,
@@ -63,7 +67,7 @@ fn watch(url: &str, headers: &[(&str, &[&str])]) -> Watching {
     let headers = headers
         .iter()
         .map(|(name, values)| ((*name).to_owned(), values.iter().map(|v| (*v).to_owned()).collect()));
-    let source = HttpSource::new(url.to_owned(), &headers.collect(), "n".to_owned()).unwrap();
+    let source = HttpSource::new(url.to_owned(), &headers.collect(), here()).unwrap();
     let (tx, rx) = mpsc::channel(16);
     let cancel = CancellationToken::new();
     let task = tokio::spawn(source.watch(Duration::from_millis(10), tx, cancel.clone()));
@@ -162,8 +166,7 @@ async fn an_answer_that_cannot_be_used_changes_nothing() {
 #[tokio::test]
 async fn a_server_that_is_not_there_is_waited_for() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let source =
-        HttpSource::new(format!("http://127.0.0.1:{port}/"), &BTreeMap::new(), "n".to_owned()).unwrap();
+    let source = HttpSource::new(format!("http://127.0.0.1:{port}/"), &BTreeMap::new(), here()).unwrap();
     let error = source.read().await.unwrap_err().to_string();
     assert!(error.contains("staticPodURL") && error.contains("refused"), "{error}");
 }
@@ -172,7 +175,7 @@ async fn a_server_that_is_not_there_is_waited_for() {
 fn what_is_no_header_is_refused_at_start() {
     for (name, value) in [("no header", "a"), ("X", "a\nb")] {
         let headers = BTreeMap::from([(name.to_owned(), vec![value.to_owned()])]);
-        let error = HttpSource::new("http://x/".into(), &headers, "n".into()).unwrap_err().to_string();
+        let error = HttpSource::new("http://x/".into(), &headers, here()).unwrap_err().to_string();
         assert!(error.contains("staticPodURLHeader") && error.contains(name), "{error}");
     }
 }

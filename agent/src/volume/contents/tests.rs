@@ -5,12 +5,23 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 use crate::object::BoxFuture;
 use crate::token::Answer;
+use crate::trust_bundle::Known;
 use crate::volume::mounts;
+use oomlet_core::node::event::Event;
 use oomlet_core::object::{Object, ObjectError, ObjectKind};
+use oomlet_core::pod_certificate::{CertificateKey, Credential};
+use oomlet_core::reason::Reason;
 use oomlet_core::token::{Token, TokenKey};
+use oomlet_core::trace::record::{Kind, Record};
+use oomlet_core::trust_bundle::{TrustBundle, certificate_pem};
 
 /// Objects and tokens as a test says.
 #[derive(Debug)]
@@ -20,6 +31,8 @@ struct Fake {
     registered: Mutex<BTreeSet<PodUid>>,
     /// The next token, and when to ask again.
     token: Mutex<(Result<String, String>, Duration)>,
+    certificate: Mutex<Result<Credential, String>>,
+    certificates: broadcast::Sender<PodUid>,
 }
 
 impl Fake {
@@ -28,6 +41,33 @@ impl Fake {
         let content = Object { data: BTreeMap::from([("k".to_owned(), value.into())]), ..Object::default() };
         lock(&self.objects).insert(object.clone(), Arc::new(content));
         let _ = self.changes.send(object);
+    }
+
+    fn issue(&self, found: Result<&str, &str>) {
+        let credential = |text: &str| Credential {
+            key: format!("key of {text}\n"),
+            chain: format!("chain of {text}\n"),
+            begin_refresh_unix_s: 0,
+            expires_unix_s: 0,
+        };
+        *lock(&self.certificate) = found.map(credential).map_err(str::to_owned);
+        let _ = self.certificates.send("u".into());
+    }
+}
+
+/// What comes of registering is the objects' test.
+impl CertificateSource for Fake {
+    fn register_pod(&self, _: &Pod) {}
+
+    fn unregister_pod(&self, _: &PodUid) {}
+
+    fn get<'a>(&'a self, _: &'a CertificateKey) -> BoxFuture<'a, Result<Credential, String>> {
+        let found = lock(&self.certificate).clone();
+        Box::pin(async move { found })
+    }
+
+    fn changes(&self) -> broadcast::Receiver<PodUid> {
+        self.certificates.subscribe()
     }
 }
 
@@ -65,6 +105,8 @@ struct Rig {
     fake: Arc<Fake>,
     contents: Arc<Contents>,
     volumes: Arc<VolumeManager>,
+    bundles: watch::Sender<Known>,
+    journal: Arc<Journal>,
     events: mpsc::Receiver<Event>,
     _cancel: tokio_util::sync::DropGuard,
 }
@@ -87,21 +129,48 @@ impl Rig {
             changes: broadcast::Sender::new(16),
             registered: Mutex::default(),
             token: Mutex::new((Ok("first".into()), Duration::MAX)),
+            certificate: Mutex::new(Err("credential bundle is not issued yet".into())),
+            certificates: broadcast::Sender::new(16),
         });
         let volumes = Arc::new(VolumeManager::new(tmp.path()));
         let (_, services) = watch::channel(Some(Arc::default()));
-        let (objects, tokens) =
-            (Arc::clone(&fake) as Arc<dyn ObjectSource>, Arc::clone(&fake) as Arc<dyn TokenSource>);
-        let contents =
-            Arc::new(Contents::new(objects, tokens, services, Arc::clone(&volumes), EnvFacts::default()));
+        let (bundles_tx, bundles) = TrustBundleHandle::of_test();
+        let sources = Sources {
+            objects: Arc::clone(&fake) as Arc<dyn ObjectSource>,
+            tokens: Arc::clone(&fake) as Arc<dyn TokenSource>,
+            trust_bundles: bundles,
+            certificates: Arc::clone(&fake) as Arc<dyn CertificateSource>,
+            services,
+            store: ContentStore::default(),
+        };
+        let (journal, _) = Journal::open(16, None).unwrap();
+        let (its_volumes, its_journal) = (Arc::clone(&volumes), Arc::clone(&journal));
+        let contents = Arc::new(Contents::new(sources, its_volumes, its_journal, EnvFacts::default()));
         let (tx, events) = mpsc::channel(16);
         let cancel = CancellationToken::new();
         tokio::spawn(Arc::clone(&contents).run(tx, cancel.clone()));
-        Rig { tmp, fake, contents, volumes, events, _cancel: cancel.drop_guard() }
+        Rig {
+            tmp,
+            fake,
+            contents,
+            volumes,
+            journal,
+            bundles: bundles_tx,
+            events,
+            _cancel: cancel.drop_guard(),
+        }
+    }
+
+    async fn first_record(&self) -> Arc<Record> {
+        let (told, mut live) = self.journal.follow(0);
+        match told.into_iter().next() {
+            Some(record) => record,
+            None => tokio::time::timeout(Duration::from_secs(10), live.recv()).await.unwrap().unwrap(),
+        }
     }
 
     async fn set_up(&self, pod: &Pod) -> Result<(), String> {
-        self.contents.follow(pod, false);
+        self.contents.follow(&Arc::new(pod.clone()), false);
         let uid = PodRef::of(pod).uid;
         let writing = self.contents.writing(&uid).await;
         let content = self.contents.content(pod).await;
@@ -166,26 +235,23 @@ async fn a_pod_that_waits_is_told_of() {
 
 #[tokio::test]
 async fn whatever_changes_is_written() {
-    let mut rig = Rig::new();
+    let rig = Rig::new();
     rig.fake.set("cm", "one");
     rig.set_up(&pod(&json!({"a": "1"}))).await.unwrap();
     assert_eq!(std::fs::read_to_string(rig.at(LABELS)).unwrap(), "a=\"1\"");
     rig.fake.set("cm", "two");
     rig.until(MAP, "two").await;
-    rig.contents.follow(&pod(&json!({"a": "2"})), true);
+    rig.contents.follow(&Arc::new(pod(&json!({"a": "2"}))), true);
     rig.until(LABELS, "a=\"2\"").await;
 
     // A token is asked for when it is due, and one that cannot be had leaves the old one where it is.
     *lock(&rig.fake.token) = (Err("failed to fetch token: no".into()), Duration::from_millis(20));
     rig.fake.set("cm", "three");
     rig.until(MAP, "three").await;
-    loop {
-        if let Event::Warning { message, reason, .. } = rig.event().await {
-            assert_eq!(message, "MountVolume.SetUp failed for volume \"all\" : failed to fetch token: no");
-            assert_eq!(reason, Reason::FailedMount);
-            break;
-        }
-    }
+    let record = rig.first_record().await;
+    assert_eq!(record.message, "MountVolume.SetUp failed for volume \"all\" : failed to fetch token: no");
+    assert_eq!((record.kind, record.reason), (Kind::Warning, Reason::FailedMount));
+    assert_eq!(record.pod.as_ref().unwrap().uid, "u");
     assert_eq!(std::fs::read_to_string(rig.at(TOKEN)).unwrap(), "first");
     *lock(&rig.fake.token) = (Ok("second".into()), Duration::MAX);
     rig.until(TOKEN, "second").await;
@@ -201,6 +267,34 @@ async fn whatever_changes_is_written() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap();
+}
+
+#[test]
+fn a_static_pod_waits_for_no_services() {
+    let (tell, services) = watch::channel(None);
+    let sources = Sources {
+        objects: Arc::new(crate::object::NoObjects::default()),
+        tokens: Arc::new(crate::token::NoTokens),
+        trust_bundles: TrustBundleHandle::standalone(),
+        certificates: Arc::new(crate::pod_certificate::NoCertificates::default()),
+        services,
+        store: ContentStore::default(),
+    };
+    let volumes = Arc::new(VolumeManager::new(std::path::Path::new("/nowhere")));
+    let (journal, _) = Journal::open(1, None).unwrap();
+    let contents = Contents::new(sources, volumes, journal, EnvFacts::default());
+    let from = |source: &str| {
+        let mut pod = pod(&json!({}));
+        pod.metadata.annotations =
+            Some(BTreeMap::from([("kubernetes.io/config.source".to_owned(), source.to_owned())]));
+        pod
+    };
+    assert!(contents.service_env(&pod(&json!({}))).is_err() && contents.service_env(&from("api")).is_err());
+    for source in ["file", "http"] {
+        assert_eq!(contents.service_env(&from(source)), Ok(BTreeMap::new()), "{source}");
+    }
+    tell.send(Some(Arc::default())).unwrap();
+    assert!(contents.service_env(&pod(&json!({}))).is_ok());
 }
 
 #[tokio::test]
@@ -237,6 +331,51 @@ async fn a_pod_that_ran_before_the_agent_is_caught_up_with() {
     let _ = rig.contents.forget(&"u".into()).await;
     lock(&rig.fake.objects).clear();
     rig.fake.set("cm", "while it was away");
-    rig.contents.follow(&pod(&json!({})), true);
+    rig.contents.follow(&Arc::new(pod(&json!({}))), true);
     rig.until(MAP, "while it was away").await;
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_its_certificate_and_what_it_trusts_and_both_are_renewed() {
+    let mut rig = Rig::new();
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+        "spec": {"containers": [{"name": "c"}], "volumes": [{"name": "all", "projected": {"sources": [
+            {"clusterTrustBundle": {"name": "ca", "path": "ca.pem"}},
+            {"podCertificate": {"signerName": "ex/s", "keyType": "ED25519", "credentialBundlePath": "bundle.pem",
+                "keyPath": "key.pem", "certificateChainPath": "chain.pem"}},
+        ]}}]},
+    }))
+    .unwrap();
+    let trusted = |text: &str| certificate_pem(text.as_bytes().to_vec());
+    let bundle = |text: &str| {
+        let bundle = TrustBundle { name: "ca".into(), trust_bundle: trusted(text), ..TrustBundle::default() };
+        rig.bundles.send_replace(Known::of_test(Ok(vec![bundle])));
+    };
+    rig.bundles.send_replace(Known::of_test(Ok(Vec::new())));
+    let error = rig.set_up(&pod).await.unwrap_err();
+    let want = "MountVolume.SetUp failed for volume \"all\" : [while getting ClusterTrustBundle: \
+                clustertrustbundle.certificates.k8s.io \"ca\" not found, credential bundle is not issued yet]";
+    assert_eq!(error, want);
+    bundle("one");
+    rig.fake.issue(Ok("one"));
+    let Event::ObjectsChanged(pods) = rig.events.recv().await.unwrap() else { panic!() };
+    assert_eq!(pods, ["u".into()]);
+    rig.set_up(&pod).await.unwrap();
+    let at = |name: &str| format!("kubernetes.io~projected/all/{name}");
+    rig.until(&at("ca.pem"), &trusted("one")).await;
+    rig.until(&at("bundle.pem"), "key of one\nchain of one\n").await;
+
+    rig.fake.issue(Ok("two"));
+    rig.until(&at("bundle.pem"), "key of two\nchain of two\n").await;
+    rig.until(&at("key.pem"), "key of two\n").await;
+    rig.until(&at("chain.pem"), "chain of two\n").await;
+    bundle("two");
+    rig.until(&at("ca.pem"), &trusted("two")).await;
+
+    // What cannot be renewed stays, and is told.
+    rig.fake.issue(Err("PodCertificateRequest was permanently denied"));
+    let told = rig.first_record().await.message.clone();
+    assert!(told.ends_with("PodCertificateRequest was permanently denied"), "{told}");
+    assert_eq!(std::fs::read_to_string(rig.at(&at("key.pem"))).unwrap(), "key of two\n");
 }

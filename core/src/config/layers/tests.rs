@@ -109,9 +109,49 @@ fn a_flag_without_effect_is_named_once() {
     assert_eq!(loaded.effective["authentication"]["webhook"]["enabled"], json!(true), "a default beside it");
 
     // In the file and by flag: both are told.
-    let loaded = load("address: 127.0.0.1", &[], &[("address", "::")]).unwrap();
+    let loaded = load("hairpinMode: none", &[], &[("hairpin-mode", "none")]).unwrap();
     let lines: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(lines, [format!("address {text}"), format!("--address {text}")]);
+    assert_eq!(lines, [format!("hairpinMode {text}"), format!("--hairpin-mode {text}")]);
+}
+
+/// What a kubelet 1.37.2 says of itself at `/configz`.
+#[test]
+fn without_a_file_the_defaults_are_those_of_the_flags() {
+    let parts = |loaded: &Loaded| {
+        let of = |path: &str| loaded.effective.pointer(path).cloned().unwrap_or_default();
+        json!([
+            of("/authentication/anonymous/enabled"),
+            of("/authentication/webhook/enabled"),
+            of("/authorization/mode"),
+            of("/readOnlyPort")
+        ])
+    };
+    for (has_file, drop_ins, flags, expected) in [
+        (true, &[][..], &[][..], json!([false, true, "Webhook", null])),
+        (false, &[], &[], json!([true, false, "AlwaysAllow", 10255])),
+        (
+            false,
+            &["readOnlyPort: 0\nauthorization: null"],
+            &[("anonymous-auth", "false")],
+            json!([false, false, "Webhook", 0]),
+        ),
+    ] {
+        let mut layers = Layers::default();
+        if has_file {
+            layers.file(HEAD, Path::new("/etc/kubelet.yaml")).unwrap();
+        } else {
+            layers.no_file();
+        }
+        for text in drop_ins {
+            layers.drop_in(&format!("{HEAD}{text}"), Path::new("/10.conf")).unwrap();
+        }
+        layers.flags(&given(flags)).unwrap();
+        let loaded = layers.load().unwrap();
+        assert_eq!(parts(&loaded), expected, "{drop_ins:?} {flags:?}");
+        // Nobody has asked for them, so nobody is told that they have no effect.
+        let asked_for = drop_ins.len() * 2 + flags.len();
+        assert!(loaded.warnings.len() <= asked_for, "{:?}", loaded.warnings);
+    }
 }
 
 #[test]

@@ -59,6 +59,10 @@ impl Limits {
         self.asked = domains.to_vec();
     }
 
+    pub(super) fn watches(&self) -> bool {
+        !self.watched.is_empty()
+    }
+
     pub(super) fn level(&self, domain: &Domain) -> Option<Level> {
         self.watched.get(domain)?.forecast.level()
     }

@@ -28,6 +28,9 @@ const PODS_INTERVAL_AT_REST: Duration = Duration::from_secs(10);
 const PODS_INTERVAL_LEAST: Duration = Duration::from_millis(20);
 const PODS_READINGS_TO_OOM: u32 = 8;
 
+/// A shorter time without word of growth is not worth asking the kernel's side for.
+const LEAST_QUIET: Duration = Duration::from_millis(50);
+
 /// What every reading has.
 const fn is_top(domain: &Domain) -> bool {
     matches!(domain, Domain::Node | Domain::Kubepods)
@@ -81,6 +84,17 @@ impl EvictionManager {
             }
         }
         (due, Reason::SampleDue, self.hint.map(|h| h.earliest).filter(|at| *at >= due))
+    }
+
+    /// Until when growth need not be told of as it happens: by the newest reading memory cannot have run short by then,
+    /// however fast it goes, so that an event would change nothing. [`Mono::ZERO`]: it has to be told of. Of containers
+    /// that are to stop before their own limit, and while somebody is being stopped, everything is.
+    #[must_use]
+    pub fn growth_unwanted_until(&self) -> Mono {
+        let Some(last) = self.top_at else { return Mono::ZERO };
+        let interval = self.sample_interval(MAX_RATE_BYTES_PER_S);
+        let wanted = interval < LEAST_QUIET || self.limits.watches() || !self.evicting.is_empty();
+        if wanted { Mono::ZERO } else { last + interval }
     }
 
     /// When numbers are due while a pod is being evicted. `on_budget`: it runs, on a budget.

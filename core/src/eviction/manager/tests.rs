@@ -381,3 +381,4 @@ proptest! {
 mod carried_out;
 mod pressure;
 mod rstat;
+mod sampling;

@@ -180,6 +180,13 @@ impl State {
         self.record(Record::new(now, Kind::Node, reason, message).domain("node"));
     }
 
+    /// Until when the eBPF programs are to tell of no growth, where they have not been told so.
+    #[must_use]
+    pub fn growth_to_be_quieted(&self) -> Option<Mono> {
+        let until = self.eviction.growth_unwanted_until();
+        (until != self.signals.quiet_until).then_some(until)
+    }
+
     /// MemoryPressure, as admission and the node's condition see it.
     #[must_use]
     pub const fn under_memory_pressure(&self) -> bool {

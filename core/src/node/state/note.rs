@@ -39,6 +39,7 @@ impl State {
                 self.eviction.read_ordered(*scope, now);
             }
             MemoryAction::ReadLimits { domains, .. } => self.eviction.limits_read_ordered(domains, now),
+            MemoryAction::QuietGrowth { until } => self.signals.quiet_until = *until,
             MemoryAction::Evict { eviction, .. } => self.note_eviction(eviction, now),
             MemoryAction::Brake { step, .. } => self.note_brake(step, now),
             MemoryAction::CutGrace { pod, numbers, .. } => self.note_grace_cut(pod, numbers, now),
@@ -83,6 +84,7 @@ impl State {
         match order {
             WorkOrder::Sync { .. } => {
                 pod.sync_wanted = None;
+                (pod.listed_news, pod.settled) = (false, false);
                 pod.outstanding = Outstanding::Sync;
             }
             WorkOrder::Terminate { grace, .. } => {

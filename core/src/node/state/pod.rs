@@ -12,7 +12,7 @@ use crate::eviction::resources::ResourceCandidate;
 use crate::eviction::{Candidate, ContainerUse};
 use crate::node::event::{PodSource, SourcePod};
 use crate::node::published::{Failure, PublishedPod};
-use crate::pod::containers::{Containers, ListedContainer};
+use crate::pod::containers::{Containers, ListedContainer, ListedSandbox};
 use crate::pod::order::ContainerWaiting;
 use crate::pod::probe::ProbeResults;
 use crate::pod::runtime_status::{ContainerState, PodRuntimeStatus};
@@ -103,6 +103,10 @@ pub struct PodState {
     /// It is wanted (again) while it is being removed: it starts anew once it is gone.
     pub(super) comes_back: Option<(PodSource, SourcePod)>,
     pub(super) sync_wanted: Option<Reason>,
+    /// PLEG has seen something of it that its worker has not.
+    pub(super) listed_news: bool,
+    /// As its worker read the pod last, there was nothing to be done for it.
+    pub(super) settled: bool,
     pub(super) next_sync: Option<(Mono, Reason)>,
     pub(super) outstanding: Outstanding,
     pub(super) watched_pids: BTreeSet<u32>,
@@ -158,6 +162,8 @@ impl PodState {
             published: None,
             comes_back: None,
             sync_wanted: None,
+            listed_news: false,
+            settled: false,
             next_sync: None,
             outstanding: Outstanding::Nothing,
             watched_pids: BTreeSet::new(),
@@ -194,7 +200,9 @@ impl PodState {
         if self.outstanding != Outstanding::Nothing {
             return None;
         }
-        self.sync_wanted.or_else(|| self.next_sync.filter(|(at, _)| *at <= now).map(|(_, why)| why))
+        let listed = self.listed_news.then_some(Reason::PodLifecycleEvent);
+        let timer = self.next_sync.filter(|(at, _)| *at <= now).map(|(_, why)| why);
+        self.sync_wanted.or(listed).or(timer)
     }
 
     /// Whether an ending pod's worker must be told (again).
@@ -233,10 +241,27 @@ impl PodState {
     }
 
     /// PLEG's last list of its containers.
-    pub(super) fn note_listed(&mut self, listed: Vec<ListedContainer>, sandbox: bool) {
-        self.containers.set_sandbox_listed(sandbox);
+    pub(super) fn note_listed(&mut self, listed: Vec<ListedContainer>, sandboxes: Vec<ListedSandbox>) {
+        self.containers.set_listed_sandboxes(sandboxes);
         if self.containers.set_listed(listed) {
             self.cgroups_stale |= self.mode.may_hold_memory();
+        }
+    }
+
+    /// PLEG has told of a change. Where the worker is idle, has read the same and had nothing to do for it, it is no news.
+    pub(super) fn note_change(&mut self) {
+        let known = self.outstanding == Outstanding::Nothing && self.settled;
+        self.listed_news |= !(known && self.containers.is_read_as_listed());
+    }
+
+    /// Its worker has read, and done what was to be done. `settled`: as it read the pod last, nothing was. Where PLEG lists
+    /// the same it need not be read again before PLEG, which lists all pods with two calls, tells of a change.
+    pub(super) fn note_synced(&mut self, settled: bool) {
+        self.outstanding = Outstanding::Nothing;
+        self.settled = settled;
+        if settled && self.containers.is_read_as_listed() {
+            self.listed_news = false;
+            self.next_sync = None;
         }
     }
 

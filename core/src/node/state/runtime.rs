@@ -19,8 +19,8 @@ impl State {
         self.forgotten.retain(|_, at| *at >= runtime.listed_at);
         let current = runtime.pods.into_iter().filter(|p| !self.forgotten.contains_key(&p.pod.uid));
         let found = |listed: RuntimePod| {
-            let RuntimePod { pod, containers, sandboxes, .. } = listed;
-            (pod.uid.clone(), Found { pod, containers, sandbox: sandboxes > 0 })
+            let RuntimePod { pod, containers, sandboxes } = listed;
+            (pod.uid.clone(), Found { pod, containers, sandboxes })
         };
         let mut found: BTreeMap<PodUid, Found> = current.map(found).collect();
         // A container that has just started is known here before its pod's worker is done with the others: its cgroup
@@ -28,15 +28,16 @@ impl State {
         let mut news = Vec::new();
         for pod in self.pods.values() {
             let listed = found.remove(&pod.id.uid);
-            let (containers, sandbox) = listed.map_or_else(Default::default, |f| (f.containers, f.sandbox));
-            if !pod.containers.is_listed_as(&containers, sandbox) {
-                news.push((pod.id.uid.clone(), containers, sandbox));
+            let (containers, sandboxes) =
+                listed.map_or_else(Default::default, |f| (f.containers, f.sandboxes));
+            if !pod.containers.is_listed_as(&containers, &sandboxes) {
+                news.push((pod.id.uid.clone(), containers, sandboxes));
             }
         }
         self.found = found;
-        for (uid, containers, sandbox) in news {
+        for (uid, containers, sandboxes) in news {
             if let Some(mut pod) = self.pods.get_mut(&uid) {
-                pod.note_listed(containers, sandbox);
+                pod.note_listed(containers, sandboxes);
             }
         }
         self.relisted = true;
@@ -49,7 +50,7 @@ impl State {
             pod.cgroups_stale = true;
         }
         if pod.mode == Mode::Active {
-            pod.sync_wanted = Some(Reason::PodLifecycleEvent);
+            pod.note_change();
         } else {
             // What it could not be ended for (somebody had frozen it) may have gone.
             pod.retry_now();
@@ -61,7 +62,7 @@ impl State {
         let (pods, found) = (&mut self.pods, &mut self.found);
         found.retain(|uid, found| match pods.get_mut(uid) {
             Some(mut pod) => {
-                pod.note_listed(std::mem::take(&mut found.containers), found.sandbox);
+                pod.note_listed(std::mem::take(&mut found.containers), std::mem::take(&mut found.sandboxes));
                 false
             }
             None => true,
@@ -146,12 +147,12 @@ impl State {
         let stopped = matches!(outcome, WorkerOutcome::Stopped { .. });
         let ended = stopped || matches!(outcome, WorkerOutcome::Completed { .. });
         let told = match outcome {
-            WorkerOutcome::Synced { next_sync_in, waiting } => {
-                pod.outstanding = Outstanding::Nothing;
+            WorkerOutcome::Synced { next_sync_in, waiting, settled } => {
                 pod.waiting = waiting;
                 let (after, why) =
                     next_sync_in.filter(|(after, _)| *after < resync).unwrap_or((resync, Reason::Resync));
                 pod.next_sync = Some((now + after, why));
+                pod.note_synced(settled);
                 None
             }
             WorkerOutcome::Completed { succeeded } => {
@@ -216,7 +217,8 @@ impl State {
     }
 
     /// kubelet's workers resync at `syncFrequency` ±50 %, so that pods do not march in step. The spread is taken
-    /// from the UID: the same for a pod each time, even over pods.
+    /// from the UID: the same for a pod each time, even over pods. A pod that stands still is left to PLEG, see
+    /// [`PodState::note_synced`].
     fn resync_after(&self, uid: &PodUid) -> Duration {
         let spread = uid.as_str().bytes().fold(0u32, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)));
         self.config.sync_frequency.mul_f64(0.5 + f64::from(spread % 1000) / 1000.0)

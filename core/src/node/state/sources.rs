@@ -1,8 +1,8 @@
 //! Pod lists arrive from the sources: new, gone, replaced. And what is on the node and no source wants.
 //!
 //! Each source has a set of its own. A pod belongs to the source that named its UID first, and that source alone removes
-//! it: by a list in which it no longer is. What earlier runs of the agent left (pods in the runtime, cgroups, volumes)
-//! ends once every configured source has spoken, for until then nobody knows whether it is wanted.
+//! it: by a list in which it no longer is, or by saying so. What earlier runs of the agent left (pods in the runtime,
+//! cgroups, volumes) ends once every configured source has spoken, for until then nobody knows whether it is wanted.
 //!
 //! Two pods of one name, as kubelet has it:
 //! - Two files of `staticPodPath`: the last in the alphabet counts (in `crate::manifest`).
@@ -14,14 +14,14 @@
 //!   of the API server's starts whatever runs under its name: its UID is another.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::pod::PodState;
 use super::{Mode, State};
 use crate::apiserver::mirror::is_mirror;
 use crate::clock::Mono;
-use crate::node::event::{PodSource, PodUpdate, RejectedManifest, SourcePod};
+use crate::node::event::{PodChanges, PodSource, PodUpdate, RejectedManifest, SourcePod};
 use crate::node::published::SavedPod;
 use crate::pod::admission;
 use crate::pod::probe::ProbeResults;
@@ -51,25 +51,43 @@ impl State {
         }
         for named in pods {
             let uid = PodRef::of(&named.pod).uid;
-            if source == PodSource::Api && is_mirror(&named.pod) {
-                continue;
+            match self.take_named(source, named, now) {
+                Ok(true) => _ = kept.insert(uid),
+                Ok(false) => {}
+                Err(rejected) => told.push(rejected),
             }
-            if let Some(owner) = self.owner(&uid).filter(|owner| *owner != source) {
-                let error = format!(
-                    "the pod's UID {uid} is that of a pod from another source ({}), which counts; give it another",
-                    owner.as_str()
-                );
-                told.push(RejectedManifest { path: named.path, error, duplicate: true });
-                continue;
-            }
-            kept.insert(uid);
-            self.take_named(source, named, now);
         }
-        self.tell_rejected(source, &told, now);
+        let told = told.into_iter().map(|rejected| (rejected.path, rejected.error)).collect();
+        self.tell_rejected(source, told, now);
         let gone = self.deleted.extract_if(.., |uid, of| *of == source && !kept.contains(uid));
         self.unlisted.extend(gone.map(|(uid, _)| uid));
         self.remove_unnamed(source, &kept, now);
         self.spoken.insert(source);
+        self.end_unwanted(now);
+    }
+
+    /// The same for a source that says what has changed: what it does not speak of is as it was.
+    pub(super) fn apply_pod_changes(&mut self, changes: PodChanges, now: Mono) {
+        let PodChanges { source, named, gone } = changes;
+        let mut told = self.rejected.get(&source).cloned().unwrap_or_default();
+        for named in named {
+            told.remove(&named.path);
+            if let Err(rejected) = self.take_named(source, named, now) {
+                told.insert(rejected.path, rejected.error);
+            }
+        }
+        self.tell_rejected(source, told, now);
+        for uid in gone {
+            if self.deleted.get(&uid) == Some(&source) {
+                self.deleted.remove(&uid);
+                self.unlisted.insert(uid.clone());
+            }
+            let Some(pod) = self.pods.get(&uid) else { continue };
+            let (namespace, name) = (pod.id.namespace.clone(), pod.id.name.clone());
+            let replaced =
+                self.pods.named(&namespace, &name).any(|p| p.id.uid != uid && p.source == Some(source));
+            self.remove_one(source, &uid, replaced, now);
+        }
         self.end_unwanted(now);
     }
 
@@ -82,8 +100,36 @@ impl State {
         }
     }
 
-    fn take_named(&mut self, source: PodSource, named: SourcePod, now: Mono) {
+    /// Whether it is the source's to run.
+    ///
+    /// # Errors
+    /// Another source has it.
+    fn take_named(
+        &mut self,
+        source: PodSource,
+        named: SourcePod,
+        now: Mono,
+    ) -> Result<bool, RejectedManifest> {
         let uid = PodRef::of(&named.pod).uid;
+        if source == PodSource::Api && is_mirror(&named.pod) {
+            return Ok(false);
+        }
+        if let Some(owner) = self.owner(&uid).filter(|owner| *owner != source) {
+            let error = format!(
+                "the pod's UID {uid} is that of a pod from another source ({}), which counts; give it another",
+                owner.as_str()
+            );
+            return Err(RejectedManifest { path: named.path, error, duplicate: true });
+        }
+        self.take_own(source, named, now);
+        Ok(true)
+    }
+
+    fn take_own(&mut self, source: PodSource, named: SourcePod, now: Mono) {
+        let uid = PodRef::of(&named.pod).uid;
+        if self.pods.get(&uid).is_some_and(|known| is_named_as_before(known, &named)) {
+            return;
+        }
         let Some(mut known) = self.pods.get_mut(&uid) else {
             if !self.deleted.contains_key(&uid) {
                 self.add(source, named, now);
@@ -120,7 +166,7 @@ impl State {
         if let Some(saved) = self.saved.get(&state.id.uid) {
             take_over(&mut state, saved);
         } else if source == PodSource::Api {
-            state.status = state.pod.status.clone().map(Arc::new);
+            resume(&mut state);
         }
         let id = state.id.clone();
         let ignored = admission::unsupported(&state.pod);
@@ -172,46 +218,49 @@ impl State {
 
     /// Pods that their source no longer names end. One that was edited ends once its successor could be admitted.
     fn remove_unnamed(&mut self, source: PodSource, kept: &BTreeSet<PodUid>, now: Mono) {
+        let unnamed: Vec<PodRef> =
+            self.pods.values().map(|p| &p.id).filter(|id| !kept.contains(&id.uid)).cloned().collect();
+        if unnamed.is_empty() {
+            return;
+        }
         let names: BTreeSet<(String, String)> = self
             .pods
             .values()
             .filter(|p| kept.contains(&p.id.uid))
             .map(|p| (p.id.namespace.clone(), p.id.name.clone()))
             .collect();
-        let mut told = Vec::new();
-        let unnamed: Vec<PodUid> =
-            self.pods.values().map(|p| &p.id.uid).filter(|uid| !kept.contains(uid)).cloned().collect();
-        for uid in unnamed {
-            let Some(mut pod) = self.pods.get_mut(&uid) else { continue };
-            if matches!(pod.mode, Mode::Removing { .. } | Mode::Removed) {
-                pod.comes_back.take_if(|(of, _)| *of == source);
-                continue;
-            }
-            if pod.source != Some(source) {
-                continue;
-            }
-            let reason = match names.contains(&(pod.id.namespace.clone(), pod.id.name.clone())) {
-                true if source.is_static() && pod.mode == Mode::Active => {
-                    pod.superseded = true;
-                    continue;
-                }
-                true => Reason::PodReplaced,
-                false => Reason::PodRemoved,
-            };
-            pod.remove(reason);
-            told.push((pod.id.clone(), reason));
-        }
-        for (id, reason) in told {
-            let message = match reason {
-                Reason::PodReplaced => "its manifest changed: the new pod starts when this one is gone",
-                _ => "its manifest is gone",
-            };
-            self.record_pod(now, Kind::Pod, reason, &id, message);
+        for PodRef { uid, namespace, name } in unnamed {
+            self.remove_one(source, &uid, names.contains(&(namespace, name)), now);
         }
     }
 
-    fn tell_rejected(&mut self, source: PodSource, rejected: &[RejectedManifest], now: Mono) {
-        let current: BTreeMap<_, _> = rejected.iter().map(|r| (r.path.clone(), r.error.clone())).collect();
+    /// The source names the pod no more. `replaced`: it names another one of that name.
+    fn remove_one(&mut self, source: PodSource, uid: &PodUid, replaced: bool, now: Mono) {
+        let Some(mut pod) = self.pods.get_mut(uid) else { return };
+        if matches!(pod.mode, Mode::Removing { .. } | Mode::Removed) {
+            pod.comes_back.take_if(|(of, _)| *of == source);
+            return;
+        }
+        if pod.source != Some(source) {
+            return;
+        }
+        if replaced && source.is_static() && pod.mode == Mode::Active {
+            pod.superseded = true;
+            return;
+        }
+        let (reason, message) = if replaced {
+            (Reason::PodReplaced, "its manifest changed: the new pod starts when this one is gone")
+        } else {
+            (Reason::PodRemoved, "its manifest is gone")
+        };
+        pod.remove(reason);
+        let id = pod.id.clone();
+        drop(pod);
+        self.record_pod(now, Kind::Pod, reason, &id, message);
+    }
+
+    /// `current`: by path, all that do not count, and why.
+    fn tell_rejected(&mut self, source: PodSource, current: BTreeMap<PathBuf, String>, now: Mono) {
         let before = self.rejected.remove(&source).unwrap_or_default();
         for (path, error) in current.iter().filter(|(path, error)| before.get(*path) != Some(*error)) {
             let message = format!("{}: {error}", path.display());
@@ -313,6 +362,13 @@ impl State {
     }
 }
 
+/// A list names all pods, and most of them have not changed: those are not looked at again.
+fn is_named_as_before(known: &PodState, named: &SourcePod) -> bool {
+    let ending = matches!(known.mode, Mode::Removing { .. } | Mode::Removed);
+    let same = Arc::ptr_eq(&known.pod, &named.pod) && known.path.as_ref() == Some(&named.path);
+    same && !known.superseded && known.comes_back.is_none() && ending == is_to_be_deleted(&named.pod)
+}
+
 pub(super) fn is_to_be_deleted(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
@@ -332,6 +388,12 @@ fn take_over(state: &mut PodState, saved: &SavedPod) {
     state.status = saved.pod.status.clone().map(Arc::new);
     state.forestalled.clone_from(&saved.forestalled);
     state.probes = saved.pod.status.as_ref().map(ProbeResults::of_status).unwrap_or_default();
+}
+
+/// What the API server knows of it, who has not run here before: another agent may have run it, and its probes go on.
+fn resume(state: &mut PodState) {
+    state.status = state.pod.status.clone().map(Arc::new);
+    state.probes = state.status.as_deref().map(ProbeResults::of_status).unwrap_or_default();
 }
 
 /// Of a pod that nothing but its name is known of.

@@ -20,10 +20,12 @@ use crate::brake::Held;
 use crate::eviction::resources::{PodScope, ResourceAnswer, ResourceOrder};
 use crate::eviction::threshold::{Signal, Threshold, ThresholdValue};
 use crate::node::action::{ActionKind, MemoryAction, NodeAction, PodAction, ResourceAction};
-use crate::node::event::{PodSource, PodUpdate, RejectedManifest, RuntimePod, RuntimePods, SourcePod};
+use crate::node::event::{
+    PodChanges, PodSource, PodUpdate, RejectedManifest, RuntimePod, RuntimePods, SourcePod,
+};
 use crate::node::plan::plan;
 use crate::node::published::Failure;
-use crate::pod::containers::ListedContainer;
+use crate::pod::containers::{ListedContainer, ListedSandbox};
 use crate::pod::order::{WorkOrder, WorkerOutcome, WorkerReport};
 use crate::pod::qos::Amounts;
 use crate::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
@@ -104,8 +106,7 @@ fn relist(running: &[(&str, &str)]) -> Event {
             container: ContainerInstance { name: "c".into(), id: format!("{uid}-c") },
             state: ContainerState::Running,
         }],
-        ready_sandboxes: 1,
-        sandboxes: 1,
+        sandboxes: vec![ListedSandbox { id: "s".into(), ready: true }],
     });
     Event::Relisted(RuntimePods { listed_at: Mono(u64::MAX), pods: pods.collect() })
 }
@@ -126,8 +127,13 @@ fn report(uid: &str, outcome: WorkerOutcome, runtime: PodRuntimeStatus) -> Event
     Event::Worker(WorkerReport { pod: uid.into(), at: Mono::from_millis(1), outcome, runtime: Some(runtime) })
 }
 
+/// Nothing is left to be done.
+fn done() -> WorkerOutcome {
+    WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new(), settled: true }
+}
+
 fn synced(uid: &str) -> Event {
-    report(uid, WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() }, running(uid, 42))
+    report(uid, done(), running(uid, 42))
 }
 
 /// The state, its clock, and what the plan said in short.
@@ -211,7 +217,9 @@ fn short(kind: &ActionKind) -> Option<String> {
             "read all".into()
         }
         ActionKind::Resources(_)
-        | ActionKind::Memory(MemoryAction::Read { .. } | MemoryAction::ReadLimits { .. })
+        | ActionKind::Memory(
+            MemoryAction::Read { .. } | MemoryAction::ReadLimits { .. } | MemoryAction::QuietGrowth { .. },
+        )
         | ActionKind::Pod(PodAction::Publish(_))
         | ActionKind::Node(NodeAction::UpdateQos { .. } | NodeAction::Publish(_)) => return None,
     })

@@ -58,17 +58,8 @@ fn unsupported_volume(volume: &Volume) -> Option<&'static str> {
         let huge = dir.medium.as_deref().is_some_and(|m| m.starts_with("HugePages"));
         return huge.then_some("emptyDir with medium HugePages");
     }
-    if let Some(projected) = &volume.projected {
-        let sources = || projected.sources.iter().flatten();
-        return if sources().any(|s| s.cluster_trust_bundle.is_some()) {
-            Some("projected clusterTrustBundle")
-        } else if sources().any(|s| s.pod_certificate.is_some()) {
-            Some("projected podCertificate")
-        } else {
-            None
-        };
-    }
     let made = volume.host_path.is_some()
+        || volume.projected.is_some()
         || volume.config_map.is_some()
         || volume.secret.is_some()
         || volume.downward_api.is_some();

@@ -188,12 +188,6 @@ fn refused_features_are_named() {
             volume(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}})),
             "spec.volumes[v]: persistentVolumeClaim",
         ),
-        (
-            volume(
-                json!({"name": "v", "projected": {"sources": [{"podCertificate": {"keyType": "ED25519", "signerName": "s"}}]}}),
-            ),
-            "spec.volumes[v]: projected podCertificate",
-        ),
         (volume(json!({"name": "v", "emptyDir": {"medium": "HugePages"}})), "HugePages"),
         (
             volume(json!({"name": "v", "iscsi": {"iqn": "q", "lun": 0, "targetPortal": "t"}})),

@@ -38,6 +38,18 @@ fn objects() -> Objects {
     .collect()
 }
 
+fn env_files() -> EnvFiles {
+    let read = |text: &[u8]| EnvFile::Read { path: "/v/f.env".into(), bytes: text.to_vec() };
+    [
+        ("v", "f.env", read(b"A='one'\nEMPTY=''\nRAW='\xff'\n")),
+        ("v", "bad.env", read(b"A = 'hunter2'\n")),
+        ("v", "gone.env", EnvFile::Unreadable { why: "No such file or directory".into() }),
+        ("none", "f.env", EnvFile::NoVolume),
+    ]
+    .map(|(volume, path, file)| ((volume.to_owned(), path.to_owned()), file))
+    .into()
+}
+
 fn container_env_of(container: serde_json::Value) -> Result<ContainerEnv, EnvError> {
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "web", "namespace": "prod", "uid": "u-1", "labels": {"app": "web"}},
@@ -46,7 +58,7 @@ fn container_env_of(container: serde_json::Value) -> Result<ContainerEnv, EnvErr
     .unwrap();
     let services =
         BTreeMap::from([("SVC".to_owned(), "10.0.0.9".to_owned()), ("A".to_owned(), "svc".to_owned())]);
-    let from = EnvSources { node: &facts(), objects: &objects(), services: &services };
+    let from = EnvSources { node: &facts(), objects: &objects(), services: &services, files: &env_files() };
     container_env(&pod, &pod.spec.as_ref().unwrap().containers[0], from)
 }
 
@@ -135,6 +147,27 @@ fn refused_with_the_remedy() {
         (json!({"resourceFieldRef": {"resource": "limits.cpu", "containerName": "b"}}), "container \"b\""),
         (json!({"resourceFieldRef": {"resource": "limits.cpu", "divisor": "x"}}), "\"x\""),
         (json!({}), "valueFrom"),
+        (
+            json!({"fileKeyRef": {"volumeName": "none", "path": "f.env", "key": "A", "optional": true}}),
+            "cannot find the volume \"none\" referenced by FileKeyRef",
+        ),
+        (
+            json!({"fileKeyRef": {"volumeName": "v", "path": "gone.env", "key": "A", "optional": true}}),
+            "couldn't parse env file \"gone.env\" of volume \"v\": No such file or directory",
+        ),
+        (
+            json!({"fileKeyRef": {"volumeName": "v", "path": "bad.env", "key": "A"}}),
+            "at line 1: whitespace before '=' is not allowed",
+        ),
+        (
+            json!({"fileKeyRef": {"volumeName": "v", "path": "f.env", "key": "B"}}),
+            "environment variable key \"B\" not found in file \"/v/f.env\"",
+        ),
+        (
+            json!({"fileKeyRef": {"volumeName": "v", "path": "f.env", "key": "EMPTY"}}),
+            "key \"EMPTY\" not found",
+        ),
+        (json!({"fileKeyRef": {"volumeName": "v", "path": "f.env", "key": "RAW"}}), "is not UTF-8"),
     ] {
         let error = env_of(json!([{"name": "V", "valueFrom": source}])).unwrap_err().to_string();
         assert!(error.contains(want) && !error.contains("hunter2"), "{error}");
@@ -149,6 +182,9 @@ fn keys_of_objects() {
         (json!({"secretKeyRef": {"name": "s", "key": "x", "optional": true}}), None),
         (json!({"secretKeyRef": {"name": "gone", "key": "k", "optional": true}}), None),
         (json!({"configMapKeyRef": {"name": "standalone", "key": "k", "optional": true}}), None),
+        (json!({"fileKeyRef": {"volumeName": "v", "path": "f.env", "key": "A"}}), Some("one")),
+        (json!({"fileKeyRef": {"volumeName": "v", "path": "f.env", "key": "B", "optional": true}}), None),
+        (json!({"fileKeyRef": {"volumeName": "v", "path": "f.env", "key": "EMPTY", "optional": true}}), None),
     ] {
         let env = env_of(json!([{"name": "V", "valueFrom": source}])).unwrap();
         assert_eq!(

@@ -2,7 +2,6 @@
 //! the last of them are left at rest in between.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,14 +93,7 @@ impl<'a> Bench<'a> {
         let watch = PodWatch::start(plane, name)?;
         step.doing("containerd starts");
         let mut node = TestNode::start(name, containerd)?;
-        let api_server = plane.server().trim_start_matches("https://").parse();
-        node.join(api_server.context("the API server's address")?)?;
-        let kubeconfig = plane.node_kubeconfig(name)?;
-        node.add_arguments(&[
-            &format!("--kubeconfig={}", kubeconfig.display()),
-            &format!("--hostname-override={name}"),
-            &format!("--cert-dir={}", cert_dir(&node).display()),
-        ]);
+        node.join_as(plane, name)?;
         match agent {
             Agent::Oomlet(profile) => {
                 node.set_profile(*profile);
@@ -261,10 +253,6 @@ impl Drop for Bench<'_> {
         let _ = self.node.kill_agent();
         let _ = self.plane.kubectl(&["delete", "node", self.name, "--wait=false"]);
     }
-}
-
-fn cert_dir(node: &TestNode) -> PathBuf {
-    node.scratch().path().join("pki")
 }
 
 fn last(when: &BTreeMap<String, Instant>, names: &[String]) -> Result<Instant> {

@@ -48,8 +48,8 @@ pub fn web(name: &str) -> Value {
         ],
         "resources": { "requests": { "memory": "16Mi" } },
         "startupProbe": { "tcpSocket": { "port": 8080 }, "periodSeconds": 1, "failureThreshold": 60 },
-        "readinessProbe": { "httpGet": { "path": "/", "port": 8080 }, "periodSeconds": 1 },
-        "livenessProbe": { "exec": { "command": ["test", "-s", token] }, "periodSeconds": 5 },
+        "readinessProbe": { "httpGet": { "path": "/", "port": 8080 }, "periodSeconds": 1, "timeoutSeconds": 5 },
+        "livenessProbe": { "exec": { "command": ["test", "-s", token] }, "periodSeconds": 5, "timeoutSeconds": 5 },
     });
     let volumes = json!([
         { "name": "config", "configMap": { "name": WEB } },

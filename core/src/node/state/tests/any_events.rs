@@ -13,7 +13,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         set.into_iter().map(|i| [("a", "1"), ("a", "2"), ("b", "3")][i]).collect()
     };
     let outcome = prop_oneof![
-        Just(WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() }),
+        Just(done()),
         Just(WorkerOutcome::Completed { succeeded: true }),
         Just(WorkerOutcome::Failed {
             reason: Reason::FailedMount,
@@ -28,7 +28,12 @@ fn any_event() -> impl Strategy<Value = Event> {
     ];
     prop_oneof![
         pods.clone().prop_map(move |set| source(&pick(set))),
-        pods.prop_map(move |set| relist(&pick(set))),
+        pods.clone().prop_map(move |set| relist(&pick(set))),
+        (pods, uid.clone()).prop_map(move |(set, gone)| {
+            let Event::Pods(PodUpdate { source, mut pods, .. }) = source(&pick(set)) else { unreachable!() };
+            pods.retain(|named| named.pod.metadata.uid.as_deref() != Some(gone));
+            Event::PodsChanged(PodChanges { source, named: pods, gone: vec![gone.into()] })
+        }),
         (uid.clone(), outcome, any::<Option<bool>>()).prop_map(|(uid, outcome, read)| {
             let runtime = read.map(|runs| if runs { running(uid, 42) } else { PodRuntimeStatus::default() });
             Event::Worker(WorkerReport { pod: uid.into(), at: Mono::from_millis(1), outcome, runtime })

@@ -273,7 +273,7 @@ fn exited(exit_code: i32, reason: &str) -> Event {
     container.state = ContainerState::Exited;
     container.exit_code = exit_code;
     container.reason = reason.into();
-    report("1", WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() }, runtime)
+    report("1", done(), runtime)
 }
 
 /// What comes one after the other → whether the container is OOMKilled, and how many records tell of it.

@@ -66,7 +66,7 @@ fn restarted() -> Event {
     let ended =
         ContainerStatus { finished_at_ns: 2, ..ContainerStatus::bare("1-c", "c", ContainerState::Exited) };
     runtime.containers.push(ended);
-    report("1", WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() }, runtime)
+    report("1", done(), runtime)
 }
 
 fn last_state(node: &Node) -> (String, String, i32) {

@@ -72,6 +72,32 @@ fn verdicts_become_status() {
     assert_eq!(node.records(), [(Kind::Warning, Reason::Unhealthy, text.to_owned())]);
 }
 
+/// kubelet ran the pod until now.
+#[test]
+fn another_agents_verdicts_go_on() {
+    let mut pod = (*probed_pod()).clone();
+    pod.status = serde_json::from_value(json!({
+        "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }],
+        "containerStatuses": [{ "name": "c", "image": "i", "imageID": "i", "restartCount": 0,
+            "containerID": "containerd://1-c", "started": true, "ready": true, "state": { "running": {} } }],
+    }))
+    .unwrap();
+    let mut node = Node::new(StateConfig { sources: [PodSource::Api].into(), ..config() });
+    node.step(relist(&[("a", "1")]));
+    let named = SourcePod { path: "/p".into(), pod: Arc::new(pod), own_uid: false };
+    node.step(Event::Pods(PodUpdate { source: PodSource::Api, pods: vec![named], rejected: Vec::new() }));
+    assert_eq!(node.health(), (true, true, true));
+    node.step(synced("1"));
+    assert_eq!(node.health(), (true, true, true));
+    let conditions = node.state.pod(&"1".into()).unwrap().published().unwrap().status.conditions.clone();
+    let since = conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == "Ready")
+        .and_then(|c| c.last_transition_time.as_ref());
+    assert!(since.is_some_and(|at| at.0.to_string().starts_with("2026-01-01")), "{since:?}");
+}
+
 #[test]
 fn a_container_that_failed_is_ended_by_the_next_sync() {
     for (kind, reason, word) in [
@@ -136,7 +162,7 @@ fn an_agent_that_starts_again_takes_the_last_verdicts_over() {
     // Another instance begins anew.
     let mut restarted = running("1", 43);
     restarted.containers[0].id = "1-d".into();
-    node.step(report("1", WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() }, restarted));
+    node.step(report("1", done(), restarted));
     assert_eq!(node.health(), (false, false, false));
 }
 

@@ -191,7 +191,7 @@ fn a_worker_that_panics_says_nothing_of_its_pod() {
     };
     let waiting =
         vec![ContainerWaiting { container: "c".into(), reason: "r".into(), message: String::new() }];
-    let outcome = WorkerOutcome::Synced { next_sync_in: None, waiting };
+    let outcome = WorkerOutcome::Synced { next_sync_in: None, waiting, settled: false };
     node.step(report("1", outcome, running("1", 42)));
     let before = status(&node);
     assert_eq!(before.phase.as_deref(), Some("Running"));
@@ -208,12 +208,8 @@ fn what_happens_in_a_pod_that_could_not_be_ended_has_it_tried_at_once() {
     let mut node = node_with_a_pod();
     node.step(source(&[]));
     assert_eq!(node.step(failed("1")), [""; 0]);
-    let died = PodLifecycleEvent {
-        pod: "1".into(),
-        kind: PodLifecycleEventKind::ContainerDied,
-        id: "1-c".into(),
-        pid: None,
-    };
+    let died =
+        PodLifecycleEvent { pod: "1".into(), kind: PodLifecycleEventKind::ContainerDied, id: "1-c".into() };
     assert_eq!(node.step(Event::Lifecycle(died.clone())), ["remove 1 grace 5"]);
     assert_eq!(node.step(Event::Lifecycle(died)), [""; 0], "it is being tried");
 }
@@ -280,7 +276,7 @@ fn a_restarted_agent_keeps_a_pods_status_until_the_runtime_has_been_asked() {
     assert_eq!(status(&node), before);
     node.step(failed_without_a_read("1"));
     assert_eq!(status(&node), before, "its first read failed");
-    let nothing = WorkerOutcome::Synced { next_sync_in: None, waiting: Vec::new() };
+    let nothing = done();
     node.step(report("1", nothing, PodRuntimeStatus::default()));
     assert_eq!(status(&node).phase.as_deref(), Some("Pending"), "it is gone, and the worker says so");
 }

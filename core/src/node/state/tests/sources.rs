@@ -30,6 +30,11 @@ pub(super) fn list(source: PodSource, pods: &[Arc<Pod>]) -> Event {
     Event::Pods(PodUpdate { source, pods: pods.iter().map(named).collect(), rejected: Vec::new() })
 }
 
+fn changes(source: PodSource, pods: &[Arc<Pod>], gone: &[&str]) -> Event {
+    let Event::Pods(PodUpdate { pods: named, .. }) = list(source, pods) else { unreachable!() };
+    Event::PodsChanged(PodChanges { source, named, gone: gone.iter().map(|uid| (*uid).into()).collect() })
+}
+
 pub(super) fn gone(uid: &str) -> Event {
     report(uid, WorkerOutcome::Removed, PodRuntimeStatus::default())
 }
@@ -124,6 +129,47 @@ fn a_pod_of_the_api_server_runs_beside_a_static_one_and_a_mirror_is_never_run() 
     let mirror = pod_with("a", "3", json!({"annotations": {"kubernetes.io/config.mirror": "1"}}), json!({}));
     assert_eq!(node.step(list(Api, &[pod("a", "2"), mirror])), ["sync 2"]);
     assert!(node.state.pod(&"3".into()).is_none());
+}
+
+#[test]
+fn what_a_change_does_not_speak_of_is_as_it_was() {
+    let mut node = of(&[File, Api]);
+    node.step(relist(&[]));
+    node.step(list(File, &[pod("f", "9")]));
+    node.step(list(Api, &[pod("a", "1"), pod("b", "2")]));
+    assert_eq!(node.step(changes(Api, &[pod("c", "3")], &[])), ["sync 3"]);
+    assert_eq!(node.step(changes(Api, &[pod("d", "4")], &["1"])), ["remove 1 grace 5", "sync 4"]);
+    // Nobody else's, and nobody that there is.
+    assert_eq!(node.step(changes(Api, &[], &["9", "77", "1"])), [""; 0]);
+    let mirror = pod_with("f", "5", json!({"annotations": {"kubernetes.io/config.mirror": "1"}}), json!({}));
+    assert_eq!(node.step(changes(Api, &[mirror], &[])), [""; 0]);
+    // Its UID is that of a file's pod, which is told once.
+    for _ in 0..2 {
+        assert_eq!(node.step(changes(Api, &[pod("z", "9")], &[])), [""; 0]);
+    }
+    let told = node.records();
+    assert_eq!(told.iter().filter(|(_, r, _)| *r == Reason::ManifestRejected).count(), 1, "{told:?}");
+    // Another of its name takes its place, and the reason says so.
+    assert_eq!(node.step(changes(Api, &[pod("b", "6")], &["2"])), ["remove 2 grace 5", "sync 6"]);
+    assert!(node.records().iter().any(|(_, reason, _)| *reason == Reason::PodReplaced));
+    // The next list says the same, and nothing follows.
+    let all = [pod("b", "6"), pod("c", "3"), pod("d", "4"), pod("z", "9")];
+    assert_eq!(node.step(list(Api, &all)), [""; 0]);
+}
+
+/// A deleted pod is not run again while its object is there, and its end is known once that has gone.
+#[test]
+fn a_deleted_pod_is_forgotten_when_the_watch_says_so() {
+    let mut node = of(&[Api]);
+    node.step(relist(&[]));
+    node.step(list(Api, &[pod("a", "1")]));
+    let deleted = || pod_with("a", "1", json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), json!({}));
+    assert_eq!(node.step(changes(Api, &[deleted()], &[])), ["remove 1 grace 5"]);
+    node.step(gone("1"));
+    assert_eq!(node.step(changes(Api, &[deleted()], &[])), [""; 0]);
+    assert_eq!(node.state.unlisted().count(), 0);
+    node.state.apply(changes(Api, &[], &["1"]), node.now);
+    assert_eq!(node.state.unlisted().map(PodUid::as_str).collect::<Vec<_>>(), ["1"]);
 }
 
 #[test]
