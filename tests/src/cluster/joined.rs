@@ -1,5 +1,6 @@
 //! A node of a cluster: the agent on a containerd of its own, joined to a control plane under the node's own identity.
 
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 
 use serde_json::{Value, json};
