@@ -75,7 +75,7 @@ pub(super) fn start(
         (Authorization::Webhook { .. }, None) => Authorizer::Nobody,
         (Authorization::Webhook { authorized_ttl, unauthorized_ttl }, Some(clients)) => {
             let ttls = (authorized_ttl, unauthorized_ttl);
-            Authorizer::Webhook(AccessReviews::new(clients, node.facts.name.clone(), ttls))
+            Authorizer::Webhook(Box::new(AccessReviews::new(clients, node.facts.name.clone(), ttls)))
         }
     };
     let access = Access {

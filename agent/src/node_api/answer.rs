@@ -47,7 +47,6 @@ pub fn no_sniff(headers: &mut HeaderMap) {
 }
 
 /// A body that is written bit by bit, no faster than it is taken.
-#[must_use]
 pub fn channel() -> (mpsc::Sender<Bytes>, Body) {
     let (to, chunks) = mpsc::channel(CHUNKS);
     (to, Body::from_stream(ReceiverStream::new(chunks).map(Ok::<_, Infallible>)))

@@ -19,7 +19,7 @@ pub enum Authorizer {
     AlwaysAllow,
     /// There is no API server to ask.
     Nobody,
-    Webhook(AccessReviews),
+    Webhook(Box<AccessReviews>),
 }
 
 impl Authorizer {

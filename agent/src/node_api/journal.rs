@@ -18,7 +18,6 @@ const BOUND: Duration = Duration::from_secs(30);
 const CHUNK: usize = 64 << 10;
 
 /// Reads while the caller takes it.
-#[must_use]
 pub fn read(services: Vec<String>, options: QueryOptions, log_dir: PathBuf) -> Body {
     let (to, body) = answer::channel();
     let child: Arc<Mutex<Option<Child>>> = Arc::default();

@@ -99,14 +99,14 @@ impl Reader {
         loop {
             // Asked before the file is read to its end: what a container writes last is there by then.
             let runs = options.follow && of.runs();
-            if self.to_end(&mut file).await.map_err(|error| error.at(&path))? == More::No {
+            if self.take_all(&mut file).await.map_err(|error| error.at(&path))? == More::No {
                 return Ok(());
             }
             if options.follow
                 && let Some(next) = rotated(&file, &path).await.map_err(io)?
             {
                 // What the old file got between its end and its successor.
-                if self.to_end(&mut file).await.map_err(|error| error.at(&path))? == More::No {
+                if self.take_all(&mut file).await.map_err(|error| error.at(&path))? == More::No {
                     return Ok(());
                 }
                 file = next;
@@ -139,7 +139,7 @@ impl Reader {
         }
     }
 
-    async fn to_end(&mut self, file: &mut File) -> Result<More, Stopped> {
+    async fn take_all(&mut self, file: &mut File) -> Result<More, Stopped> {
         let mut chunk = vec![0; CHUNK];
         loop {
             let read = file.read(&mut chunk).await.map_err(Stopped::Io)?;

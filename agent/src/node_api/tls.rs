@@ -39,7 +39,7 @@ fn is_chosen(suite: SupportedCipherSuite, chosen: &[String]) -> bool {
         SupportedCipherSuite::Tls13(_) => true,
         SupportedCipherSuite::Tls12(_) => {
             let name = format!("{:?}", suite.suite());
-            chosen.iter().any(|given| *given == name)
+            chosen.contains(&name)
         }
     }
 }

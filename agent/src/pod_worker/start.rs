@@ -320,7 +320,7 @@ impl Worker {
         });
         match linked.await {
             Ok(Err(error)) => {
-                warn!(pod = %self.who, container, %error, "the log has no link for log shippers")
+                warn!(pod = %self.who, container, %error, "the log has no link for log shippers");
             }
             Err(error) => warn!(container, %error, "the log has no link for log shippers"),
             Ok(Ok(())) => {}

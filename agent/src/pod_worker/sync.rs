@@ -137,7 +137,7 @@ impl Worker {
         for container in &alive {
             self.tell_stopping(container);
         }
-        self.stop_all(stop_order(pod, alive.into_iter()), grace(pod)).await?;
+        self.stop_all(stop_order(pod, alive), grace(pod)).await?;
         for sandbox in &status.sandboxes {
             self.context.runtime.stop_pod_sandbox(&sandbox.id).await.map_err(|e| self.cri(e))?;
         }

@@ -112,7 +112,7 @@ impl RuntimeClient {
             if let Some(running) = pods.iter_mut().find(of_pod) {
                 running.containers.push((name, image));
             } else {
-                let [namespace, pod_name] = [names::POD_NAMESPACE, names::POD_NAME].map(|name| label(name));
+                let [namespace, pod_name] = [names::POD_NAMESPACE, names::POD_NAME].map(label);
                 let (namespace, name_of_pod) = (namespace.unwrap_or_default(), pod_name.unwrap_or_default());
                 let pod = PodRef { uid, namespace, name: name_of_pod };
                 pods.push(RunningPod { pod: Some(pod), containers: vec![(name, image)] });

@@ -109,9 +109,9 @@ fn a_flag_without_effect_is_named_once() {
     assert_eq!(loaded.effective["authentication"]["webhook"]["enabled"], json!(true), "a default beside it");
 
     // In the file and by flag: both are told.
-    let loaded = load("address: 127.0.0.1", &[], &[("address", "::")]).unwrap();
+    let loaded = load("hairpinMode: none", &[], &[("hairpin-mode", "none")]).unwrap();
     let lines: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(lines, [format!("address {text}"), format!("--address {text}")]);
+    assert_eq!(lines, [format!("hairpinMode {text}"), format!("--hairpin-mode {text}")]);
 }
 
 /// What a kubelet 1.37.2 says of itself at `/configz`.
