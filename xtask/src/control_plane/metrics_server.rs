@@ -21,8 +21,9 @@ use crate::process;
 
 const NAME: &str = "metrics-server";
 const NAMESPACE: &str = "kube-system";
-/// The least that it takes.
+/// The least that it takes, and what a node may take to answer, which must be less.
 const RESOLUTION: &str = "10s";
+const TIMEOUT: &str = "9s";
 
 /// Runs until dropped; before its control plane.
 #[derive(Debug)]
@@ -53,6 +54,7 @@ impl MetricsServer {
             .arg(format!("--tls-private-key-file={}", key.display()))
             .arg(format!("--kubelet-certificate-authority={}", node_authority.display()))
             .arg(format!("--metric-resolution={RESOLUTION}"))
+            .arg(format!("--kubelet-request-timeout={TIMEOUT}"))
             .args(["--bind-address=127.0.0.1", "--kubelet-preferred-address-types=InternalIP"])
             .arg("--kubelet-use-node-status-port");
         let log = dir.join(format!("{NAME}.log"));
