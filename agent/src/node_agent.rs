@@ -26,6 +26,7 @@ mod cluster;
 mod cluster_options;
 mod contents;
 mod contexts;
+mod error;
 mod facts;
 mod loop_thread;
 mod node_api;
@@ -44,34 +45,33 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cgroup::CgroupError;
 use crate::cgroup::class_updates::ClassUpdates;
 use crate::cgroup::driver::{self, CgroupDriver};
 use crate::cgroup::kubepods_limit::{KubepodsLimit, KubepodsLimitHandle};
 use crate::cgroup::stats::MemoryFiles;
 use crate::clock;
 use crate::content_store::ContentStore;
-use crate::cri::{Connection, CriError, ImageClient, RuntimeClient};
+use crate::cri::{Connection, ImageClient, RuntimeClient};
 use crate::instruments::Instruments;
-use crate::node_api::{ListenError, Sockets};
+use crate::node_api::Sockets;
 use crate::node_resources::NodeResources;
 use crate::pleg::{self, PlegHandle};
-use crate::pod_source::http::HttpSourceError;
-use crate::pod_store::{PodStore, PodStoreError};
+use crate::pod_store::PodStore;
 use crate::pod_worker::PodWorkers;
-use crate::probe::{ContainerProcesses, HttpError, NodeChecks};
+use crate::probe::{ContainerProcesses, NodeChecks};
 use crate::prober::ProberTask;
 use crate::prober::counted::CountedProbes;
-use crate::spans::{Spans, SpansError};
+use crate::spans::Spans;
 use crate::sync_loop::execute::Executor;
 use crate::sync_loop::heartbeat::Heartbeat;
 use crate::sync_loop::outlet::Outlet;
-use crate::trace::journal::{FileWriter, Journal, OpenTraceFile};
-use crate::trace::wire::{self, WireError};
-use crate::volume::{VolumeError, VolumeManager};
+use crate::trace::journal::{FileWriter, Journal};
+use crate::trace::wire;
+use crate::volume::VolumeManager;
 use beginning::{load_kernel, load_saved, tell_start};
 pub use cluster_options::ClusterOptions;
 use contexts::{Shared, env_facts, resource_context, worker_context};
+pub use error::NodeAgentError;
 use loop_thread::LoopParts;
 use oomlet_core::config::Config;
 use oomlet_core::node::event::Event;
@@ -101,62 +101,6 @@ pub struct Setup {
     /// `--hostname-override`.
     pub hostname: Option<String>,
     pub cluster: ClusterOptions,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum NodeAgentError {
-    #[error(
-        "oomlet must run as root to manage cgroups, mounts and eBPF programs; start it with sudo or as a system service"
-    )]
-    NotRoot,
-    #[error(transparent)]
-    RootLock(#[from] RootLockError),
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    #[error(transparent)]
-    Runtime(#[from] CriError),
-    #[error(transparent)]
-    Store(#[from] PodStoreError),
-    #[error(transparent)]
-    Volume(#[from] VolumeError),
-    #[error(transparent)]
-    TraceFile(#[from] OpenTraceFile),
-    #[error(transparent)]
-    Wire(#[from] WireError),
-    #[error(transparent)]
-    HttpSource(#[from] HttpSourceError),
-    #[error(transparent)]
-    Probes(#[from] HttpError),
-    #[error(transparent)]
-    Spans(#[from] SpansError),
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    #[error("cannot read {path}: {source}")]
-    Read { path: &'static str, source: std::io::Error },
-    #[error("{path} has no usable {what}; is /proc mounted?")]
-    Proc { path: &'static str, what: &'static str },
-    #[error(
-        "the reserved memory ({reserved} bytes of systemReserved and kubeReserved) is all that the node has ({capacity} bytes); lower them"
-    )]
-    NothingAllocatable { reserved: u64, capacity: u64 },
-    #[error(
-        "`singleProcessOOMKill: false` asks for containers to be OOM-killed as a whole, which only cgroup v2 can; this node's memory controller is on v1. Remedy: take the key out, or set it to true"
-    )]
-    OomKillGroupOnV1,
-    #[error(
-        "`oomlet.eviction.psi` is set and the kernel keeps no pressure stall information: {0}. Remedy: a kernel with CONFIG_PSI, booted with psi=1 where that is not the default; or take the key out"
-    )]
-    NoPsi(CgroupError),
-    #[error(
-        "`failSwapOn: true` keeps the agent from a node with swap, and {0} is in use. Remedy: swapoff -a, or take the key or --fail-swap-on out: oomlet runs with swap"
-    )]
-    Swap(String),
-    #[error(
-        "`failCgroupV1: true` keeps the agent from a node with cgroup v1, and its memory controller is there. Remedy: boot with cgroup v2, or take the key or --fail-cgroupv1 out: oomlet runs on v1"
-    )]
-    CgroupV1,
-    #[error("cannot start a thread or the tokio runtime: {0}; check the limits of processes and open files")]
-    Start(#[from] std::io::Error),
 }
 
 /// Where the agent answers `oomlet trace`.
