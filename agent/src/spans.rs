@@ -128,7 +128,7 @@ struct Recorded {
 impl PodSpan {
     /// Runs `work`, which is a span below this one; of a container where one is named. It is boxed: steps are within steps,
     /// and the worker's stack would have to hold all of them at once.
-    pub fn step<'a, T, E: std::fmt::Display>(
+    pub fn step<'a, T, E>(
         &'a self,
         name: &'static str,
         container: Option<&str>,
@@ -136,7 +136,7 @@ impl PodSpan {
     ) -> Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>
     where
         T: Send + 'a,
-        E: Send + 'a,
+        E: std::fmt::Display + Send + 'a,
     {
         let Some(Recorded { tracer, context }) = &self.0 else { return Box::pin(work) };
         let container = container.map(|name| KeyValue::new("k8s.container.name", name.to_owned()));
