@@ -4,6 +4,7 @@ use oomlet_core::mountinfo;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
+use oomlet_core::pod::env::Env;
 use serde_json::{Value, json};
 
 /// A root directory whose mounts are taken off at the end, also by a panic.
