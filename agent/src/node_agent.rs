@@ -56,6 +56,7 @@ use crate::instruments::Instruments;
 use crate::node_api::Sockets;
 use crate::node_resources::NodeResources;
 use crate::pleg::{self, PlegHandle};
+use crate::pod_source::TakenOver;
 use crate::pod_store::PodStore;
 use crate::pod_worker::PodWorkers;
 use crate::probe::{ContainerProcesses, NodeChecks};
@@ -166,6 +167,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let volumes = Arc::new(volumes);
     let saved = load_saved(&setup.root_dir)?;
     let (outlet, snapshots) = Outlet::new(NodeSnapshot::of_saved(&saved));
+    let taken_over = TakenOver::new(client.static_pods_of_kubelet().await?, &saved);
     let store = PodStore::open(&setup.root_dir, snapshots.clone())?;
     let (journal, file_writer) =
         Journal::open(config.oomlet.trace.journal_records, config.oomlet.trace.file.as_deref())?;
@@ -244,7 +246,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
 
     spawn_tasks(&tracker, &cancel, Tasks { store, file_writer, server, journal: &journal });
     tracker.spawn(pleg::run(client, pleg.clone(), events.clone(), config.sync_frequency, cancel.clone()));
-    sources::watch(&setup, &node.facts.name, &tracker, (&events, &cancel))?;
+    sources::watch(&setup, (&node.facts.name, taken_over), &tracker, (&events, &cancel))?;
     let limit_handle = lower_later.map(|limit| {
         let handle = KubepodsLimitHandle::default();
         tracker.spawn(limit.run(handle.clone(), Arc::clone(&journal), cancel.clone()));

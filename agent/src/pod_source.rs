@@ -13,8 +13,10 @@ use oomlet_core::node::event::Event;
 
 mod directory;
 pub mod http;
+mod taken_over;
 
 use directory::Directory;
+pub use taken_over::TakenOver;
 
 /// Where manifests become pods.
 #[derive(Clone, Debug)]
@@ -23,6 +25,8 @@ pub struct Here {
     pub node_name: String,
     /// There is an API server, and what it holds is not for static pods.
     pub in_cluster: bool,
+    /// What ran before this agent did.
+    pub taken_over: TakenOver,
 }
 
 /// The task. Ends when `cancel` is cancelled or nobody receives any more. `rescan`: `fileCheckFrequency`.

@@ -17,7 +17,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::node::event::{PodSource, PodUpdate, RejectedManifest, SourcePod};
-use crate::pod::{Pod, PodRef};
+use crate::pod::{Pod, PodRef, PodUid};
 
 /// kubelet's `maxConfigLength`.
 pub const MAX_BYTES: usize = 10 << 20;
@@ -87,6 +87,13 @@ impl Manifest {
             Some(kind) => Err(ManifestError::ApiReference(kind)),
             None => Ok(self),
         }
+    }
+
+    /// The same as a pod that has this UID.
+    #[must_use]
+    pub fn with_uid(mut self, uid: &PodUid) -> Manifest {
+        defaults::set_uid(Arc::make_mut(&mut self.pod), uid.as_str());
+        self
     }
 
     fn named(&self, path: PathBuf) -> SourcePod {

@@ -51,8 +51,10 @@ macro_rules! call {
     }};
 }
 
+mod static_pods;
 mod streams;
 
+pub use static_pods::StaticPodOfKubelet;
 pub use streams::{ContainerLog, StreamRequest};
 
 impl RuntimeClient {

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Setup;
 use crate::pod_source::http::{HttpSource, HttpSourceError};
-use crate::pod_source::{self, Here};
+use crate::pod_source::{self, Here, TakenOver};
 use oomlet_core::node::event::{Event, PodSource};
 
 /// One task a source.
@@ -17,12 +17,13 @@ use oomlet_core::node::event::{Event, PodSource};
 /// When the request for static pods cannot be made as the configuration says.
 pub fn watch(
     setup: &Setup,
-    node_name: &str,
+    (node_name, taken_over): (&str, TakenOver),
     tracker: &TaskTracker,
     (events, cancel): (&mpsc::Sender<Event>, &CancellationToken),
 ) -> Result<(), HttpSourceError> {
     let config = &setup.config;
-    let here = Here { node_name: node_name.to_owned(), in_cluster: setup.cluster.kubeconfig.is_some() };
+    let here =
+        Here { node_name: node_name.to_owned(), in_cluster: setup.cluster.kubeconfig.is_some(), taken_over };
     if let Some(path) = config.static_pod_path.clone() {
         let (here, rescan) = (here.clone(), config.file_check_frequency);
         tracker.spawn(pod_source::watch(path, here, rescan, events.clone(), cancel.clone()));

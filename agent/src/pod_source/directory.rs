@@ -54,5 +54,5 @@ fn read(content: &[u8], path: &Path, here: &Here) -> Result<Manifest, String> {
             "the manifest has a key that no Pod has; it has no effect"
         );
     }
-    Ok(manifest)
+    Ok(here.taken_over.continued(manifest, path))
 }

@@ -27,7 +27,11 @@ fn manifest(name: &str, image: &str) -> String {
 
 impl Watching {
     fn start(rescan: Duration, path: impl FnOnce(&Path) -> PathBuf) -> Watching {
-        Watching::start_at(Here { node_name: "n".to_owned(), in_cluster: false }, rescan, path)
+        Watching::start_at(
+            Here { node_name: "n".to_owned(), in_cluster: false, taken_over: TakenOver::default() },
+            rescan,
+            path,
+        )
     }
 
     fn start_at(here: Here, rescan: Duration, path: impl FnOnce(&Path) -> PathBuf) -> Watching {
@@ -191,7 +195,7 @@ async fn it_ends_when_nobody_listens() {
 async fn what_the_api_server_holds_is_not_for_static_pods_of_a_cluster() {
     let text = manifest("web", "i").replace("spec: {", "spec: {serviceAccountName: robot, ");
     for in_cluster in [true, false] {
-        let here = Here { node_name: "n".to_owned(), in_cluster };
+        let here = Here { node_name: "n".to_owned(), in_cluster, taken_over: TakenOver::default() };
         let mut watching = Watching::start_at(here, NEVER, Path::to_owned);
         fs::write(watching.file("web.yaml"), &text).unwrap();
         if in_cluster {

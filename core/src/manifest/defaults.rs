@@ -18,16 +18,21 @@ pub(super) fn apply(pod: &mut Pod, uid: String, source: PodSource, hostname: &st
     meta.name = Some(name_on_node(meta.name.as_deref().unwrap_or_default(), hostname));
     meta.namespace.get_or_insert_with(|| "default".to_owned());
     let uid = meta.uid.take().filter(|given| !given.is_empty()).unwrap_or(uid);
-    let annotations = meta.annotations.get_or_insert_default();
     // kubelet adds `config.seen`, too; a time in it would make every agent see another pod.
-    annotations.insert("kubernetes.io/config.hash".to_owned(), uid.clone());
+    let annotations = meta.annotations.get_or_insert_default();
     annotations.insert(SOURCE_ANNOTATION.to_owned(), source.as_str().to_owned());
-    meta.uid = Some(uid);
+    set_uid(pod, &uid);
     // Says how the file came about, not what is to run.
     pod.status = None;
     if let Some(spec) = &mut pod.spec {
         apply_spec(spec, hostname);
     }
+}
+
+pub(super) fn set_uid(pod: &mut Pod, uid: &str) {
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert("kubernetes.io/config.hash".to_owned(), uid.to_owned());
+    pod.metadata.uid = Some(uid.to_owned());
 }
 
 fn apply_spec(spec: &mut PodSpec, hostname: &str) {

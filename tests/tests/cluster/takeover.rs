@@ -1,5 +1,5 @@
-//! The one agent in the other's place: kubelet is stopped and oomlet started with the same files, and the other way round. The
-//! cluster's pods notice nothing; static ones are started anew, unless their manifest gives them a UID.
+//! The one agent in the other's place: kubelet is stopped and oomlet started with the same files, and the other way round. Pods
+//! notice nothing, static ones neither, unless their manifest has changed meanwhile.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ const NAME: &str = "takeover";
 const STATIC: &str = "static-takeover";
 /// The same, but its manifest gives it its UID.
 const KEPT: &str = "kept-takeover";
+/// The same, and its manifest is edited while no agent runs.
+const EDITED: &str = "edited-takeover";
 
 #[test]
 fn kubelet_and_the_agent_take_over_from_each_other() {
@@ -34,6 +36,9 @@ fn kubelet_and_the_agent_take_over_from_each_other() {
     manifest["metadata"]["namespace"] = json!(NAME);
     manifest["spec"]["restartPolicy"] = json!("Always");
     node.put(&manifest);
+    let mut edited = manifest.clone();
+    edited["metadata"]["name"] = json!("edited");
+    node.put(&edited);
     manifest["metadata"]["name"] = json!("kept");
     manifest["metadata"]["uid"] = json!("6f3c3f0e-5d3b-4c07-9d0d-3f6e2a0b7c11");
     node.put(&manifest);
@@ -45,15 +50,25 @@ fn kubelet_and_the_agent_take_over_from_each_other() {
     node.run_pod("goes", &pod(&probed));
     let stays = Stays::find(&node, "stays", &probed);
     node.wait_api_pod(STATIC, "Ready", |pod| condition(pod, "Ready")["status"] == "True");
-    let by_kubelet = node.container_of_pod(STATIC);
+    let unchanged = node.container_of_pod(STATIC);
+    node.wait_api_pod(EDITED, "Ready", |pod| condition(pod, "Ready")["status"] == "True");
+    let before_the_edit = node.container_of_pod(EDITED);
     node.wait_api_pod(KEPT, "Ready", |pod| condition(pod, "Ready")["status"] == "True");
     let kept = node.container_of_pod(KEPT);
 
     end_agent(&mut node);
+    edited["spec"]["containers"][0]["env"] = json!([{ "name": "EDITED", "value": "yes" }]);
+    node.put(&edited);
     node.start();
     stays.has_not_noticed(&node);
-    let by_oomlet = replaced(&node, &by_kubelet);
+    replaced(&node, EDITED, &before_the_edit);
+    assert_eq!(node.container_of_pod(STATIC), unchanged, "{}", node.diagnosis());
     assert_eq!(node.container_of_pod(KEPT), kept);
+    // It is still the same pod for an agent that starts again.
+    end_agent(&mut node);
+    node.start();
+    stays.has_not_noticed(&node);
+    assert_eq!(node.container_of_pod(STATIC), unchanged, "{}", node.diagnosis());
     // It is the new one that sees to them.
     plane.apply(&map("two")).unwrap();
     stays.shows(&node, "two");
@@ -68,7 +83,7 @@ fn kubelet_and_the_agent_take_over_from_each_other() {
     stays.has_not_noticed(&node);
     // kubelet takes a container that started less than ten seconds before it for one of its own, and begins with "not ready".
     assert_eq!(node.containers_of_pod("made-here"), made_here.containers, "{}", node.diagnosis());
-    replaced(&node, &by_oomlet);
+    assert_eq!(node.container_of_pod(STATIC), unchanged, "{}", node.diagnosis());
     assert_eq!(node.container_of_pod(KEPT), kept);
     plane.kubectl(&["delete", "pod", "made-here", "--namespace", NAME, "--wait=false"]).unwrap();
     node.wait_api_pod_gone("made-here");
@@ -86,17 +101,15 @@ fn end_agent(node: &mut Joined<'_>) {
     agent.terminate(soon()).unwrap();
 }
 
-/// A static pod's UID is a hash over its agent's own data structures, with kubelet of those of its release: the pod is started
-/// anew, in order, as at an upgrade of kubelet.
+/// Another manifest is another pod, which starts when the old one has ended.
 #[track_caller]
-fn replaced(node: &Joined<'_>, before: &RunningContainer) -> RunningContainer {
+fn replaced(node: &Joined<'_>, name: &str, before: &RunningContainer) {
     let another = || {
-        let now = node.containers_of_pod(STATIC);
+        let now = node.containers_of_pod(name);
         assert!(now.len() <= 1, "it runs twice: {now:?}");
         now.iter().any(|container| container.id != before.id)
     };
     assert!(process::holds_within(long(), another), "{}", node.diagnosis());
-    node.container_of_pod(STATIC)
 }
 
 /// Its probe leaves a line each second in a file that is called as the pod.

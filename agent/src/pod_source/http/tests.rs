@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::pod_source::TakenOver;
 use oomlet_core::node::event::PodSource;
 
 /// A server on the loopback that answers every request as it is told, and remembers what it was asked.
@@ -54,7 +55,7 @@ impl Server {
 }
 
 fn here() -> Here {
-    Here { node_name: "n".to_owned(), in_cluster: false }
+    Here { node_name: "n".to_owned(), in_cluster: false, taken_over: TakenOver::default() }
 }
 
 struct Watching {
