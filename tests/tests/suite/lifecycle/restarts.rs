@@ -87,7 +87,10 @@ fn a_missing_image_holds_up_its_own_pod_only(version: Version) {
         waiting(pod, "main")["reason"] == "ErrImageNeverPull"
     });
     let message = waiting(&never, "main")["message"].as_str().unwrap().to_owned();
-    assert!(message.contains("oomlet.dev/nothing:1") && message.contains("imagePullPolicy"), "{message}");
+    assert!(
+        message.contains("oomlet.dev/nothing:1") && message.contains("pull policy of Never"),
+        "{message}"
+    );
     assert_eq!(pod::phase(&never), "Pending");
     let refused = |pod: &Value| {
         let reason = waiting(pod, "main")["reason"].clone();
