@@ -7,6 +7,7 @@ use oomlet_tests::cluster::joined::Joined;
 use oomlet_tests::cluster::{shared, wait};
 use serde_json::Value;
 use xtask::compare::numbers::{self, Families, PAGES};
+use xtask::setup::prometheus::Programs;
 
 /// The Summary, once the pod's numbers are there.
 fn wait_summary(node: &Joined<'_>) -> Value {
@@ -71,12 +72,13 @@ fn the_summary_and_every_page() {
 
 /// promtool reads it; what it finds fault with in kubelet's names is no matter.
 fn assert_valid(page: &str, text: &str) {
-    let spawned = Command::new("promtool")
+    let programs = Programs::find().unwrap().expect("set-up has installed Prometheus");
+    let spawned = Command::new(programs.promtool)
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
-    let mut promtool = spawned.expect("promtool of Debian's package prometheus");
+    let mut promtool = spawned.unwrap();
     promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
     // 3: of style.

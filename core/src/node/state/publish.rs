@@ -128,7 +128,9 @@ fn lifecycle(pod: &PodState) -> Lifecycle {
 fn has_ended(pod: &PodState) -> bool {
     match pod.mode {
         Mode::Completed { .. } => true,
-        Mode::Removing { .. } => pod.containers.status().is_some() && !pod.containers.any_running(),
+        Mode::Removing { .. } | Mode::Removed => {
+            pod.containers.status().is_some() && !pod.containers.any_running()
+        }
         _ => false,
     }
 }
