@@ -129,7 +129,8 @@ fn has_ended(pod: &PodState) -> bool {
     match pod.mode {
         Mode::Completed { .. } => true,
         Mode::Removing { .. } | Mode::Removed => {
-            pod.containers.status().is_some() && !pod.containers.any_running()
+            // Not by PLEG's list, which may be from before its worker read that all have ended.
+            pod.containers.status().is_some() && pod.containers.running().is_empty()
         }
         _ => false,
     }
