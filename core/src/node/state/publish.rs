@@ -115,7 +115,7 @@ fn lifecycle(pod: &PodState) -> Lifecycle {
         Mode::Pending | Mode::Active => Lifecycle::Sync,
         Mode::Rejected(_) | Mode::Evicted { stopped: true, .. } | Mode::Removed => Lifecycle::Terminated,
         Mode::Completed { .. } | Mode::Evicted { .. } | Mode::Removing { .. } => {
-            if pod.containers.status().is_some() && !pod.containers.any_running() {
+            if all_ended(pod) {
                 Lifecycle::Terminated
             } else {
                 Lifecycle::Terminating
@@ -128,10 +128,12 @@ fn lifecycle(pod: &PodState) -> Lifecycle {
 fn has_ended(pod: &PodState) -> bool {
     match pod.mode {
         Mode::Completed { .. } => true,
-        Mode::Removing { .. } | Mode::Removed => {
-            // Not by PLEG's list, which may be from before its worker read that all have ended.
-            pod.containers.status().is_some() && pod.containers.running().is_empty()
-        }
+        Mode::Removing { .. } | Mode::Removed => all_ended(pod),
         _ => false,
     }
+}
+
+/// By what its worker has read. PLEG's list may be older: it counts for containers that the worker has not told of.
+fn all_ended(pod: &PodState) -> bool {
+    pod.containers.status().is_some() && pod.containers.running().is_empty()
 }

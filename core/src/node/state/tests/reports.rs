@@ -70,3 +70,24 @@ fn what_its_worker_has_seen_and_has_nothing_to_do_for_is_no_news_of_a_pod() {
         }
     }
 }
+
+/// A deleted pod's last status comes from what its worker has read, also where PLEG has not listed since.
+#[test]
+fn a_list_from_before_keeps_no_pod_from_having_ended() {
+    for exit_code in [0, 1] {
+        let mut node = Node::new(config());
+        node.step(relist(&[]));
+        node.step(source(&[("a", "1")]));
+        node.step(synced("1"));
+        node.step(relist(&[("a", "1")]));
+        node.step(source(&[]));
+        let mut read = running("1", 42);
+        read.containers[0].state = ContainerState::Exited;
+        read.containers[0].exit_code = exit_code;
+        let stopped = WorkerOutcome::Stopped { took: Duration::from_millis(80), killed: false };
+        node.step(report("1", stopped, read));
+        let shown = node.state.pod(&"1".into()).unwrap().published().unwrap();
+        let expected = if exit_code == 0 { "Succeeded" } else { "Failed" };
+        assert_eq!(shown.status.phase.as_deref(), Some(expected));
+    }
+}
