@@ -16,6 +16,9 @@ use oomlet_core::quantity::parse_bytes;
 /// Everybody may write: the pod's containers may run as any user (kubelet's `perm` of emptyDir).
 const MODE: u32 = 0o777;
 
+/// The mode that a tmpfs has by itself, and that kubelet leaves it: in memory nobody removes the files of another user.
+const STICKY: u32 = 0o1000;
+
 /// New files get the directory's group.
 const SETGID: u32 = 0o2000;
 
@@ -91,7 +94,7 @@ fn make(dir: &Path, parent: &Path, group: Option<u32>) -> Result<(), VolumeProbl
 }
 
 fn mount_tmpfs(dir: &Path, group: Option<u32>, size_bytes: Option<u64>) -> Result<(), VolumeProblem> {
-    let mut options = format!("mode={:o}", mode(group));
+    let mut options = format!("mode={:o}", mode(group) | STICKY);
     if let Some(gid) = group {
         options.push_str(&format!(",gid={gid}"));
     }

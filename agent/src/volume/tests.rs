@@ -104,7 +104,7 @@ fn empty_dir_in_memory() {
     assert!(at("mem").super_options.contains(&"size=1024k".to_owned()), "{mounted:?}");
     assert!(at("free").super_options.contains(&"size=2048k".to_owned()), "the pod's limit: {mounted:?}");
     let dir = t.volumes.mounts(&p, container(&p), &Env::default()).unwrap()[0].host_path.clone();
-    assert_eq!((mode(&dir), fs::metadata(&dir).unwrap().gid()), (0o2777, 77));
+    assert_eq!((mode(&dir), fs::metadata(&dir).unwrap().gid()), (0o3777, 77));
     assert!(fs::write(dir.join("big"), vec![0u8; 2 << 20]).is_err(), "sizeLimit holds");
 
     // Busy: an open file keeps the mount; nothing may be deleted then.
