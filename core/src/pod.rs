@@ -16,6 +16,7 @@
 //! - [`spec`]: what is asked of a manifest in more than one place; [`hosts`], [`termination_message`]: texts.
 
 pub mod admission;
+pub mod apparmor;
 pub mod backoff;
 pub mod containers;
 pub mod env;

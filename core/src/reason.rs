@@ -185,6 +185,8 @@ reasons! {
     TaintToleration,
     /// Not admitted: the pod is for another operating system.
     PodOSNotSupported,
+    /// Not admitted: the pod asks for an AppArmor profile, and the node has no AppArmor.
+    AppArmor,
     /// All pods together may not have so little memory yet: what they use does not fit.
     FailedNodeAllocatableEnforcement,
     /// The memory that all pods together may have is what the configuration says.

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SecurityCon
 
 use super::image::Image;
 use super::sandbox_config::namespace_options;
-use oomlet_core::pod::PodRef;
+use oomlet_core::pod::{PodRef, apparmor};
 
 /// Paths of /proc and /sys that a container does not see, and those it may not write: the defaults of
 /// Kubernetes and the runtimes for `procMount: Default`.
@@ -117,7 +117,7 @@ pub fn container_security_context(
         masked_paths: paths(MASKED_PATHS),
         readonly_paths: paths(READONLY_PATHS),
         seccomp: Some(seccomp),
-        apparmor: apparmor_profile(container, own, of_pod)?,
+        apparmor: apparmor_profile(pod, container)?,
         selinux_options: own
             .se_linux_options
             .as_ref()
@@ -187,13 +187,9 @@ fn seccomp_profile(
 }
 
 /// Unlike seccomp, nothing asked for means nothing said: the runtime's own default applies where AppArmor is on.
-fn apparmor_profile(
-    container: &Container,
-    own: &SecurityContext,
-    of_pod: Option<&PodSecurityContext>,
-) -> Result<Option<cri::SecurityProfile>, SecurityError> {
-    let asked = own.app_armor_profile.as_ref().or_else(|| of_pod.and_then(|p| p.app_armor_profile.as_ref()));
-    asked.map(|a| profile(container, "appArmorProfile", &a.type_, a.localhost_profile.clone())).transpose()
+fn apparmor_profile(pod: &Pod, container: &Container) -> Result<Option<cri::SecurityProfile>, SecurityError> {
+    let asked = apparmor::profile(pod, container);
+    asked.map(|a| profile(container, "appArmorProfile", &a.type_, a.localhost_profile)).transpose()
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
             pid_pressure: false,
             critical: false,
             is_static_pod: false,
+            apparmor: apparmor(),
             taints: Vec::new(),
         },
         kubepods: CgroupResources {
@@ -88,6 +89,12 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
             given => given.iter().map(ToString::to_string).collect(),
         },
     })
+}
+
+/// As containerd looks for it: both the file system and the module's own word.
+fn apparmor() -> bool {
+    let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled");
+    Path::new("/sys/kernel/security/apparmor").exists() && enabled.is_ok_and(|text| text.starts_with(b"Y"))
 }
 
 /// kubelet takes the hard threshold of `memory.available` off what may be allocated.

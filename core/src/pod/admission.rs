@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint};
 
+use super::apparmor::is_confined;
 use super::qos::{Amounts, QosClass, is_critical, pod_requests};
+use super::spec::all_containers;
 use crate::reason::Reason;
 
 mod features;
@@ -28,6 +30,8 @@ pub struct NodeFacts {
     pub arch: String,
     /// All other labels. `kubernetes.io/hostname`, `os` and `arch` need not be among them.
     pub labels: BTreeMap<String, String>,
+    /// The kernel enforces AppArmor profiles.
+    pub apparmor: bool,
     /// Of the Node object.
     pub taints: Vec<Taint>,
     pub memory_pressure: bool,
@@ -83,6 +87,10 @@ pub fn admit(pod: &Pod, node: &NodeFacts, taken: &Taken) -> Result<(), Rejection
     if let Some(os) = spec.and_then(|s| s.os.as_ref()).filter(|os| os.name != node.os) {
         let message = format!("Pod was rejected: its OS is {:?}, the node's is {:?}", os.name, node.os);
         return Err(Rejection { reason: Reason::PodOSNotSupported, message });
+    }
+    if !node.apparmor && spec.into_iter().flat_map(all_containers).any(|c| is_confined(pod, c)) {
+        let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host";
+        return Err(Rejection { reason: Reason::AppArmor, message: message.to_owned() });
     }
     if spec.is_some_and(|s| !selects(s, node)) {
         let message = "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";

@@ -58,6 +58,7 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         Reason::NodeAffinity => (Warning, "NodeAffinity"),
         Reason::TaintToleration => (Warning, "TaintToleration"),
         Reason::PodOSNotSupported => (Warning, "PodOSNotSupported"),
+        Reason::AppArmor => (Warning, "AppArmor"),
         Reason::UnsupportedFeature => (Warning, "UnsupportedFeature"),
         // The decision to evict, whatever it was made on.
         Reason::ThresholdMet

@@ -15,6 +15,7 @@ fn node() -> NodeFacts {
         pid_pressure: false,
         critical: false,
         is_static_pod: false,
+        apparmor: false,
         taints: Vec::new(),
     }
 }
@@ -221,4 +222,26 @@ fn what_is_left_undone_is_listed() {
         }),
     );
     assert_eq!(unsupported(&busy), ["spec.containers[a].lifecycle.preStop"]);
+}
+
+#[test]
+fn apparmor() {
+    let profile = |kind: &str| json!({"appArmorProfile": {"type": kind, "localhostProfile": "p"}});
+    let of_pod = |kind: &str| json!({"securityContext": profile(kind)});
+    let both = |of_pod: &str, own: &str| json!({"securityContext": profile(of_pod), "containers": [{"name": "a", "securityContext": profile(own)}]});
+    for (spec, without) in [
+        (json!({}), true),
+        (of_pod("Unconfined"), true),
+        (of_pod("RuntimeDefault"), false),
+        (both("Unconfined", "Localhost"), false),
+        (both("RuntimeDefault", "Unconfined"), true),
+    ] {
+        for (apparmor, admitted) in [(true, true), (false, without)] {
+            let node = NodeFacts { apparmor, ..node() };
+            let answer = admit(&pod("1", spec.clone()), &node, &Taken::default());
+            assert_eq!(answer.is_ok(), admitted, "{spec}, AppArmor on the node: {apparmor}");
+            let reason = answer.err().map(|rejection| rejection.reason);
+            assert!(reason.is_none_or(|reason| reason == Reason::AppArmor), "{reason:?}");
+        }
+    }
 }
