@@ -30,6 +30,12 @@ pub(crate) struct Remembered<T> {
     pub value: Option<T>,
 }
 
+impl<T> Remembered<T> {
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        self.digest
+    }
+}
+
 impl<T> ManifestDir<T> {
     pub fn new(path: PathBuf) -> ManifestDir<T> {
         ManifestDir { path, files: BTreeMap::new() }

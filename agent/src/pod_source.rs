@@ -40,15 +40,15 @@ pub async fn watch(
     let mut directory = Directory::new(path.clone(), here);
     let mut looks = Looks::new(&path, rescan);
     // Cancel-safe: the agent ends.
-    while cancel.run_until_cancelled(looks.next()).await.is_some() {
+    while let Some(removed) = cancel.run_until_cancelled(looks.next()).await {
         let scan = tokio::task::spawn_blocking(move || {
-            let update = directory.scan();
-            (directory, update)
+            let updates = directory.scan(&removed);
+            (directory, updates)
         });
-        let update = match scan.await {
-            Ok((back, update)) => {
+        let updates = match scan.await {
+            Ok((back, updates)) => {
                 directory = back;
-                update
+                updates
             }
             Err(error) => {
                 // Only a panic or the runtime's end gets here; the pods that run are not this task's to stop.
@@ -56,11 +56,12 @@ pub async fn watch(
                 return;
             }
         };
-        let Some(update) = update else { continue };
-        tokio::select! {
-            // Cancel-safe: the agent ends, so does the list.
-            () = cancel.cancelled() => return,
-            sent = tx.send(Event::Pods(update)) => if sent.is_err() { return },
+        for update in updates {
+            tokio::select! {
+                // Cancel-safe: the agent ends, so does the list.
+                () = cancel.cancelled() => return,
+                sent = tx.send(Event::Pods(update)) => if sent.is_err() { return },
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! inotify says when, with a pause for what is written in several steps, and a rescan heals what it misses (network file
 //! systems, a symlink's target, a full event queue). A changed symlink `..data` is seen, so a mounted ConfigMap works.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,8 +31,9 @@ impl Looks {
         Looks { watcher: Watcher::new(path), ticker }
     }
 
-    /// Waits until it is time; the first time is at once.
-    pub async fn next(&mut self) {
+    /// Waits until it is time; the first time is at once. The files that were removed meanwhile, whether or not others have
+    /// come in their place: reading the directory does not tell.
+    pub async fn next(&mut self) -> BTreeSet<PathBuf> {
         tokio::select! {
             // Cancel-safe: tokio documents it.
             _ = self.ticker.tick() => {}
@@ -40,6 +42,7 @@ impl Looks {
         }
         // Watch before reading: what changes in between is seen by one of the two.
         self.watcher.ensure();
+        std::mem::take(&mut self.watcher.removed)
     }
 }
 
@@ -49,6 +52,10 @@ struct Watcher {
     path: PathBuf,
     events: Option<EventStream<[u8; 4096]>>,
     watching: Option<inotify::WatchDescriptor>,
+    /// The directory that is watched.
+    target: PathBuf,
+    /// Deleted or moved away; not one that another was renamed over.
+    removed: BTreeSet<PathBuf>,
 }
 
 impl Watcher {
@@ -60,7 +67,13 @@ impl Watcher {
                 "no inotify (see fs.inotify.max_user_instances): changed files are seen at the next rescan"
             );
         }
-        Watcher { path: path.to_owned(), events: events.ok(), watching: None }
+        Watcher {
+            path: path.to_owned(),
+            events: events.ok(),
+            watching: None,
+            target: PathBuf::new(),
+            removed: BTreeSet::new(),
+        }
     }
 
     /// Sets the watch where there is none: at start, or since the directory was away.
@@ -73,6 +86,7 @@ impl Watcher {
             Some(parent) if self.path.is_file() => parent,
             _ => &self.path,
         };
+        self.target = target.to_owned();
         let mask = WatchMask::CREATE
             | WatchMask::CLOSE_WRITE
             | WatchMask::MOVED_TO
@@ -81,7 +95,7 @@ impl Watcher {
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF;
         // A missing directory is told of by the scan; the next rescan tries again.
-        self.watching = events.watches().add(target, mask).ok();
+        self.watching = events.watches().add(&self.target, mask).ok();
     }
 
     /// Waits for the next event; for ever without inotify.
@@ -95,6 +109,11 @@ impl Watcher {
                 {
                     // The path names another directory now, or none. A refusal means that the watch is gone.
                     let _ = events.watches().remove(watching);
+                }
+                if let Some(name) =
+                    event.name.filter(|_| event.mask.intersects(Mask::DELETE | Mask::MOVED_FROM))
+                {
+                    self.removed.insert(self.target.join(name));
                 }
                 if event.mask.contains(Mask::IGNORED) {
                     self.watching = None;

@@ -102,6 +102,28 @@ async fn manifests_come_change_and_go() {
     w.stop().await;
 }
 
+/// The pod is to end, and another run of it to begin.
+#[tokio::test]
+async fn a_manifest_that_is_removed_and_put_back_at_once_is_seen_to_go() {
+    let mut w = Watching::start(NEVER, Path::to_owned);
+    w.until_pods(&[]).await;
+    for name in ["a", "b"] {
+        fs::write(w.file(&format!("{name}.yaml")), manifest(name, "i:1")).unwrap();
+    }
+    w.until_pods(&["a-n=i:1", "b-n=i:1"]).await;
+    fs::remove_file(w.file("a.yaml")).unwrap();
+    fs::write(w.file("a.yaml"), manifest("a", "i:1")).unwrap();
+    w.until_pods(&["b-n=i:1"]).await;
+    w.until_pods(&["a-n=i:1", "b-n=i:1"]).await;
+    // Renamed over by the same, it was there all the time: the file after it is seen without any list that lacks it.
+    fs::write(w.file(".a.new"), manifest("a", "i:1")).unwrap();
+    fs::rename(w.file(".a.new"), w.file("a.yaml")).unwrap();
+    fs::write(w.file("c.yaml"), manifest("c", "i:1")).unwrap();
+    let seen = w.until("the third", |update| update.pods.len() != 2).await;
+    assert_eq!(names(&seen), ["a-n=i:1", "b-n=i:1", "c-n=i:1"]);
+    w.stop().await;
+}
+
 #[tokio::test]
 async fn a_broken_edit_keeps_the_pod() {
     let mut w = Watching::start(NEVER, Path::to_owned);
