@@ -7,7 +7,7 @@
 
 pub mod command;
 mod component;
-mod go_module;
+pub(crate) mod go_module;
 mod kubeconfig;
 mod layout;
 pub mod metrics_server;

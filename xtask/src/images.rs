@@ -2,8 +2,9 @@
 //! changes with their content.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,68 +41,96 @@ pub fn samples() -> Result<PathBuf> {
     archive(
         "samples",
         &[
-            Image { name: PAUSE, layers: &[&pause], entrypoint: &["/catatonit", "-P"] },
-            Image { name: BUSYBOX, layers: &[&busybox], entrypoint: &["/bin/sh"] },
-            Image { name: WORKLOAD, layers: &[&busybox, &workload], entrypoint: &["/oomlet-workload"] },
+            Image { name: PAUSE, layers: &[&pause], config: entrypoint(&["/catatonit", "-P"]) },
+            Image { name: BUSYBOX, layers: &[&busybox], config: entrypoint(&["/bin/sh"]) },
+            Image {
+                name: WORKLOAD,
+                layers: &[&busybox, &workload],
+                config: entrypoint(&["/oomlet-workload"]),
+            },
         ],
     )
 }
 
-struct Image<'a> {
-    name: &'a str,
+fn entrypoint(command: &[&str]) -> Value {
+    json!({ "Entrypoint": command })
+}
+
+pub(crate) struct Image<'a> {
+    pub name: &'a str,
     /// Tar archives, the lowest first.
-    layers: &'a [&'a [u8]],
-    entrypoint: &'a [&'a str],
+    pub layers: &'a [&'a [u8]],
+    /// The `config` of an OCI image configuration, over what each has.
+    pub config: Value,
 }
 
 /// What an image holds, by path without the leading slash.
 #[derive(Debug, Default)]
-struct Files(BTreeMap<String, Entry>);
+pub(crate) struct Files(BTreeMap<String, Entry>);
 
 #[derive(Debug)]
 enum Entry {
     Dir { mode: u32 },
-    Executable(Vec<u8>),
-    Text(&'static str),
-    Link { to: &'static str },
+    File { mode: u32, bytes: Vec<u8> },
+    Link { to: String },
 }
 
 impl Files {
+    pub fn dir(&mut self, at: &str, mode: u32) {
+        self.0.insert(at.to_owned(), Entry::Dir { mode });
+    }
+
+    pub fn file(&mut self, at: &str, mode: u32, bytes: impl Into<Vec<u8>>) {
+        self.0.insert(at.to_owned(), Entry::File { mode, bytes: bytes.into() });
+    }
+
+    pub fn link(&mut self, at: &str, to: &str) {
+        self.0.insert(at.to_owned(), Entry::Link { to: to.to_owned() });
+    }
+
     /// A static program of this machine.
-    fn program(&mut self, name: &str, at: &str) -> Result<()> {
+    pub fn program(&mut self, name: &str, at: &str) -> Result<()> {
         let path =
             paths::program(name).with_context(|| format!("there is no {name}; run `cargo xtask setup`"))?;
         self.executable(at, &path)
     }
 
-    fn executable(&mut self, at: &str, path: &Path) -> Result<()> {
+    pub fn executable(&mut self, at: &str, path: &Path) -> Result<()> {
         ensure!(
             elf::is_static(path)?,
             "{} is not static: an image that holds it alone cannot run it",
             path.display()
         );
         let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-        self.0.insert(at.trim_start_matches('/').to_owned(), Entry::Executable(bytes));
+        self.file(at.trim_start_matches('/'), 0o755, bytes);
         Ok(())
     }
 
     fn busybox(&mut self) -> Result<()> {
-        self.program("busybox", "/bin/busybox")?;
-        let applets = process::output(Command::new("busybox").arg("--list"))?;
-        for applet in applets.lines().filter(|name| *name != "busybox" && !name.is_empty()) {
-            self.0.insert(format!("bin/{applet}"), Entry::Link { to: "busybox" });
-        }
-        self.0.insert("tmp".to_owned(), Entry::Dir { mode: 0o1777 });
-        self.0.insert("root".to_owned(), Entry::Dir { mode: 0o700 });
-        self.0.insert(
-            "etc/passwd".to_owned(),
-            Entry::Text("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+        let busybox = paths::program("busybox").context("there is no busybox; run `cargo xtask setup`")?;
+        self.applets(&busybox, |_| true)?;
+        self.dir("tmp", 0o1777);
+        self.dir("root", 0o700);
+        self.file(
+            "etc/passwd",
+            0o644,
+            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
         );
-        self.0.insert("etc/group".to_owned(), Entry::Text("root:x:0:\nnogroup:x:65534:\n"));
+        self.file("etc/group", 0o644, "root:x:0:\nnogroup:x:65534:\n");
         Ok(())
     }
 
-    fn layer(&self) -> Result<Vec<u8>> {
+    /// This busybox, and those of its applets as links to it.
+    pub fn applets(&mut self, busybox: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        self.executable("/bin/busybox", busybox)?;
+        let applets = process::output(Command::new(busybox).arg("--list"))?;
+        for applet in applets.lines().filter(|name| *name != "busybox" && !name.is_empty() && wanted(name)) {
+            self.link(&format!("bin/{applet}"), "busybox");
+        }
+        Ok(())
+    }
+
+    pub fn layer(&self) -> Result<Vec<u8>> {
         let mut tar = tar::Builder::new(Vec::new());
         for (path, entry) in &self.0 {
             let mut header = tar::Header::new_ustar();
@@ -112,8 +141,7 @@ impl Files {
                     header.set_mode(*mode);
                     tar.append_data(&mut header, path, std::io::empty())?;
                 }
-                Entry::Executable(bytes) => append(&mut tar, header, path, 0o755, bytes)?,
-                Entry::Text(text) => append(&mut tar, header, path, 0o644, text.as_bytes())?,
+                Entry::File { mode, bytes } => append(&mut tar, header, path, *mode, bytes)?,
                 Entry::Link { to } => {
                     header.set_entry_type(tar::EntryType::Symlink);
                     header.set_mode(0o777);
@@ -125,8 +153,8 @@ impl Files {
     }
 }
 
-fn append(
-    tar: &mut tar::Builder<Vec<u8>>,
+fn append<W: Write>(
+    tar: &mut tar::Builder<W>,
     mut header: tar::Header,
     path: &str,
     mode: u32,
@@ -138,20 +166,30 @@ fn append(
     Ok(())
 }
 
-/// Writes the OCI image layout (image-spec: oci-layout, index.json, blobs) as one tar into the cache.
-fn archive(name: &str, images: &[Image<'_>]) -> Result<PathBuf> {
+/// An OCI image layout (image-spec: oci-layout, index.json, blobs).
+pub(crate) struct Layout<'a> {
+    index: Vec<u8>,
+    blobs: BTreeMap<String, Cow<'a, [u8]>>,
+}
+
+pub(crate) fn layout<'a>(images: &[Image<'a>]) -> Result<Layout<'a>> {
     let mut blobs: BTreeMap<String, Cow<'_, [u8]>> = BTreeMap::new();
     let mut manifests = Vec::new();
     for image in images {
         let digests: Vec<String> = image.layers.iter().map(|layer| hex(layer)).collect();
+        let mut own = json!({
+            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "WorkingDir": "/",
+        });
+        if let (Some(own), Some(more)) = (own.as_object_mut(), image.config.as_object()) {
+            own.extend(more.clone());
+        }
         let config = json!({
             "architecture": oci_architecture(),
             "os": "linux",
-            "config": {
-                "Entrypoint": image.entrypoint,
-                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-                "WorkingDir": "/",
-            },
+            // Two names never share an image's id.
+            "author": image.name,
+            "config": own,
             "rootfs": {
                 "type": "layers",
                 "diff_ids": digests.iter().map(|d| format!("sha256:{d}")).collect::<Vec<_>>(),
@@ -179,25 +217,55 @@ fn archive(name: &str, images: &[Image<'_>]) -> Result<PathBuf> {
         "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": manifests,
     });
-    let index = serde_json::to_vec(&index)?;
+    Ok(Layout { index: serde_json::to_vec(&index)?, blobs })
+}
 
-    let dir = paths::cache()?.join("images");
-    let path = dir.join(format!("{name}-{}.tar", &hex(&index)[..16]));
-    if path.is_file() {
-        return Ok(path);
+impl Layout<'_> {
+    /// As one tar archive. Others may be writing the same: whoever is last replaces a file with its equal.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let dir = path.parent().context("an archive is in a folder")?;
+        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+        let file = tempfile::NamedTempFile::new_in(dir)?;
+        let mut tar = tar::Builder::new(std::io::BufWriter::new(file.as_file()));
+        let mut add =
+            |path: &str, bytes: &[u8]| append(&mut tar, tar::Header::new_ustar(), path, 0o644, bytes);
+        add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        add("index.json", &self.index)?;
+        for (digest, blob) in &self.blobs {
+            add(&format!("blobs/sha256/{digest}"), blob)?;
+        }
+        tar.into_inner()?.flush()?;
+        file.persist(path).with_context(|| format!("writing {}", path.display()))?;
+        Ok(())
     }
-    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut add = |path: &str, bytes: &[u8]| append(&mut tar, tar::Header::new_ustar(), path, 0o644, bytes);
-    add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    add("index.json", &index)?;
-    for (digest, blob) in &blobs {
-        add(&format!("blobs/sha256/{digest}"), blob)?;
+
+    /// The index's digest, by which a registry knows it.
+    pub fn index_digest(&self) -> String {
+        hex(&self.index)
     }
-    // Tests run in parallel: whoever renames last replaces a file with its equal.
-    let file = tempfile::NamedTempFile::new_in(&dir)?;
-    fs::write(file.path(), tar.into_inner()?)?;
-    file.persist(&path).with_context(|| format!("writing {}", path.display()))?;
+
+    /// All of it as a registry serves it: `manifests` or `blobs`, digest, bytes.
+    pub fn parts(&self) -> Result<Vec<(&'static str, String, &[u8])>> {
+        let index: Value = serde_json::from_slice(&self.index)?;
+        let listed = index["manifests"].as_array().into_iter().flatten();
+        let manifests: BTreeSet<&str> =
+            listed.filter_map(|entry| entry["digest"].as_str()?.strip_prefix("sha256:")).collect();
+        let mut parts = vec![("manifests", self.index_digest(), &self.index[..])];
+        for (digest, blob) in &self.blobs {
+            let kind = if manifests.contains(digest.as_str()) { "manifests" } else { "blobs" };
+            parts.push((kind, digest.clone(), blob));
+        }
+        Ok(parts)
+    }
+}
+
+/// In the cache, under a name that changes with the content.
+fn archive(name: &str, images: &[Image<'_>]) -> Result<PathBuf> {
+    let layout = layout(images)?;
+    let path = paths::cache()?.join("images").join(format!("{name}-{}.tar", &hex(&layout.index)[..16]));
+    if !path.is_file() {
+        layout.write(&path)?;
+    }
     Ok(path)
 }
 
@@ -225,14 +293,14 @@ mod tests {
     #[test]
     fn every_blob_is_named_by_its_content() {
         let mut files = Files::default();
-        files.0.insert("hello".to_owned(), Entry::Text("world\n"));
-        files.0.insert("tmp".to_owned(), Entry::Dir { mode: 0o1777 });
+        files.file("hello", 0o644, "world\n");
+        files.dir("tmp", 0o1777);
         let layer = files.layer().unwrap();
-        let one = Image { name: "oomlet.dev/unit:1", layers: &[&layer], entrypoint: &["/hello"] };
-        let two = Image { name: "oomlet.dev/unit:2", layers: &[&layer], entrypoint: &["/tmp"] };
+        let one = Image { name: "oomlet.dev/unit:1", layers: &[&layer], config: entrypoint(&["/hello"]) };
+        let two = Image { name: "oomlet.dev/unit:2", layers: &[&layer], config: entrypoint(&["/tmp"]) };
         let path = archive("unit", &[one, two]).unwrap();
-        let one = Image { name: "oomlet.dev/unit:1", layers: &[&layer], entrypoint: &["/hello"] };
-        let two = Image { name: "oomlet.dev/unit:2", layers: &[&layer], entrypoint: &["/tmp"] };
+        let one = Image { name: "oomlet.dev/unit:1", layers: &[&layer], config: entrypoint(&["/hello"]) };
+        let two = Image { name: "oomlet.dev/unit:2", layers: &[&layer], config: entrypoint(&["/tmp"]) };
         let again = archive("unit", &[one, two]).unwrap();
         assert_eq!(path, again, "the same content has the same name");
         let mut blobs = 0;
@@ -247,6 +315,9 @@ mod tests {
                 blobs += 1;
             }
         }
+        let kinds =
+            layout(&[]).unwrap().parts().unwrap().into_iter().map(|(kind, ..)| kind).collect::<Vec<_>>();
+        assert_eq!(kinds, ["manifests"], "the index itself");
         assert_eq!(blobs, 5, "a layer that two images share is there once");
         fs::remove_file(path).unwrap();
     }

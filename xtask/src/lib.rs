@@ -9,6 +9,7 @@
 //! - [`lab`]: virtual machines with the kernels that the agent supports.
 //! - [`demo`], [`bench`]: the agent at work, and its figures.
 //! - [`compare`]: the agent held against kubelet.
+//! - [`conformance`]: Kubernetes' own tests of a node.
 //! - [`control_plane`]: a real Kubernetes control plane, for tests and to join by hand.
 //! - [`prometheus`]: scrapes a node of it.
 //! - [`private_containerd`], [`images`], [`netns`], [`scratch`], [`node`]: a containerd and a node of their own for
@@ -18,6 +19,7 @@ pub mod bench;
 pub mod build;
 pub mod cgroup_driver;
 pub mod compare;
+pub mod conformance;
 pub mod control_plane;
 pub mod demo;
 pub mod elf;

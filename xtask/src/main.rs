@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use xtask::build::{self, Profile, Selection};
 use xtask::control_plane::command as control_plane;
 use xtask::setup::role;
-use xtask::{bench, compare, demo, lab, root, scratch, setup, test_run};
+use xtask::{bench, compare, conformance, demo, lab, root, scratch, setup, test_run};
 
 /// Developer commands for oomlet.
 #[derive(Debug, Parser)]
@@ -56,6 +56,9 @@ enum Command {
     /// Runs a corpus of manifests and holds what is seen against what kubelet did; writes docs/differences.md. Exit code 1
     /// when something differs without a reason.
     Compare(compare::Options),
+    /// Kubernetes' own tests of a node, against the agent or against kubelet. Exit code 1 when one that has passed before does
+    /// not pass.
+    Conformance(conformance::Options),
     /// Boots a virtual machine with a kernel that the agent supports, on cgroup v2, and runs a command inside.
     Lab(lab::Options),
     /// A real Kubernetes control plane on loopback, without nodes.
@@ -124,6 +127,12 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::run(role::COMPARE)?;
             build::all(Profile::Dev, Selection::Compare)?;
             return compare::run(&options);
+        }
+        Command::Conformance(options) if options.is_page() => return conformance::run(&options),
+        Command::Conformance(options) => {
+            root::require("it makes a machine of namespaces and starts pods in it")?;
+            setup::run(role::CONFORMANCE)?;
+            return conformance::run(&options);
         }
         Command::Lab(options) => {
             root::require("its machines' root file system is made with the owners of its files")?;

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -43,12 +44,18 @@ impl NetNs {
         Ok(NetNs { namespace: namespace? })
     }
 
+    /// Names it for other programs, as long as it is held here.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd()).into()
+    }
+
     /// `program`, to be run inside.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         // nsenter execs the program, so the child's pid is the program's.
-        command.arg(format!("--net=/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd()));
+        command.arg(format!("--net={}", self.path().display()));
         command.arg("--").arg(program);
         command
     }

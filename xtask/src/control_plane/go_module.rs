@@ -87,14 +87,30 @@ impl Compiler {
         progress::step(&heading, |step| step.run(self.go()?.args(["mod", "tidy"])))
     }
 
+    /// Where a package's sources are, while the compiler's caches are there.
+    pub fn package_dir(&self, package: &str) -> Result<PathBuf> {
+        let said = process::output(self.go()?.args(["list", "-mod=readonly", "-f", "{{.Dir}}", package]))?;
+        Ok(PathBuf::from(said.trim()))
+    }
+
     pub fn build(&self, tool: &Tool) -> Result<()> {
+        self.build_by(&["build"], tool)
+    }
+
+    /// The tests of a package as a program.
+    pub fn build_test(&self, tool: &Tool) -> Result<()> {
+        self.build_by(&["test", "-c"], tool)
+    }
+
+    fn build_by(&self, subcommand: &[&str], tool: &Tool) -> Result<()> {
         let name = tool.target.file_name().unwrap_or_default().to_string_lossy();
         let partial = tool.target.with_file_name(format!(".{name}.partial"));
         let mut command = self.go()?;
         // go.sum says what is built: it is read and never changed. `-v` names what is being compiled.
-        command.args(["build", "-v", "-mod=readonly", "-trimpath", "-ldflags", &tool.linker_flags]);
+        command.args(subcommand);
+        command.args(["-v", "-mod=readonly", "-trimpath", "-ldflags", &tool.linker_flags]);
         command.arg("-o").arg(&partial).arg(&tool.package);
-        let heading = format!("{}\n   go build {}", tool.heading, tool.package);
+        let heading = format!("{}\n   go {} {}", tool.heading, subcommand.join(" "), tool.package);
         progress::step(&heading, |step| step.run(&mut command))?;
         if let Some(version) = &tool.says {
             let said = process::output(Command::new(&partial).arg("--version"))?;

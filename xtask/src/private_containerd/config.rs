@@ -61,7 +61,7 @@ fn write_file(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
-fn cni_bin_dir() -> &'static str {
+pub(crate) fn cni_bin_dir() -> &'static str {
     ["/usr/lib/cni", "/opt/cni/bin"]
         .into_iter()
         .find(|dir| Path::new(dir).join("bridge").exists())

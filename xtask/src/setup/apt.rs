@@ -93,8 +93,16 @@ impl Mirror {
 
     /// A deb822 source of these suites.
     fn source(&self, suites: &[&str]) -> String {
+        self.source_of("deb", suites)
+    }
+
+    fn source_of(&self, kind: &str, suites: &[&str]) -> String {
         let signed_by = self.keyring.as_ref().map(|k| format!("Signed-By: {k}\n")).unwrap_or_default();
-        format!("Types: deb\nURIs: {}\nSuites: {}\nComponents: main\n{signed_by}", self.uri, suites.join(" "))
+        format!(
+            "Types: {kind}\nURIs: {}\nSuites: {}\nComponents: main\n{signed_by}",
+            self.uri,
+            suites.join(" ")
+        )
     }
 }
 
@@ -165,12 +173,16 @@ pub struct Suite {
 impl Suite {
     /// Reads the package lists of `suite` into `state`, which the caller deletes.
     pub fn open(mirror: &Mirror, suite: &str, state: &Path) -> Result<Suite> {
+        Suite::open_kind(mirror, "deb", suite, state)
+    }
+
+    fn open_kind(mirror: &Mirror, kind: &str, suite: &str, state: &Path) -> Result<Suite> {
         for dir in ["lists/partial", "cache/archives/partial", "sources"] {
             let dir = state.join(dir);
             std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         }
         std::fs::write(state.join("status"), "")?;
-        std::fs::write(state.join("sources/suite.sources"), mirror.source(&[suite]))?;
+        std::fs::write(state.join("sources/suite.sources"), mirror.source_of(kind, &[suite]))?;
         let suite = Suite { name: suite.to_owned(), state: state.to_owned() };
         twice(|| process::output(suite.isolated(apt()).arg("update")))
             .with_context(|| format!("reading the lists of {}", suite.name))?;
@@ -221,6 +233,27 @@ impl Suite {
         }
         command.args(LISTS_OF_OUR_OWN);
         command
+    }
+}
+
+/// The same for source packages.
+#[derive(Debug)]
+pub struct Sources(Suite);
+
+impl Sources {
+    /// As [`Suite::open`].
+    pub fn open(mirror: &Mirror, suite: &str, state: &Path) -> Result<Sources> {
+        Suite::open_kind(mirror, "deb-src", suite, state).map(Sources)
+    }
+
+    /// The files of a source package, into `dir`; nothing is unpacked.
+    pub fn download(&self, package: &str, dir: &Path) -> Result<()> {
+        let mut command = || {
+            let mut command = self.0.isolated(apt());
+            command.args(["source", "--download-only", package]).current_dir(dir);
+            process::output(&mut command)
+        };
+        twice(&mut command).map(drop).with_context(|| format!("downloading the source of {package}"))
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Role {
     Containerds,
     /// Builds a Kubernetes control plane.
     ControlPlane,
+    /// Builds and runs Kubernetes' own tests of a node.
+    Conformance,
     /// Scrapes the agent's metrics, and checks rules and dashboards.
     Monitoring,
     /// A kubectl as old as any that nodes meet.
@@ -37,6 +39,7 @@ impl Role {
             "build" => Role::Build,
             "fixture" => Role::Fixture,
             "ebpf" => Role::Ebpf,
+            "conformance" => Role::Conformance,
             "lab" => Role::Lab,
             "vagrant" => Role::Vagrant,
             "guest" => Role::Guest,
@@ -56,6 +59,16 @@ pub const CONTROL_PLANE: &[Role] = &[Role::ControlPlane];
 /// Pods of a control plane on this machine.
 pub const COMPARE: &[Role] =
     &[Role::Node, Role::Build, Role::Fixture, Role::Ebpf, Role::Containerds, Role::ControlPlane];
+/// Upstream's tests on this machine.
+pub const CONFORMANCE: &[Role] = &[
+    Role::Node,
+    Role::Build,
+    Role::Fixture,
+    Role::Ebpf,
+    Role::Containerds,
+    Role::ControlPlane,
+    Role::Conformance,
+];
 /// `bench scrape`, besides what it runs pods with.
 pub const SCRAPE: &[Role] = &[Role::Monitoring];
 /// Pods in virtual machines.
