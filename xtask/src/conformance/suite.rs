@@ -247,7 +247,8 @@ impl<'a> Suite<'a> {
     }
 }
 
-/// What the suite would give the kubelet that it starts: its defaults and its overrides; and what this machine needs.
+/// What the suite would give the kubelet that it starts: its defaults and its overrides; and what this machine needs. Its disk may
+/// be fuller than the suite's tenth that is to be free.
 fn configuration(dir: &Path) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -258,8 +259,8 @@ fn configuration(dir: &Path) -> Value {
         "volumeStatsAggPeriod": "10s",
         "fileCheckFrequency": "10s",
         "evictionPressureTransitionPeriod": "30s",
-        "evictionHard": { "memory.available": "250Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%" },
-        "evictionMinimumReclaim": { "nodefs.available": "5%", "nodefs.inodesFree": "5%" },
+        "evictionHard": { "memory.available": "250Mi", "nodefs.available": "1Gi", "nodefs.inodesFree": "5%" },
+        "evictionMinimumReclaim": { "nodefs.available": "500Mi", "nodefs.inodesFree": "5%" },
         "serializeImagePulls": false,
         "authentication": { "anonymous": { "enabled": true }, "webhook": { "enabled": false } },
         "authorization": { "mode": "AlwaysAllow" },
