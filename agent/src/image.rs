@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use crate::clock;
 use crate::cri::image::Image;
 use crate::cri::{CriError, ImageClient};
+use crate::instruments::images::Images;
 use oomlet_core::clock::Mono;
 use oomlet_core::image::reference::with_default_tag;
 use oomlet_core::image::{Decision, PullPolicy, decide};
@@ -137,6 +138,7 @@ pub enum Told {
 #[derive(Debug)]
 pub struct ImagePuller {
     client: ImageClient,
+    counts: Images,
     /// One permit with `serializeImagePulls`, kubelet's default.
     pulls: Arc<Semaphore>,
     failures: Mutex<HashMap<(PodUid, String), Failure>>,
@@ -145,9 +147,9 @@ pub struct ImagePuller {
 impl ImagePuller {
     /// `parallel_pulls`: 1 with kubelet's `serializeImagePulls: true`.
     #[must_use]
-    pub fn new(client: ImageClient, parallel_pulls: usize) -> ImagePuller {
+    pub fn new(client: ImageClient, parallel_pulls: usize, counts: Images) -> ImagePuller {
         let pulls = Arc::new(Semaphore::new(parallel_pulls.max(1)));
-        ImagePuller { client, pulls, failures: Mutex::default() }
+        ImagePuller { client, counts, pulls, failures: Mutex::default() }
     }
 
     /// The image that `container` is to be created from. Dropping the future gives a pull up.
@@ -173,8 +175,14 @@ impl ImagePuller {
             image: written.clone(),
             source,
         };
-        let present = self.client.image_status(&image).await.map_err(inspect)?;
-        match (decide(PullPolicy::of(container), present.is_some()), present) {
+        let policy = PullPolicy::of(container);
+        let present = self.client.image_status(&image).await;
+        let decision = present.as_ref().ok().map(|present| decide(policy, present.is_some()));
+        let (there, pull) =
+            (present.as_ref().ok().map(Option::is_some), decision.map(|d| d == Decision::Pull));
+        self.counts.wanted(policy, there, pull);
+        let present = present.map_err(inspect)?;
+        match (decide(policy, present.is_some()), present) {
             (Decision::UsePresent, Some(found)) => {
                 tell(Told::Present { image: written });
                 return Ok(found);
@@ -204,6 +212,7 @@ impl ImagePuller {
         let pulled =
             pulled.ok_or_else(|| ImageError::Vanished { container: name, image: written.clone() })?;
         let (waited, size_bytes) = (begun.since(asked), pulled.size_bytes);
+        self.counts.pulled(took, size_bytes);
         tell(Told::Pulled { image: written, took, waited, size_bytes });
         Ok(pulled)
     }
@@ -295,7 +304,7 @@ mod tests {
     async fn a_failed_pull_backs_off_and_a_missing_image_names_the_remedy() {
         let fake = FakeRuntime::start();
         let connection = Connection::open(&fake.endpoint(), Duration::from_secs(5)).unwrap();
-        let puller = ImagePuller::new(ImageClient::new(&connection), 1);
+        let puller = ImagePuller::new(ImageClient::new(&connection), 1, Images::default());
         let uid = PodUid::from("u1");
         let sandbox = cri::PodSandboxConfig::default();
         let reason = async |c: &Container| {

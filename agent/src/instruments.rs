@@ -2,12 +2,16 @@
 //! given one counts with it, and whoever was given none counts for nobody. Imports nothing of the agent.
 //!
 //! - [`runtime`]: calls to the container runtime. - [`pleg`]: relists. - [`workers`]: pod workers and cgroups.
-//! - [`probes`]: runs of probes. - [`requests`]: requests to the API server. - [`storage`]: volumes made and removed.
+//! - [`probes`]: runs of probes. - [`http`]: requests to the node's own API. - [`images`]: pulled and removed.
+//! - [`node_startup`]: from boot to Ready. - [`requests`]: requests to the API server. - [`storage`]: volumes made and removed.
 //! - [`health`]: health checks. - [`certificates`]: the node's own. - [`turns`]: the SyncLoop and the channels that lead to it.
 //! - [`registered`]: how a family is made and registered.
 
 pub mod certificates;
 pub mod health;
+pub mod http;
+pub mod images;
+pub mod node_startup;
 pub mod pleg;
 pub mod probes;
 pub mod registered;
@@ -22,6 +26,8 @@ use prometheus::proto::MetricFamily;
 
 use certificates::Certificates;
 use health::HealthChecks;
+use http::HttpRequests;
+use node_startup::NodeStartup;
 use pleg::PlegTimes;
 use probes::ProbeResults;
 use registered::Registered;
@@ -46,6 +52,8 @@ pub struct Instruments {
     pub storage: StorageOperations,
     pub certificates: Certificates,
     pub turns: Turns,
+    pub http: HttpRequests,
+    pub node_startup: NodeStartup,
 }
 
 impl Default for Instruments {
@@ -61,6 +69,8 @@ impl Default for Instruments {
             storage: StorageOperations::new(&on),
             certificates: Certificates::new(&on),
             turns: Turns::new(&on),
+            http: HttpRequests::new(&on),
+            node_startup: NodeStartup::new(&on),
             health: HealthChecks::new(&Registered::on(&health_registry)),
             registry,
             probe_registry,

@@ -74,6 +74,7 @@ pub use cluster_options::ClusterOptions;
 use contexts::{Shared, env_facts, resource_context, worker_context};
 pub use error::NodeAgentError;
 use loop_thread::LoopParts;
+use oomlet_core::clock::Mono;
 use oomlet_core::config::Config;
 use oomlet_core::node::event::Event;
 use oomlet_core::node::prober::Prober;
@@ -137,6 +138,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let config = &setup.config;
     let sockets = Sockets::bind(config)?;
     let instruments = Instruments::default();
+    instruments.node_startup.began(clock::now().since(Mono::ZERO));
     let open = |endpoint: &str| {
         Connection::open(endpoint, config.runtime_request_timeout)
             .map(|connection| connection.counted(instruments.runtime.clone()))

@@ -7,6 +7,7 @@
 //! | [`connection`], [`metered`] | one connection: TLS, its time and its memory while nobody has shown who they are |
 //! | [`tls`], [`client_ca`] | which TLS is spoken; whose client certificates count |
 //! | [`access`], [`authn`], [`authz`] | 401 and 403 before any route |
+//! | [`counted`] | how many requests there are, and how long they take |
 //! | [`routes`] | a file for each family of paths; [`state`] is all that they have |
 //! | [`proxy`] | streams to the runtime, byte for byte |
 //! | [`log_reader`], [`dir_watch`], [`journal`] | container logs from their files; what the node's services have said |
@@ -20,6 +21,7 @@ pub mod authn;
 pub mod authz;
 pub mod client_ca;
 pub mod connection;
+pub mod counted;
 pub mod dir_watch;
 pub mod find;
 pub mod journal;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::driver::CgroupDriver;
 use crate::cri::{CriError, ImageClient, RuntimeClient};
+use crate::instruments::images::Images;
 use crate::volume::VolumeManager;
 use oomlet_core::eviction::resources::{ResourceAnswer, ResourceOrder};
 use oomlet_core::image::gc::{GcPolicy, ImageRecords};
@@ -53,6 +54,7 @@ pub struct ResourceContext {
     pub root_dir: PathBuf,
     pub pod_logs_dir: PathBuf,
     pub gc_policy: GcPolicy,
+    pub counts: Images,
 }
 
 impl std::fmt::Debug for ResourceContext {

@@ -145,6 +145,10 @@ impl PodWorkers {
     fn start(&mut self, uid: PodUid) -> Entry {
         let (orders, received) = watch::channel(None);
         let predecessor = self.leaving.remove(&uid);
+        let named = self.context.journal.counts(|counts| counts.worker_started(&uid, clock::now()));
+        if let Some(since) = named {
+            self.context.times.worker_started(since);
+        }
         let signalled = Signalled::default();
         let worker = Worker {
             backoff: CrashLoopBackOff::new(self.context.max_crash_backoff),

@@ -38,7 +38,7 @@ use oomlet_core::node::published::NodeSnapshot;
 use oomlet_core::pod::runtime_status::ContainerState;
 use oomlet_core::stats::numbers::Node;
 use oomlet_core::stats::summary::{Scope, Summary};
-use oomlet_core::version::KUBERNETES_VERSION;
+use oomlet_core::version::{KUBERNETES_VERSION, go_arch};
 
 /// What every page of metrics is in.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
@@ -109,6 +109,12 @@ impl Pages {
         text(families)
     }
 
+    /// When the agent's process did, Unix time.
+    #[must_use]
+    pub fn started_s() -> Option<u64> {
+        process::started_s()
+    }
+
     /// `/metrics/slis`.
     #[must_use]
     pub fn slis(&self) -> String {
@@ -169,17 +175,6 @@ impl Pages {
             instruments: Instruments::default(),
             journal: Journal::open(4, None).expect("without a file nothing fails").0,
         }
-    }
-}
-
-/// Go's word for the machine's architecture, which Kubernetes' versions have.
-const fn go_arch() -> &'static str {
-    if cfg!(target_arch = "x86_64") {
-        "amd64"
-    } else if cfg!(target_arch = "aarch64") {
-        "arm64"
-    } else {
-        std::env::consts::ARCH
     }
 }
 

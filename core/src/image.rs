@@ -46,3 +46,45 @@ pub const fn decide(policy: PullPolicy, present: bool) -> Decision {
         (PullPolicy::Never, false) => Decision::Missing,
     }
 }
+
+/// How a pull of an image of this size is counted: kubelet's words (pkg/kubelet/metrics/metrics.go, GetImageSizeBucket). 0: not
+/// known.
+#[must_use]
+pub fn size_class(bytes: u64) -> &'static str {
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    const CLASSES: [(u64, &str); 12] = [
+        (100 * GIB, "GT100GB"),
+        (60 * GIB, "60GB-100GB"),
+        (40 * GIB, "40GB-60GB"),
+        (30 * GIB, "30GB-40GB"),
+        (20 * GIB, "20GB-30GB"),
+        (10 * GIB, "10GB-20GB"),
+        (5 * GIB, "5GB-10GB"),
+        (GIB, "1GB-5GB"),
+        (500 * MIB, "500MB-1GB"),
+        (100 * MIB, "100MB-500MB"),
+        (10 * MIB, "10MB-100MB"),
+        (0, "0-10MB"),
+    ];
+    CLASSES.into_iter().find(|(above, _)| bytes > *above).map_or("N/A", |(_, class)| class)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (bytes, expected) in [
+            (0, "N/A"),
+            (1, "0-10MB"),
+            (10 << 20, "0-10MB"),
+            ((10 << 20) + 1, "10MB-100MB"),
+            (2 << 30, "1GB-5GB"),
+            (u64::MAX, "GT100GB"),
+        ] {
+            assert_eq!(size_class(bytes), expected, "{bytes}");
+        }
+    }
+}

@@ -10,7 +10,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion, SignatureScheme,
+    StreamOwned, SupportedProtocolVersion,
+};
 
 pub type Connection = StreamOwned<ClientConnection, TcpStream>;
 
@@ -20,11 +23,45 @@ pub struct Caller {
     config: Arc<ClientConfig>,
 }
 
+/// How a connection was agreed on, and what the node has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    pub version: ProtocolVersion,
+    pub suite: CipherSuite,
+    pub certificate: CertificateDer<'static>,
+}
+
 impl Caller {
     /// Without a client certificate.
     #[must_use]
     pub fn nobody() -> Caller {
         Caller { config: Arc::new(builder().with_no_client_auth()) }
+    }
+
+    /// The same, who speaks this version of TLS alone, with these suites, or with all.
+    #[must_use]
+    pub fn speaking(version: &'static SupportedProtocolVersion, suites: Option<&[CipherSuite]>) -> Caller {
+        let mut provider = ring::default_provider();
+        if let Some(suites) = suites {
+            provider.cipher_suites.retain(|suite| suites.contains(&suite.suite()));
+        }
+        Caller { config: Arc::new(builder_of(Arc::new(provider), &[version]).with_no_client_auth()) }
+    }
+
+    /// What both have come to.
+    pub fn agree(&self, address: SocketAddr) -> io::Result<Agreed> {
+        let mut connection = self.connect(address)?;
+        let (tls, stream) = (&mut connection.conn, &mut connection.sock);
+        while tls.is_handshaking() {
+            tls.complete_io(stream)?;
+        }
+        let certificate = tls.peer_certificates().and_then(|chain| chain.first());
+        let none = || io::Error::other("the handshake has no end");
+        Ok(Agreed {
+            version: tls.protocol_version().ok_or_else(none)?,
+            suite: tls.negotiated_cipher_suite().ok_or_else(none)?.suite(),
+            certificate: certificate.ok_or_else(none)?.clone().into_owned(),
+        })
     }
 
     /// With the certificate and key of these files, as PEM.
@@ -80,9 +117,15 @@ impl Caller {
 }
 
 fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
-    let provider = Arc::new(ring::default_provider());
+    builder_of(Arc::new(ring::default_provider()), rustls::DEFAULT_VERSIONS)
+}
+
+fn builder_of(
+    provider: Arc<CryptoProvider>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
     ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
@@ -143,5 +186,15 @@ pub fn of_a_wrong_authority(dir: &Path) -> (PathBuf, PathBuf) {
     let files = (dir.join("wrong.crt"), dir.join("wrong.key"));
     std::fs::write(&files.0, certificate.pem()).unwrap();
     std::fs::write(&files.1, key.serialize_pem()).unwrap();
+    files
+}
+
+/// A server's certificate of its own making, which it is told from others by.
+#[must_use]
+pub fn of_a_server(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let files = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+    std::fs::write(&files.0, made.cert.pem()).unwrap();
+    std::fs::write(&files.1, made.signing_key.serialize_pem()).unwrap();
     files
 }

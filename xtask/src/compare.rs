@@ -6,13 +6,14 @@
 //! - [`watch`], [`look`], [`calls`]: what is seen: the API server's objects over time; the pod from inside, its cgroups;
 //!   what the runtime was asked for, by a proxy before its socket. [`record`]: all of that of one manifest, with what changes from run to run taken out by
 //!   [`normal`].
-//! - [`numbers`]: what a node says in numbers.
+//! - [`node_api`]: what the node's own API answers, and [`numbers`]: what it says in numbers.
 //! - [`difference`], [`page`]: what differs, the reasons, and the page.
 
 mod calls;
 pub mod corpus;
 pub mod difference;
 mod look;
+pub mod node_api;
 mod normal;
 pub mod numbers;
 mod page;
@@ -59,9 +60,10 @@ pub struct Options {
     /// Takes what the agent did from such a folder, instead of running it: after reasons have been edited.
     #[arg(long, value_name = "DIR", conflicts_with = "record")]
     replay: Option<PathBuf>,
-    /// Runs kubelet and keeps the names, types and labels of its metrics and the keys of its Summary, and nothing else.
-    #[arg(long, conflicts_with_all = ["replay", "record", "keep"])]
-    numbers: bool,
+    /// The node's own API instead of manifests: what every route answers to every kind of caller, the configuration in
+    /// effect, metrics and the Summary.
+    #[arg(long, conflicts_with_all = ["corpus", "only"])]
+    node_api: bool,
 }
 
 impl Options {
@@ -92,9 +94,8 @@ pub fn reasons_path() -> PathBuf {
 
 pub fn run(options: &Options) -> Result<ExitCode> {
     scratch::sweep_leftovers()?;
-    if options.numbers {
-        numbers::record(options)?;
-        return Ok(ExitCode::SUCCESS);
+    if options.node_api {
+        return node_api::run(options);
     }
     let own = options.corpus.is_none();
     let cases = corpus::read(&options.corpus.clone().unwrap_or_else(corpus_dir), options.only.as_deref())?;

@@ -24,9 +24,11 @@ use crate::clock;
 use crate::cri::image::Image;
 use crate::cri::status::RuntimeStatus;
 use crate::cri::{ImageClient, RuntimeClient};
+use crate::instruments::node_startup::NodeStartup;
 use crate::pleg::PlegHandle;
 use crate::trace::journal::Journal;
 use oomlet_core::apiserver::node::{self, NodeDescription, NodeHealth};
+use oomlet_core::clock::Mono;
 use oomlet_core::node::event::Event;
 use oomlet_core::node::published::{NodeSnapshot, PublishedNode};
 use oomlet_core::reason::Reason;
@@ -52,6 +54,7 @@ pub struct NodeTask {
     pub events: mpsc::Sender<Event>,
     pub node: watch::Sender<Option<Arc<Node>>>,
     pub journal: Arc<Journal>,
+    pub startup: NodeStartup,
 }
 
 /// What is known of the object.
@@ -180,6 +183,9 @@ impl NodeTask {
 
     fn tell_ready(&self, known: &mut Known, health: &NodeHealth) {
         let ready = health.not_ready.is_empty();
+        if ready {
+            self.startup.ready(since_boot());
+        }
         if known.ready.replace(ready) == Some(ready) {
             return;
         }
@@ -203,11 +209,15 @@ impl NodeTask {
             }
             let node = node::to_register(description, health, now);
             tracing::info!(node = name, "registering the node");
+            self.startup.registers(since_boot());
             return match request(api.create(&PostParams::default(), &node)).await {
                 // The watch has yet to tell of it.
                 Err(error) if error.is_conflict() => request(api.get(name)).await.map(Some),
                 answer => {
                     known.reported_at = Some(Instant::now());
+                    if answer.is_ok() {
+                        self.startup.registered(since_boot());
+                    }
                     answer.map(Some)
                 }
             };
@@ -268,6 +278,10 @@ impl NodeTask {
         not_ready.extend(self.pleg.healthy(clock::now()).err());
         NodeHealth { published, not_ready }
     }
+}
+
+fn since_boot() -> Duration {
+    clock::now().since(Mono::ZERO)
 }
 
 impl Known {

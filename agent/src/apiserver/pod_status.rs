@@ -20,6 +20,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::{ApiPods, ApiServer, RequestError, chain, request, retry_delays};
+use crate::instruments::requests::Requests;
 use oomlet_core::apiserver::step::{Step, View};
 use oomlet_core::node::published::NodeSnapshot;
 use oomlet_core::pod::{Pod, PodRef, PodUid};
@@ -55,6 +56,9 @@ pub struct StatusManager {
     written: HashMap<PodUid, (Arc<PodStatus>, Option<String>)>,
     /// The API server has taken the deletion, and the watch has not told of it yet: it is not asked for twice.
     deleted: BTreeSet<PodUid>,
+    /// Since when a pod's status is another than what was told last, or is being told.
+    changed_at: HashMap<PodUid, Instant>,
+    requests: Requests,
 }
 
 struct Failing {
@@ -74,6 +78,8 @@ struct Done {
     uid: PodUid,
     /// What was told, for a patch.
     status: Option<Arc<PodStatus>>,
+    /// Since when it was to be told.
+    changed_at: Option<Instant>,
     /// The object that came of it.
     result: Result<Option<Pod>, RequestError>,
     creation: bool,
@@ -89,6 +95,7 @@ impl StatusManager {
         snapshots: watch::Receiver<Arc<NodeSnapshot>>,
         api_pods: watch::Receiver<ApiPods>,
         node: watch::Receiver<Option<Arc<Node>>>,
+        requests: Requests,
     ) -> StatusManager {
         StatusManager {
             client,
@@ -107,6 +114,8 @@ impl StatusManager {
             waiting: HashMap::new(),
             written: HashMap::new(),
             deleted: BTreeSet::new(),
+            changed_at: HashMap::new(),
+            requests,
         }
     }
 
@@ -157,6 +166,13 @@ impl StatusManager {
 
     fn look_at_snapshot(&mut self) {
         let now = Arc::clone(&self.snapshots.borrow_and_update());
+        for change in self.snapshot.pods.diff(&now.pods) {
+            if let DiffItem::Update { old: (_, old), new: (uid, new) } = change
+                && !Arc::ptr_eq(&old.status, &new.status)
+            {
+                self.changed_at.entry(uid.clone()).or_insert_with(Instant::now);
+            }
+        }
         for (before, after) in [(&self.snapshot.pods, &now.pods), (&self.snapshot.ended, &now.ended)] {
             self.dirty.extend(before.diff(after).map(|change| match change {
                 DiffItem::Add(uid, _) | DiffItem::Remove(uid, _) => uid.clone(),
@@ -239,6 +255,7 @@ impl StatusManager {
                 None => {
                     self.waiting.remove(&uid);
                     self.failing.remove(&uid);
+                    self.changed_at.remove(&uid);
                 }
             }
         }
@@ -265,17 +282,18 @@ impl StatusManager {
             return;
         }
         self.busy.insert(uid.clone());
+        let changed_at = status.as_ref().and_then(|_| self.changed_at.remove(&uid));
         let client = self.client.0.clone();
         self.in_flight.spawn(async move {
             let creation = matches!(step, Step::Create(_));
             let deletion = if let Step::Delete(pod) = &step { Some(pod.uid.clone()) } else { None };
             let result = carry_out(client, step).await;
-            Done { uid, status, result, creation, deletion }
+            Done { uid, status, changed_at, result, creation, deletion }
         });
     }
 
     fn done(&mut self, done: Done) {
-        let Done { uid, status, result, creation, deletion } = done;
+        let Done { uid, status, changed_at, result, creation, deletion } = done;
         self.busy.remove(&uid);
         match result {
             Ok(object) => {
@@ -285,6 +303,9 @@ impl StatusManager {
                     self.deleted.extend(deletion.filter(|uid| self.pods.contains_key(uid)));
                     return;
                 };
+                if let Some(since) = changed_at {
+                    self.requests.status_told(since.elapsed());
+                }
                 self.dirty.insert(uid);
                 let of = PodRef::of(&object).uid;
                 if let Some(status) = status {
@@ -301,6 +322,9 @@ impl StatusManager {
                 // Another by now, which the watch tells; or written by many at once, and nothing else may come of it.
                 let quiet = error.is_conflict() && !creation;
                 self.failed(uid.clone(), &error, quiet);
+                if let Some(since) = changed_at {
+                    self.changed_at.insert(uid.clone(), since);
+                }
                 self.dirty.insert(uid);
             }
         }

@@ -16,6 +16,7 @@ use super::pod_status::StatusManager;
 use super::pods::PodWatch;
 use super::supervise::{self, Task};
 use crate::cri::{ImageClient, RuntimeClient};
+use crate::instruments::node_startup::NodeStartup;
 use crate::instruments::requests::Requests;
 use crate::pleg::PlegHandle;
 use crate::trace::journal::Journal;
@@ -45,6 +46,7 @@ pub struct Session {
     pub images: ImageClient,
     pub events: mpsc::Sender<Event>,
     pub requests: Requests,
+    pub startup: NodeStartup,
     /// For whoever else talks to the API server; `None` while there is no usable kubeconfig.
     pub client: watch::Sender<Option<ApiServer>>,
 }
@@ -88,6 +90,7 @@ impl Session {
             events: self.events.clone(),
             node: node_tx,
             journal: Arc::clone(&self.journal),
+            startup: self.startup.clone(),
         };
         let lease = LeaseTask {
             client: heartbeats.clone(),
@@ -104,7 +107,7 @@ impl Session {
             per_second: self.event_qps,
             burst: self.event_burst,
         };
-        let (client, snapshots) = (client.clone(), self.snapshots.clone());
+        let (client, snapshots, requests) = (client.clone(), self.snapshots.clone(), self.requests.clone());
         let statuses = move || {
             StatusManager::new(
                 client.clone(),
@@ -112,6 +115,7 @@ impl Session {
                 snapshots.clone(),
                 pods.clone(),
                 node.clone(),
+                requests.clone(),
             )
         };
         vec![

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramVec, IntCounterVec};
+use prometheus::{Histogram, HistogramVec, IntCounterVec};
 
 use super::registered::Registered;
 
@@ -13,6 +13,7 @@ pub struct Requests {
     total: IntCounterVec,
     duration: HistogramVec,
     waited: HistogramVec,
+    status_told: Histogram,
 }
 
 impl Default for Requests {
@@ -27,22 +28,32 @@ impl Requests {
         Requests {
             total: on.counters(
                 "rest_client_requests_total",
-                "[BETA] Number of HTTP requests, partitioned by status code, method, and host.",
+                "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host.",
                 &["code", "method", "host"],
             ),
             duration: on.histograms(
                 "rest_client_request_duration_seconds",
-                "[BETA] Request latency in seconds. Broken down by verb, and host.",
+                "[ALPHA] Request latency in seconds. Broken down by verb, and host.",
                 &["verb", "host"],
                 &BUCKETS,
             ),
             waited: on.histograms(
                 "rest_client_rate_limiter_duration_seconds",
-                "[BETA] Client side rate limiter latency in seconds. Broken down by verb, and host.",
+                "[ALPHA] Client side rate limiter latency in seconds. Broken down by verb, and host.",
                 &["verb", "host"],
                 &BUCKETS,
             ),
+            status_told: on.histogram(
+                "kubelet_pod_status_sync_duration_seconds",
+                "[ALPHA] Duration in seconds to sync a pod status update. Measures time from detection of a change to pod status until the API is successfully updated for that pod, even if multiple intevening changes to pod status occur.",
+                &[0.010, 0.050, 0.100, 0.500, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0],
+            ),
         }
+    }
+
+    /// `since`: the pod's status has been another than the API server has for so long.
+    pub fn status_told(&self, since: Duration) {
+        self.status_told.observe(since.as_secs_f64());
     }
 
     /// Until the answer's head. `status`: `None` where there was none, which is kubelet's `<error>`.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramVec, IntCounterVec};
+use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounterVec};
 
+use super::images::Images;
 use super::registered::{DEFAULT_BUCKETS, Registered, STARTUP_BUCKETS};
 use oomlet_core::metrics::startup::Started;
+use oomlet_core::metrics::terminations::Terminated;
 
 #[derive(Clone, Debug)]
 pub struct WorkerTimes {
@@ -17,6 +19,10 @@ pub struct WorkerTimes {
     containers_per_pod: Histogram,
     started: IntCounterVec,
     failed: IntCounterVec,
+    terminated: IntCounterVec,
+    worker_start: Histogram,
+    first_network_pod: GaugeVec,
+    pub images: Images,
 }
 
 /// What a worker was ordered.
@@ -95,6 +101,23 @@ impl WorkerTimes {
                 "[ALPHA] Cumulative number of errors when starting containers",
                 &["container_type", "code"],
             ),
+            terminated: on.counters(
+                "kubelet_terminated_containers_total",
+                "[ALPHA] Cumulative number of container terminations.",
+                &["container_type", "exit_code", "reason"],
+            ),
+            worker_start: on.histogram(
+                "kubelet_pod_worker_start_duration_seconds",
+                "[ALPHA] Duration in seconds from kubelet seeing a pod to starting a worker.",
+                &DEFAULT_BUCKETS,
+            ),
+            // Without labels, and not there until there is such a pod.
+            first_network_pod: on.gauges(
+                "kubelet_first_network_pod_start_sli_duration_seconds",
+                "[INTERNAL] Duration in seconds to start the first network pod, excluding time to pull images and run init containers, measured from pod creation timestamp to when all its containers are reported as started and observed via watch",
+                &[],
+            ),
+            images: Images::new(on),
         }
     }
 
@@ -114,7 +137,21 @@ impl WorkerTimes {
             self.pod_start_total.observe(total.as_secs_f64());
             let own = total.saturating_sub(pulled).saturating_sub(started.initialising);
             self.pod_start_sli.observe(own.as_secs_f64());
+            let first = self.first_network_pod.with_label_values::<&str>(&[]);
+            if !started.host_network && first.get() == 0.0 {
+                first.set(own.as_secs_f64());
+            }
         }
+    }
+
+    /// `since_seen`: its source has named the pod for so long.
+    pub fn worker_started(&self, since_seen: Duration) {
+        self.worker_start.observe(since_seen.as_secs_f64());
+    }
+
+    pub fn container_terminated(&self, ended: &Terminated) {
+        let code = ended.exit_code.to_string();
+        self.terminated.with_label_values(&[ended.container_type, &code, &ended.reason]).inc();
     }
 
     /// `operation`: `create`, `update` or `destroy`.

@@ -67,6 +67,7 @@ pub(super) fn session(
         images,
         events,
         requests: instruments.requests,
+        startup: instruments.node_startup,
         client: watch::channel(None).0,
     })
 }

@@ -48,7 +48,11 @@ pub(super) fn worker_context(
         runtime: shared.runtime.clone(),
         times: shared.times.clone(),
         journal,
-        images: ImagePuller::new(shared.images.clone(), facts::parallel_pulls(config)),
+        images: ImagePuller::new(
+            shared.images.clone(),
+            facts::parallel_pulls(config),
+            shared.times.images.clone(),
+        ),
         cgroups: Arc::clone(shared.cgroups) as Arc<dyn PodCgroups>,
         volumes: Arc::clone(shared.volumes),
         contents,
@@ -73,5 +77,6 @@ pub(super) fn resource_context(shared: &Shared<'_>) -> ResourceContext {
         root_dir: shared.setup.root_dir.clone(),
         pod_logs_dir: shared.setup.config.pod_logs_dir.clone(),
         gc_policy: shared.setup.config.image_gc,
+        counts: shared.times.images.clone(),
     }
 }

@@ -18,6 +18,7 @@ use oomlet_core::pod::admission::NodeFacts;
 use oomlet_core::pod::qos::{Amounts, CgroupResources, cpu_shares};
 use oomlet_core::quantity::parse_bytes;
 use oomlet_core::signal::Hierarchy;
+use oomlet_core::version::go_arch;
 
 /// Without `serializeImagePulls` and `maxParallelImagePulls`. kubelet sets no bound; a node with more pulls than this at
 /// a time gains nothing.
@@ -205,17 +206,6 @@ pub fn cpus() -> usize {
 /// When a threshold asks for pressure stall information and the kernel keeps none.
 pub fn pressure_files(psi: PsiThresholds) -> Result<Option<PressureFiles>, NodeAgentError> {
     psi.any().then(PressureFiles::open).transpose().map_err(NodeAgentError::NoPsi)
-}
-
-/// Go's names, as `kubernetes.io/arch` uses them.
-const fn go_arch() -> &'static str {
-    if cfg!(target_arch = "x86_64") {
-        "amd64"
-    } else if cfg!(target_arch = "aarch64") {
-        "arm64"
-    } else {
-        std::env::consts::ARCH
-    }
 }
 
 /// The address that this node would use to reach others: what a connected UDP socket is bound to. Nothing is sent.

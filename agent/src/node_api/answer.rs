@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 
 use axum::body::Body;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use serde_json::Value;
@@ -25,6 +25,31 @@ pub fn with_type(status: StatusCode, content_type: HeaderValue, body: impl Into<
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// A body of no type, as kubelet's streams have it.
+#[must_use]
+pub fn untyped(status: StatusCode, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response
+}
+
+/// As Go's `http.Redirect`, to a path with its query.
+#[must_use]
+pub fn redirect(method: &Method, to: &str) -> Response {
+    let status = StatusCode::TEMPORARY_REDIRECT;
+    let escaped = to.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;");
+    let mut response = if matches!(*method, Method::GET | Method::HEAD) {
+        let body = format!("<a href=\"{escaped}\">Temporary Redirect</a>.\n\n");
+        with_type(status, HeaderValue::from_static("text/html; charset=utf-8"), body)
+    } else {
+        untyped(status, "")
+    };
+    if let Ok(location) = HeaderValue::from_str(to) {
+        response.headers_mut().insert(LOCATION, location);
+    }
     response
 }
 
@@ -65,13 +90,24 @@ pub fn of_runtime(cause: &CriError) -> Response {
         other => other.to_string(),
     };
     match cause.code() {
-        Some(tonic::Code::NotFound) => error(StatusCode::NOT_FOUND, &message),
+        Some(tonic::Code::NotFound) => text(StatusCode::NOT_FOUND, message),
         Some(tonic::Code::ResourceExhausted) => {
-            let mut response = error(StatusCode::TOO_MANY_REQUESTS, &message);
+            let mut response = text(StatusCode::TOO_MANY_REQUESTS, message);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
             response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             response
         }
-        _ => error(StatusCode::INTERNAL_SERVER_ERROR, &message),
+        _ => text(StatusCode::INTERNAL_SERVER_ERROR, message),
+    }
+}
+
+/// What a call of the runtime came to, in the words of Go's gRPC.
+#[must_use]
+pub fn in_gos_words(cause: &CriError) -> String {
+    match cause {
+        CriError::Call { status, .. } => {
+            format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
+        }
+        other => other.to_string(),
     }
 }

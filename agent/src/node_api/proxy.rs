@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::access::Peer;
 use super::answer;
+use super::counted::UnderWay;
 
 /// Until the runtime's streaming server takes the connection and answers.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,6 +58,7 @@ async fn connect(mut request: Request, url: &str) -> Result<Response, ProxyError
         return Err(ProxyError::NoUpgrade);
     }
     let place = request.extensions().get::<Peer>().map(|peer| Arc::clone(&peer.place));
+    let under_way = request.extensions_mut().remove::<UnderWay>();
     let caller = hyper::upgrade::on(&mut request);
     let bad_url = || ProxyError::Url(url.to_owned());
     let target: Uri = url.parse().map_err(|_| bad_url())?;
@@ -81,7 +83,7 @@ async fn connect(mut request: Request, url: &str) -> Result<Response, ProxyError
         let runtime = hyper::upgrade::on(&mut answered);
         tokio::spawn(async move {
             join(caller, runtime).await;
-            drop(place);
+            drop((place, under_way));
         });
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::http::header::{ALLOW, HeaderValue};
-use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::any;
 
 use super::access::{self, Access};
 use super::answer;
+use super::counted::{self, Counts};
 use super::state::NodeApi;
+use oomlet_core::node_api::paths::{self, Nowhere};
 use oomlet_core::node_api::url_values::UrlValues;
 
 mod checkpoint;
@@ -35,17 +37,27 @@ pub fn secured(state: &Shared, access: Arc<Access>) -> Router {
     } else {
         debugging_disabled()
     };
-    finish(open().merge(more), state).layer(from_fn_with_state(access, access::check))
+    let services: &[&str] =
+        if state.config.debugging_handlers { &paths::SERVICES } else { &paths::OPEN_SERVICES };
+    let checked =
+        finish(open().merge(more), state, services).layer(from_fn_with_state(access, access::check));
+    // Also what is refused.
+    checked.layer(from_fn_with_state(counts(state, "readwrite"), counted::count))
 }
 
 /// Of the port that everybody may read.
 pub fn read_only(state: &Shared) -> Router {
-    finish(open().merge(debugging_disabled()), state)
+    let router = finish(open().merge(debugging_disabled()), state, &paths::OPEN_SERVICES);
+    router.layer(from_fn_with_state(counts(state, "readonly"), counted::count))
 }
 
 /// Of the port for the node's own service manager.
 pub fn health_only(state: &Shared) -> Router {
-    finish(health::routes(), state)
+    finish(health::routes(), state, &[])
+}
+
+fn counts(state: &Shared, server: &'static str) -> Counts {
+    Counts { requests: state.pages.instruments.http.clone(), server }
 }
 
 /// What both have.
@@ -85,24 +97,32 @@ fn debugging_disabled() -> Routes {
     routes
 }
 
-fn finish(routes: Routes, state: &Shared) -> Router {
-    let not_found = || async { answer::error(StatusCode::NOT_FOUND, "404 page not found") };
-    let not_allowed = || async { answer::text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed") };
-    routes.method_not_allowed_fallback(not_allowed).fallback(not_found).with_state(Arc::clone(state))
+fn finish(routes: Routes, state: &Shared, services: &'static [&'static str]) -> Router {
+    let nowhere = move |request: Request| async move { nowhere(&request, services) };
+    routes.fallback(nowhere).with_state(Arc::clone(state))
 }
 
-/// Families that are read and nothing else.
-fn get_only(routes: Routes) -> Routes {
-    routes.route_layer(from_fn(only_get))
-}
-
-async fn only_get(request: Request, next: Next) -> Response {
-    if request.method() == Method::GET {
-        return next.run(request).await;
+fn nowhere(request: &Request, services: &[&str]) -> Response {
+    match paths::nowhere(request.uri().path(), services) {
+        Nowhere::InService => answer::text(StatusCode::NOT_FOUND, "404: Page Not Found"),
+        Nowhere::Elsewhere => answer::error(StatusCode::NOT_FOUND, "404 page not found"),
+        Nowhere::Redirect(path) => {
+            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            answer::redirect(request.method(), &format!("{path}{query}"))
+        }
     }
-    let mut response = answer::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-    response
+}
+
+/// Families that know these methods, of which `HEAD` is one only if it is named.
+fn only(methods: &'static str, routes: Routes) -> Routes {
+    routes.route_layer(from_fn(move |request: Request, next: Next| async move {
+        if methods.split(", ").any(|method| request.method() == method) {
+            return next.run(request).await;
+        }
+        let mut response = answer::text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+        response
+    }))
 }
 
 /// The query of a request, decoded as Go does it: `+` is a space.

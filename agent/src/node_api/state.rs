@@ -33,6 +33,26 @@ pub struct NodeApi {
     pub pages: Pages,
 }
 
+#[cfg(test)]
+impl NodeApi {
+    /// Of a node with these pods, whose runtime is at this endpoint.
+    pub(crate) fn of(endpoint: &str, snapshot: NodeSnapshot, root_dir: PathBuf) -> NodeApi {
+        let connection = crate::cri::Connection::open(endpoint, Duration::from_secs(5));
+        NodeApi {
+            node_name: "n".to_owned(),
+            config: NodeApiConfig { system_log_query: true, ..NodeApiConfig::default() },
+            effective_config: serde_json::json!({ "secret": "TELLTALE" }),
+            root_dir,
+            snapshots: watch::channel(Arc::new(snapshot)).1,
+            runtime: RuntimeClient::new(&connection.expect("a well-formed endpoint")),
+            heartbeat: Arc::new(Heartbeat::new(clock::now())),
+            sync_frequency: Duration::from_secs(60),
+            dir_watches: DirWatches::default(),
+            pages: Pages::of_nothing(),
+        }
+    }
+}
+
 impl NodeApi {
     #[must_use]
     pub fn snapshot(&self) -> Arc<NodeSnapshot> {

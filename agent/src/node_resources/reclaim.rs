@@ -79,11 +79,11 @@ impl Task {
         };
         let plan = self.records.plan(&self.context.gc_policy, &images, &in_use, cause, clock::now());
         for image in &plan.old {
-            self.remove_image(image, done).await;
+            self.remove_image(image, true, done).await;
         }
         let before = done.image_bytes;
         for image in &plan.unused {
-            self.remove_image(image, done).await;
+            self.remove_image(image, false, done).await;
             if done.image_bytes - before >= plan.to_free_bytes {
                 return;
             }
@@ -107,7 +107,7 @@ impl Task {
         Ok((images, InUse { references, sandbox_image }))
     }
 
-    async fn remove_image(&self, image: &ListedImage, done: &mut Reclaimed) {
+    async fn remove_image(&self, image: &ListedImage, for_age: bool, done: &mut Reclaimed) {
         match self.context.images.remove_image(&image.id).await {
             Ok(()) => {
                 tracing::info!(
@@ -115,6 +115,7 @@ impl Task {
                     bytes = image.size_bytes,
                     "image removed"
                 );
+                self.context.counts.removed(for_age);
                 done.images += 1;
                 done.image_bytes += image.size_bytes;
             }

@@ -43,6 +43,7 @@ impl Rig {
             pod_logs_dir: dir.path().join("logs"),
             // The test's machine may be as full as it likes.
             gc_policy: GcPolicy { min_age, high_percent: 100, ..GcPolicy::default() },
+            counts: Default::default(),
         };
         let (events, answers) = mpsc::channel(1);
         let cancel = CancellationToken::new();

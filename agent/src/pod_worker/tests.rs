@@ -164,7 +164,7 @@ fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime
         journal,
         times: crate::instruments::workers::WorkerTimes::default(),
         runtime: RuntimeClient::new(&connection),
-        images: ImagePuller::new(ImageClient::new(&connection), 1),
+        images: ImagePuller::new(ImageClient::new(&connection), 1, Default::default()),
         cgroups: Arc::new(FakeCgroups(fake.clone())),
         volumes,
         contents: Arc::new(contents),

@@ -47,6 +47,23 @@ pub(super) fn start_time(stability: &str) -> Vec<MetricFamily> {
     finish([gauge("process_start_time_seconds", &help, stat().map(|s| s.started_s))])
 }
 
+/// Whole seconds.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time of this century")]
+pub(super) fn started_s() -> Option<u64> {
+    stat().map(|stat| stat.started_s as u64)
+}
+
+/// Bytes received and sent, of the node's network namespace, as Prometheus' own libraries have it.
+fn network(netstat: &str) -> Option<[u64; 2]> {
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("IpExt:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let column = |wanted: &str| {
+        let at = names.split_whitespace().position(|name| name == wanted)?;
+        values.split_whitespace().nth(at)?.parse().ok()
+    };
+    Some([column("InOctets")?, column("OutOctets")?])
+}
+
 pub(super) fn families() -> Vec<MetricFamily> {
     let stat = stat();
     let of = |value: fn(&Stat) -> f64| stat.as_ref().map(value);
@@ -60,8 +77,33 @@ pub(super) fn families() -> Vec<MetricFamily> {
     if let Some(seconds) = of(|s| s.cpu_s) {
         cpu.push(Vec::new(), seconds, None);
     }
+    let network = fs::read_to_string("/proc/self/net/netstat").ok().and_then(|text| network(&text));
+    let octets = |name, help, at: usize| {
+        let family = Family::new(Kind::Counter, name, help);
+        match network {
+            Some(octets) => family.with(Vec::new(), number(octets[at]), None),
+            None => family,
+        }
+    };
+    let address_space = rustix::process::getrlimit(rustix::process::Resource::As).current;
     let mut all = finish([
         cpu,
+        octets(
+            "process_network_receive_bytes_total",
+            "Number of bytes received by the process over the network.",
+            0,
+        ),
+        octets(
+            "process_network_transmit_bytes_total",
+            "Number of bytes sent by the process over the network.",
+            1,
+        ),
+        gauge(
+            "process_virtual_memory_max_bytes",
+            "Maximum amount of virtual memory available in bytes.",
+            // No limit is shown so, as by Prometheus' own libraries.
+            Some(address_space.map_or(18_446_744_073_709_551_615.0, number)),
+        ),
         gauge("process_max_fds", "Maximum number of open file descriptors.", limit.map(number)),
         gauge("process_open_fds", "Number of open file descriptors.", open.map(number)),
         gauge(
@@ -92,6 +134,8 @@ mod tests {
         assert!(stat.resident_bytes > 1 << 20 && stat.virtual_bytes > stat.resident_bytes);
         assert!(stat.threads >= 1 && stat.cpu_s >= 0.0);
         let names: Vec<String> = families().iter().map(|f| f.name().to_owned()).collect();
-        assert_eq!(names.len(), 7, "{names:?}");
+        assert_eq!(names.len(), 10, "{names:?}");
+        let text = "TcpExt: A\nTcpExt: 1\nIpExt: InNoRoutes InOctets OutOctets\nIpExt: 1 20 30\n";
+        assert_eq!((network(text), network("")), (Some([20, 30]), None));
     }
 }

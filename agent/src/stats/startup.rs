@@ -1,4 +1,4 @@
-//! How long pods took to start: follows the pods as they are published. One task; counts with [`WorkerTimes`].
+//! How long pods took to start, and which containers have ended: follows the pods as they are published. One task; counts with [`WorkerTimes`].
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use super::unix_ns;
 use crate::instruments::workers::WorkerTimes;
 use crate::trace::journal::Journal;
 use oomlet_core::metrics::startup::Startups;
+use oomlet_core::metrics::terminations::Terminations;
 use oomlet_core::node::published::NodeSnapshot;
 
 #[derive(Debug)]
@@ -22,6 +23,7 @@ impl StartupTask {
     pub async fn run(mut self, cancel: CancellationToken) {
         // What runs already has not been started by this agent.
         let mut startups = Startups::new(&self.snapshots.borrow_and_update());
+        let mut terminations = Terminations::new(&self.snapshots.borrow(), unix_ns());
         loop {
             // Cancel-safe: `changed` marks nothing as seen when it loses.
             tokio::select! {
@@ -29,6 +31,9 @@ impl StartupTask {
                 changed = self.snapshots.changed() => if changed.is_err() { return },
             }
             let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+            for ended in terminations.observe(&snapshot) {
+                self.times.container_terminated(&ended);
+            }
             let seen = startups.observe(&snapshot, unix_ns());
             for containers in seen.new_pods {
                 self.times.pod_seen(containers);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use prometheus::{Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 
+use crate::clock::Mono;
 use crate::pod::PodUid;
 use crate::reason::Reason;
 use crate::trace::record::{Kind, Record};
@@ -32,6 +33,9 @@ pub struct RecordCounts {
     registry: Registry,
     oom_kills_of: BTreeMap<PodUid, BTreeMap<String, u64>>,
     pulls: BTreeMap<PodUid, Pulls>,
+    /// Pods that have no worker yet, CLOCK_MONOTONIC nanoseconds since when they are named.
+    named: BTreeMap<PodUid, u64>,
+    orphans: IntCounter,
     kubelet_evictions: IntCounterVec,
     stats_age: HistogramVec,
     preemptions: IntCounterVec,
@@ -88,10 +92,17 @@ impl RecordCounts {
             "What the agent senses memory with: 0 the sampler alone, 1 tracepoints, 2 BTF.",
         )?;
         registry.register(Box::new(tier.clone()))?;
+        let orphans = IntCounter::new(
+            "kubelet_orphaned_runtime_pods_total",
+            "[ALPHA] Number of pods that have been detected in the container runtime without being already known to the pod worker. This typically indicates the kubelet was restarted while a pod was force deleted in the API or in the local configuration, which is unusual.",
+        )?;
+        registry.register(Box::new(orphans.clone()))?;
         Ok(RecordCounts {
             registry: registry.clone(),
             oom_kills_of: BTreeMap::new(),
             pulls: BTreeMap::new(),
+            named: BTreeMap::new(),
+            orphans,
             kubelet_evictions: counters(
                 "kubelet_evictions",
                 "[ALPHA] Cumulative number of pod evictions by eviction signal",
@@ -179,7 +190,12 @@ impl RecordCounts {
             (Reason::PodRemoved, _) => {
                 self.oom_kills_of.remove(&uid);
                 self.pulls.remove(&uid);
+                self.named.remove(&uid);
             }
+            (Reason::PodAdded, None) => {
+                self.named.entry(uid).or_insert(record.monotonic_ns);
+            }
+            (Reason::OrphanedPod, _) => self.orphans.inc(),
             (Reason::Pulling, Some(container)) => {
                 self.pulls.entry(uid).or_default().begun.insert(container.clone(), record.monotonic_ns);
             }
@@ -197,6 +213,12 @@ impl RecordCounts {
     #[must_use]
     pub fn pull_time(&self, pod: &PodUid) -> Duration {
         self.pulls.get(pod).map_or(Duration::ZERO, |pulls| pulls.took)
+    }
+
+    /// The pod has a worker from `now` on: how long it has been named. `None`: that is not known, or has been told.
+    pub fn worker_started(&mut self, pod: &PodUid, now: Mono) -> Option<Duration> {
+        let named = self.named.remove(pod)?;
+        Some(now.since(Mono(named)))
     }
 
     fn take_decision(&mut self, record: &Record, domain: &str) {
@@ -266,7 +288,6 @@ fn seconds(value: i64, units_per_s: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Mono;
     use crate::pod::PodRef;
 
     fn pod() -> PodRef {
@@ -320,6 +341,18 @@ mod tests {
         };
         assert_eq!(of("oomlet_eviction_lead_seconds"), (1, 0.4));
         assert_eq!(of("kubelet_eviction_stats_age_seconds"), (1, 0.0003));
+    }
+
+    #[test]
+    fn a_pods_worker_starts_once() {
+        let mut counts = RecordCounts::default();
+        let at = |at_ns, reason| Record::new(Mono(at_ns), Kind::Pod, reason, "").pod(&pod());
+        counts.take(&at(5, Reason::PodAdded));
+        counts.take(&at(7, Reason::PodAdded));
+        let mut started = |at_ns| counts.worker_started(&"u".into(), Mono(at_ns));
+        assert_eq!([started(9), started(10)], [Some(Duration::from_nanos(4)), None]);
+        counts.take(&at(11, Reason::OrphanedPod));
+        assert_eq!(value(&counts, "kubelet_orphaned_runtime_pods_total"), 1.0);
     }
 
     #[test]

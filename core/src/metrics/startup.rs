@@ -27,6 +27,8 @@ pub struct Started {
     pub since_created: Option<Duration>,
     /// What its init containers took.
     pub initialising: Duration,
+    /// Its network is the node's.
+    pub host_network: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,6 +90,7 @@ fn started(uid: &PodUid, pod: &PublishedPod, since: i64, now: i64) -> Started {
         since_seen: passed(since),
         since_created: created.map(passed),
         initialising: initialising(&pod.status),
+        host_network: pod.pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)),
     }
 }
 
@@ -143,6 +146,7 @@ mod tests {
             since_seen: Duration::from_secs(3),
             since_created: Some(Duration::from_secs(5)),
             initialising: Duration::from_secs(2),
+            host_network: false,
         };
         assert_eq!(startups.observe(&running, 15 * S).started, [want]);
         let again = snapshot(&pod("Running", true, PodSource::Api));

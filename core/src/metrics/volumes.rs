@@ -1,4 +1,5 @@
-//! `kubelet_volume_stats_…`: the volumes that are PersistentVolumeClaims', each claim once.
+//! `kubelet_volume_stats_…`: the volumes that are PersistentVolumeClaims', each claim once; and how much of the disk the logs
+//! of containers take.
 
 use std::collections::BTreeSet;
 
@@ -40,5 +41,22 @@ pub fn families(node: &Node) -> Vec<MetricFamily> {
             }
         }
     }
-    finish(families)
+    let mut logs = Family::new(
+        Kind::Gauge,
+        "kubelet_container_log_filesystem_used_bytes",
+        "[ALPHA] Bytes used by the container's logs on the filesystem.",
+    );
+    for (uid, pod) in &node.pods {
+        for container in &pod.containers {
+            let Some(used) = container.logs.as_ref().and_then(|logs| logs.used_bytes) else { continue };
+            let labels = vec![
+                label("container", &container.name),
+                label("namespace", &pod.pod.namespace),
+                label("pod", &pod.pod.name),
+                label("uid", uid.as_str()),
+            ];
+            logs.push(labels, number(used), None);
+        }
+    }
+    finish(families.into_iter().chain([logs]))
 }

@@ -15,6 +15,7 @@ mod metrics_server;
 mod node;
 mod node_api;
 mod node_api_access;
+mod node_api_options;
 mod numbers;
 mod pod_certificates;
 mod pods;

@@ -71,6 +71,13 @@ fn each_kind_of_caller() {
     assert_eq!(reader.get(address, "/healthz").unwrap(), (200, "ok".to_owned()));
     assert_eq!(reader.get(address, "/configz").unwrap().0, 403);
     assert_eq!(reader.get(address, "/containerLogs/a/b/c").unwrap().0, 403);
+    // A stream is refused before anything of the pod is looked for, and before it is one.
+    let upgrade = "Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
+    for caller in [&stranger, &reader] {
+        let (status, body) =
+            caller.request(address, "POST", "/exec/a/b/c?command=x&output=1", upgrade).unwrap();
+        assert!(status == 403 && body.contains("verb=create") && body.contains("[proxy]"), "{status} {body}");
+    }
 
     // nodes/proxy is enough for what has a finer name.
     let proxy = of("callers-proxy", &[]);
@@ -78,7 +85,10 @@ fn each_kind_of_caller() {
     let (status, body) = proxy.get(address, "/containerLogs/a/b/c").unwrap();
     assert_eq!((status, body.as_str()), (404, "pod \"b\" does not exist"));
     assert_eq!(proxy.get(address, "/nowhere").unwrap(), (404, "404 page not found\n".to_owned()));
-    assert_eq!(proxy.request(address, "POST", "/pods", "").unwrap(), (405, "Method Not Allowed".to_owned()));
+    assert_eq!(
+        proxy.request(address, "POST", "/pods", "").unwrap(),
+        (405, "405: Method Not Allowed".to_owned())
+    );
     let (status, body) = proxy.get(address, "/healthz?verbose").unwrap();
     assert_eq!(
         (status, body.as_str()),

@@ -1,28 +1,22 @@
 //! What a node says in numbers: the names, types and labels of its pages of metrics, and the keys of its Summary. Recorded
-//! of kubelet by `cargo xtask compare --numbers`; a test holds the agent's against it.
+//! of kubelet by `cargo xtask compare --node-api --record`; a test holds the agent's against it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{KUBELET, Options, kubelet_program, recorded_dir};
-use crate::control_plane::{ControlPlane, Options as PlaneOptions};
+use super::recorded_dir;
 use crate::images::BUSYBOX;
 use crate::node::TestNode;
-use crate::scratch::Scratch;
 use crate::{paths, process};
 
 /// The pages, as kubelet has them.
 pub const PAGES: [&str; 5] =
     ["/metrics", "/metrics/cadvisor", "/metrics/resource", "/metrics/probes", "/metrics/slis"];
-
-/// Until the pod's numbers are there: two of cAdvisor's readings, and one of its volumes.
-const SOON: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Family {
@@ -45,8 +39,7 @@ pub struct Numbers {
     pub summary: BTreeSet<String>,
 }
 
-/// Where kubelet's are. Those that are there were taken of a kubelet that ran by itself, with a static pod of [`pod_spec`]'s
-/// kind: families that come with an API server (`kubelet_certificate_manager_…`) are not among them.
+/// Where kubelet's are.
 #[must_use]
 pub fn path() -> PathBuf {
     recorded_dir().join("numbers.json")
@@ -191,20 +184,11 @@ pub fn has_come(summary: &Value, pod: &str) -> bool {
     running && volume && used(&pod["network"], "rxBytes")
 }
 
-/// Runs kubelet and writes what it says.
-pub(super) fn record(options: &Options) -> Result<()> {
-    let scratch = Scratch::new("numbers")?;
-    let plane = ControlPlane::start(&scratch, &PlaneOptions::default())?;
-    let numbers = of_kubelet(&plane, &kubelet_program(options)?)?;
-    ensure!(numbers.pages.values().all(|page| !page.is_empty()), "a page has nothing");
-    fs::write(path(), serde_json::to_string_pretty(&numbers)? + "\n")?;
-    println!(
-        "{} says {} families; {}",
-        KUBELET,
-        numbers.pages.values().map(BTreeMap::len).sum::<usize>(),
-        path().display()
-    );
-    Ok(())
+/// What kubelet says, to be held against.
+pub(super) fn write(numbers: &Numbers) -> Result<()> {
+    let path = path();
+    fs::write(&path, serde_json::to_string_pretty(numbers)? + "\n")
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 /// Where the cAdvisor in kubelet looks for containerd, without which it does not know whose cgroup is which container's; no
@@ -212,10 +196,11 @@ pub(super) fn record(options: &Options) -> Result<()> {
 const CADVISOR_SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// A link there, while it lives.
-struct CadvisorSocket;
+#[derive(Debug)]
+pub(super) struct CadvisorSocket;
 
 impl CadvisorSocket {
-    fn link(to: &Path) -> Result<CadvisorSocket> {
+    pub fn link(to: &Path) -> Result<CadvisorSocket> {
         let at = Path::new(CADVISOR_SOCKET);
         fs::create_dir_all(at.parent().context("a path with a parent")?)?;
         std::os::unix::fs::symlink(to, at)
@@ -228,40 +213,6 @@ impl Drop for CadvisorSocket {
     fn drop(&mut self) {
         let _ = fs::remove_file(CADVISOR_SOCKET);
     }
-}
-
-fn of_kubelet(plane: &ControlPlane, program: &Path) -> Result<Numbers> {
-    use super::peer::{Kind, Peer};
-    let mut socket = None;
-    let peer = Peer::start_with(plane, Kind::Kubelet(program.to_owned()), |node| {
-        let_in(node);
-        socket = Some(CadvisorSocket::link(&node.containerd.socket())?);
-        Ok(())
-    })?;
-    let (node, namespace) = (peer.node(), peer.namespace());
-    plane.apply(&json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": { "name": "numbers", "namespace": namespace },
-        "spec": { "nodeName": peer.name(), "containers": pod_spec()["containers"],
-            "initContainers": pod_spec()["initContainers"], "volumes": pod_spec()["volumes"],
-            "automountServiceAccountToken": false },
-    }))?;
-    let come = process::holds_within(SOON, || {
-        let summary = get(node, "/stats/summary").ok().and_then(|text| serde_json::from_str(&text).ok());
-        summary.is_some_and(|summary: Value| has_come(&summary, "numbers"))
-    });
-    if !come {
-        eprintln!("the pod's numbers are not all there: {}", get(node, "/stats/summary").unwrap_or_default());
-    }
-    let _ = get(node, "/healthz");
-    if let Some(dir) = std::env::var_os("OOMLET_KEEP_LOGS").map(PathBuf::from) {
-        for page in PAGES.iter().chain(&["/stats/summary"]) {
-            fs::write(dir.join(format!("kubelet{}.txt", page.replace('/', "-"))), get(node, page)?)?;
-        }
-    }
-    let asked = ask(node).with_context(|| peer.diagnosis());
-    drop(socket);
-    asked
 }
 
 /// What differs between a family of ours and kubelet's of the same name; nothing if it is the same. Which labels a series has

@@ -56,6 +56,7 @@ pub struct Peer<'a> {
     plane: &'a ControlPlane,
     name: String,
     namespace: String,
+    kind: Kind,
     recorder: Recorder,
     _sysctls: Sysctls,
 }
@@ -96,11 +97,8 @@ impl<'a> Peer<'a> {
         node.config_mut()["clusterDomain"] = json!("cluster.local");
         plane.kubectl(&["create", "namespace", &namespace])?;
         prepare(&mut node)?;
-        match &kind {
-            Kind::Oomlet => node.start_agent()?,
-            Kind::Kubelet(program) => node.start_kubelet(program)?,
-        }
-        let peer = Peer { node, plane, name, namespace, recorder, _sysctls: sysctls };
+        let mut peer = Peer { node, plane, name, namespace, kind, recorder, _sysctls: sysctls };
+        peer.run_agent()?;
         let ready = process::holds_within(READY, || {
             peer.object().is_ok_and(|node| Until::Condition("Ready".to_owned()).holds(&node, &[]))
         });
@@ -115,6 +113,19 @@ impl<'a> Peer<'a> {
             );
         }
         Ok(peer)
+    }
+
+    /// The agent or kubelet anew, on a node with another configuration. Pods run on.
+    pub fn restart_with(&mut self, change: impl FnOnce(&mut TestNode)) -> Result<()> {
+        change(&mut self.node);
+        self.run_agent()
+    }
+
+    fn run_agent(&mut self) -> Result<()> {
+        match &self.kind {
+            Kind::Oomlet => self.node.start_agent(),
+            Kind::Kubelet(program) => self.node.start_kubelet(program),
+        }
     }
 
     #[must_use]
@@ -284,7 +295,7 @@ impl<'a> Peer<'a> {
         Ok(())
     }
 
-    fn normal(&self) -> Normal {
+    pub(super) fn normal(&self) -> Normal {
         let scratch = self.node.scratch();
         let dir = scratch.path().display().to_string();
         let root = scratch.cgroup_root().to_owned();

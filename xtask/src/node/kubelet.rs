@@ -47,16 +47,19 @@ pub fn version(program: &Path) -> Result<String> {
     version.map(str::to_owned).with_context(|| format!("`{} --version` says {said:?}", program.display()))
 }
 
-/// The node's, without what is oomlet's alone, and with what lets kubelet run on any machine and be asked by anybody:
-/// whoever can reach it is in its namespace.
+/// The node's, without what is oomlet's alone, and with what lets kubelet run on any machine and, where the node's does not
+/// say who may, be asked by anybody: whoever can reach it is in its namespace.
 #[must_use]
 pub fn config(oomlets: &Value) -> Value {
     let mut config = oomlets.clone();
     if let Some(keys) = config.as_object_mut() {
         keys.remove("oomlet");
     }
-    config["authentication"] = json!({ "anonymous": { "enabled": true }, "webhook": { "enabled": false } });
-    config["authorization"] = json!({ "mode": "AlwaysAllow" });
+    if config["authentication"].is_null() && config["authorization"].is_null() {
+        config["authentication"] =
+            json!({ "anonymous": { "enabled": true }, "webhook": { "enabled": false } });
+        config["authorization"] = json!({ "mode": "AlwaysAllow" });
+    }
     config["failCgroupV1"] = json!(false);
     config["failSwapOn"] = json!(false);
     config
@@ -129,6 +132,9 @@ mod tests {
         let config = config(&oomlets);
         assert_eq!((&config["maxPods"], &config["failCgroupV1"]), (&json!(7), &json!(false)));
         assert_eq!(config.get("oomlet"), None);
+        assert_eq!(config["authorization"]["mode"], "AlwaysAllow");
+        let own = super::config(&json!({ "authentication": { "anonymous": { "enabled": false } } }));
+        assert!(own["authorization"].is_null() && own["authentication"]["anonymous"]["enabled"] == false);
     }
 
     #[test]

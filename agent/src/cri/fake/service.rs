@@ -267,6 +267,16 @@ impl RuntimeService for Service {
         Ok(Response::new(cri::ListContainersResponse { containers }))
     }
 
+    async fn checkpoint_container(
+        &self,
+        r: Request<cri::CheckpointContainerRequest>,
+    ) -> Result<Response<cri::CheckpointContainerResponse>, Status> {
+        let r = r.into_inner();
+        self.arrived("CheckpointContainer", &format!("{} {} {}", r.container_id, r.location, r.timeout))
+            .await?;
+        Ok(Response::new(cri::CheckpointContainerResponse {}))
+    }
+
     async fn container_status(
         &self,
         r: Request<cri::ContainerStatusRequest>,
@@ -333,7 +343,6 @@ impl RuntimeService for Service {
         pod_sandbox_stats: PodSandboxStatsRequest => PodSandboxStatsResponse;
         list_pod_sandbox_stats: ListPodSandboxStatsRequest => ListPodSandboxStatsResponse;
         update_runtime_config: UpdateRuntimeConfigRequest => UpdateRuntimeConfigResponse;
-        checkpoint_container: CheckpointContainerRequest => CheckpointContainerResponse;
         list_metric_descriptors: ListMetricDescriptorsRequest => ListMetricDescriptorsResponse;
         list_pod_sandbox_metrics: ListPodSandboxMetricsRequest => ListPodSandboxMetricsResponse;
     }

@@ -2,38 +2,24 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, TestRunner};
-use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::*;
-use crate::clock;
-use crate::cri::{Connection, RuntimeClient};
 use crate::node_api::access::Access;
 use crate::node_api::authn::Authenticator;
 use crate::node_api::authz::Authorizer;
-use crate::node_api::dir_watch::DirWatches;
 use crate::node_api::routes;
 use crate::node_api::state::NodeApi;
-use crate::sync_loop::heartbeat::Heartbeat;
-use oomlet_core::config::NodeApiConfig;
 use oomlet_core::node::published::NodeSnapshot;
 
 /// Nobody has credentials for it.
 fn secured(anonymous: bool) -> Router {
-    let connection = Connection::open("unix:///nonexistent/runtime.sock", Duration::from_secs(1)).unwrap();
-    let state = NodeApi {
-        node_name: "n".to_owned(),
-        config: NodeApiConfig { system_log_query: true, ..NodeApiConfig::default() },
-        effective_config: json!({ "secret": "TELLTALE" }),
-        root_dir: PathBuf::from("/nonexistent"),
-        snapshots: watch::channel(Arc::new(NodeSnapshot::default())).1,
-        runtime: RuntimeClient::new(&connection),
-        heartbeat: Arc::new(Heartbeat::new(clock::now())),
-        sync_frequency: Duration::from_secs(60),
-        dir_watches: DirWatches::default(),
-        pages: crate::stats::Pages::of_nothing(),
-    };
+    let state = NodeApi::of(
+        "unix:///nonexistent/runtime.sock",
+        NodeSnapshot::default(),
+        PathBuf::from("/nonexistent"),
+    );
     let authenticator = Authenticator { client_ca: None, tokens: None, anonymous };
     let access = Access { authenticator, authorizer: Authorizer::AlwaysAllow };
     routes::secured(&Arc::new(state), Arc::new(access))

@@ -7,14 +7,15 @@ use axum::response::Response;
 use axum::routing::any;
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Routes, Shared, get_only, query};
+use super::{Routes, Shared, only, query};
 use crate::node_api::answer;
 use crate::node_api::log_reader::{self, LogOf};
 use oomlet_core::node_api::{log_options, log_source, pods};
 use oomlet_core::pod::PodRef;
 
 pub(super) fn routes() -> Routes {
-    get_only(Router::new().route("/containerLogs/{namespace}/{pod}/{container}", any(read)))
+    let path = "/containerLogs/{namespace}/{pod}/{container}";
+    only("GET", Router::new().route(path, any(read)).route(&format!("{path}/"), any(read)))
 }
 
 async fn read(
@@ -39,7 +40,7 @@ async fn read(
     }
     let id = match log_source::container_id(&name, &published.status, &container, options.previous) {
         Ok(id) => id,
-        Err(why) => return answer::text(StatusCode::BAD_REQUEST, why),
+        Err(why) => return answer::untyped(StatusCode::BAD_REQUEST, why),
     };
     let path = match api.runtime.container_log(&id).await {
         Ok(log) => log.path,
@@ -47,7 +48,7 @@ async fn read(
             tracing::debug!(%error, "a container's log");
             // With 200, as from kubelet, which has begun its answer by then.
             let text = format!("unable to retrieve container logs for containerd://{id}");
-            return answer::text(StatusCode::OK, text);
+            return answer::untyped(StatusCode::OK, text);
         }
     };
     let of = LogOf {
@@ -59,5 +60,5 @@ async fn read(
     let (to, body) = answer::channel();
     // It ends when the caller goes, and with the server.
     tokio::spawn(async move { log_reader::send(of, options, &api.dir_watches, to).await });
-    answer::text(StatusCode::OK, body)
+    answer::untyped(StatusCode::OK, body)
 }

@@ -13,7 +13,7 @@ use axum::response::Response;
 use axum::routing::any;
 use tokio::io::AsyncReadExt as _;
 
-use super::{Routes, Shared, get_only, query};
+use super::{Routes, Shared, only, query};
 use crate::node_api::{answer, journal};
 use oomlet_core::node_api::log_query::{self, LogQuery};
 
@@ -21,9 +21,7 @@ const LOG_DIR: &str = "/var/log";
 const CHUNK: usize = 64 << 10;
 
 pub(super) fn routes() -> Routes {
-    get_only(
-        Router::new().route("/logs", any(root)).route("/logs/", any(root)).route("/logs/{*path}", any(below)),
-    )
+    only("GET", Router::new().route("/logs/", any(root)).route("/logs/{*path}", any(below)))
 }
 
 pub(super) fn disabled_routes() -> Routes {
@@ -101,7 +99,7 @@ async fn file(path: &str, with_slash: bool) -> Response {
 /// To the directory's own path, so that links in its list hold.
 fn redirect(path: &str) -> Response {
     let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    let mut response = answer::text(StatusCode::MOVED_PERMANENTLY, "");
+    let mut response = answer::untyped(StatusCode::MOVED_PERMANENTLY, "");
     if let Ok(location) = HeaderValue::from_str(&format!("{name}/")) {
         response.headers_mut().insert(LOCATION, location);
     }

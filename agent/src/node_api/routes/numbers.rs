@@ -2,21 +2,23 @@
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
-use axum::routing::{any, get};
+use axum::routing::any;
 
-use super::{Routes, Shared, query};
+use super::{Routes, Shared, only, query};
 use crate::node_api::answer;
 use crate::stats::{CONTENT_TYPE, Pages};
 use oomlet_core::stats::summary::Scope;
 
 const PAGE: HeaderValue = HeaderValue::from_static(CONTENT_TYPE);
+/// Seconds since the epoch; whoever scrapes can tell a counter that began anew.
+const PROCESS_START: HeaderName = HeaderName::from_static("process-start-time-unix");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 pub(super) fn routes() -> Routes {
-    Router::new()
-        .route("/stats/summary", get(summary).post(summary))
+    let stats = Router::new().route("/stats/summary", any(summary)).route("/stats/summary/", any(summary));
+    only("GET, POST", stats)
         .route("/metrics", any(|state| page(state, Pages::metrics)))
         .route("/metrics/cadvisor", any(|state| page(state, Pages::cadvisor)))
         .route("/metrics/resource", any(|state| page(state, Pages::resource)))
@@ -49,7 +51,13 @@ async fn summary(State(api): State<Shared>, RawQuery(raw): RawQuery) -> Response
 async fn page(State(api): State<Shared>, of: fn(&Pages) -> String) -> Response {
     let pages = api.pages.clone();
     match tokio::task::spawn_blocking(move || of(&pages)).await {
-        Ok(text) => answer::with_type(StatusCode::OK, PAGE, text),
+        Ok(text) => {
+            let mut response = answer::with_type(StatusCode::OK, PAGE, text);
+            if let Some(started) = Pages::started_s() {
+                response.headers_mut().insert(PROCESS_START, started.into());
+            }
+            response
+        }
         Err(error) => answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }

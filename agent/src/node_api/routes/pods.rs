@@ -6,16 +6,16 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::any;
 
-use super::{Routes, Shared, get_only};
+use super::{Routes, Shared, only};
 use crate::node_api::answer;
 use oomlet_core::node_api::pods;
 
 pub(super) fn routes() -> Routes {
-    get_only(Router::new().route("/pods", any(all)).route("/pods/", any(all)))
+    only("GET", Router::new().route("/pods", any(all)).route("/pods/", any(all)))
 }
 
 pub(super) fn running_routes() -> Routes {
-    get_only(Router::new().route("/runningpods", any(running)).route("/runningpods/", any(running)))
+    only("GET", Router::new().route("/runningpods/", any(running)))
 }
 
 async fn all(State(api): State<Shared>) -> Response {

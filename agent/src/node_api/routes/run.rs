@@ -6,18 +6,19 @@ use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
-use axum::routing::post;
+use axum::routing::any;
 
-use super::{Routes, Shared, query};
+use super::{Routes, Shared, only, query};
 use crate::node_api::{answer, find};
 
 /// kubelet sets none. A caller that goes ends the command too.
 const LONGEST_RUN: Duration = Duration::from_secs(4 * 3600);
 
 pub(super) fn routes() -> Routes {
-    Router::new()
-        .route("/run/{namespace}/{pod}/{container}", post(run))
-        .route("/run/{namespace}/{pod}/{uid}/{container}", post(run_uid))
+    let routes = Router::new()
+        .route("/run/{namespace}/{pod}/{container}", any(run))
+        .route("/run/{namespace}/{pod}/{uid}/{container}", any(run_uid));
+    only("POST", routes)
 }
 
 async fn run(
@@ -51,15 +52,17 @@ async fn run_in(
         Ok(None) => return failed(format!("container not found ({container:?})")),
         Err(error) => return failed(error.to_string()),
     };
-    let command = query(raw).first("cmd").unwrap_or_default().split(' ').map(str::to_owned).collect();
-    match api.runtime.exec_sync(&id, command, LONGEST_RUN, Duration::from_secs(60)).await {
+    let command = query(raw).first("cmd").unwrap_or_default().to_owned();
+    let words = command.split(' ').map(str::to_owned).collect();
+    match api.runtime.exec_sync(&id, words, LONGEST_RUN, Duration::from_secs(60)).await {
+        Ok(ran) if ran.exit_code == 0 && ran.output.is_empty() => answer::untyped(StatusCode::OK, ""),
         Ok(ran) if ran.exit_code == 0 => {
             answer::with_type(StatusCode::OK, HeaderValue::from_static("application/json"), ran.output)
         }
         Ok(ran) => {
             let said = String::from_utf8_lossy(&ran.output).into_owned();
-            failed(format!("command exited with {}: {said}", ran.exit_code))
+            failed(format!("command '{command}' exited with {}: {said}", ran.exit_code))
         }
-        Err(error) => failed(error.to_string()),
+        Err(error) => failed(answer::in_gos_words(&error)),
     }
 }

@@ -4,22 +4,23 @@ use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::any;
 
-use super::{Routes, Shared, query};
+use super::{Routes, Shared, only, query};
 use crate::cri::runtime::StreamRequest;
 use crate::node_api::find;
 use crate::node_api::{answer, proxy};
 use oomlet_core::node_api::stream_options;
 
 pub(super) fn routes() -> Routes {
-    Router::new()
-        .route("/exec/{namespace}/{pod}/{container}", get(exec).post(exec))
-        .route("/exec/{namespace}/{pod}/{uid}/{container}", get(exec_uid).post(exec_uid))
-        .route("/attach/{namespace}/{pod}/{container}", get(attach).post(attach))
-        .route("/attach/{namespace}/{pod}/{uid}/{container}", get(attach_uid).post(attach_uid))
-        .route("/portForward/{namespace}/{pod}", get(port_forward).post(port_forward))
-        .route("/portForward/{namespace}/{pod}/{uid}", get(port_forward_uid).post(port_forward_uid))
+    let routes = Router::new()
+        .route("/exec/{namespace}/{pod}/{container}", any(exec))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(exec_uid))
+        .route("/attach/{namespace}/{pod}/{container}", any(attach))
+        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(attach_uid))
+        .route("/portForward/{namespace}/{pod}", any(port_forward))
+        .route("/portForward/{namespace}/{pod}/{uid}", any(port_forward_uid));
+    only("GET, POST", routes)
 }
 
 type Named = (String, String, String);
@@ -76,11 +77,11 @@ async fn run_in(
         Ok(Some(id)) => id,
         Ok(None) if is_exec => {
             let why = format!("container not found ({container:?})");
-            return answer::error(StatusCode::INTERNAL_SERVER_ERROR, &why);
+            return answer::text(StatusCode::INTERNAL_SERVER_ERROR, why);
         }
         Ok(None) => {
             let why = format!("container {container} not found in pod {name}_{namespace}");
-            return answer::error(StatusCode::INTERNAL_SERVER_ERROR, &why);
+            return answer::text(StatusCode::INTERNAL_SERVER_ERROR, why);
         }
         Err(error) => return answer::of_runtime(&error),
     };
@@ -139,7 +140,7 @@ async fn forward(
         Ok(Some(id)) => id,
         Ok(None) => {
             let why = format!("pod not found (\"{name}_{namespace}\")");
-            return answer::error(StatusCode::INTERNAL_SERVER_ERROR, &why);
+            return answer::text(StatusCode::INTERNAL_SERVER_ERROR, why);
         }
         Err(error) => return answer::of_runtime(&error),
     };

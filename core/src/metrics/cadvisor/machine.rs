@@ -21,7 +21,14 @@ pub fn families(machine: &Machine) -> Vec<Family> {
         ("machine_swap_bytes", "Amount of swap memory available on the machine.", machine.swap_bytes),
     ];
     let known = gauges.into_iter().filter_map(|(name, help, value)| Some((name, help, value?)));
-    known
-        .map(|(name, help, value)| Family::new(Kind::Gauge, name, help).with(labels(), number(value), None))
-        .collect()
+    let all = known
+        .map(|(name, help, value)| Family::new(Kind::Gauge, name, help).with(labels(), number(value), None));
+    // What cannot be read is not there; that all of it cannot does not happen.
+    let error = Family::new(
+        Kind::Gauge,
+        "machine_scrape_error",
+        "1 if there was an error while getting machine metrics, 0 otherwise.",
+    )
+    .with(Vec::new(), 0.0, None);
+    all.chain([error]).collect()
 }
