@@ -28,6 +28,7 @@ pub mod pods;
 pub mod services;
 pub mod session;
 mod supervise;
+pub mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,8 +88,8 @@ pub fn retry_delays() -> ExponentialBackoff {
 pub enum RequestError {
     #[error("{0}")]
     Refused(#[from] kube::Error),
-    #[error("the API server has not answered within {} s", REQUEST_TIMEOUT.as_secs())]
-    TimedOut,
+    #[error("the API server has not answered within {} s", .0.as_secs())]
+    TimedOut(Duration),
 }
 
 impl RequestError {
@@ -103,6 +104,14 @@ impl RequestError {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(404)
+    }
+
+    /// How long the server asks to be left alone, of 429 and 503.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        let RequestError::Refused(kube::Error::Api(status)) = self else { return None };
+        let seconds = status.details.as_ref()?.retry_after_seconds;
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
     }
 
     /// It is there already, or is another by now.
@@ -121,9 +130,18 @@ impl RequestError {
 /// # Errors
 /// When the API server refuses, cannot be reached, or does not answer in time.
 pub async fn request<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, RequestError> {
-    match tokio::time::timeout(REQUEST_TIMEOUT, call).await {
+    request_within(REQUEST_TIMEOUT, call).await
+}
+
+/// # Errors
+/// As [`request`].
+pub async fn request_within<T>(
+    time: Duration,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, RequestError> {
+    match tokio::time::timeout(time, call).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(RequestError::TimedOut),
+        Err(_) => Err(RequestError::TimedOut(time)),
     }
 }
 

@@ -9,13 +9,18 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use oomlet_core::node::published::{NodeSnapshot, SavedPod};
 use oomlet_core::pod::PodUid;
+
+/// What could not be written, as on a full disk, is tried again.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PodStoreError {
@@ -30,6 +35,8 @@ pub struct PodStore {
     snapshots: watch::Receiver<Arc<NodeSnapshot>>,
     /// What stands on disk.
     written: Arc<NodeSnapshot>,
+    /// Something could not be written.
+    again: Option<Instant>,
 }
 
 /// Where the files are, below kubelet's root directory.
@@ -86,7 +93,7 @@ impl PodStore {
             source,
         })?;
         let written = Arc::clone(&snapshots.borrow_and_update());
-        Ok(PodStore { dir, snapshots, written })
+        Ok(PodStore { dir, snapshots, written, again: None })
     }
 
     /// Writes until `cancel` or until the loop has gone, then what is still to be written.
@@ -96,13 +103,19 @@ impl PodStore {
             // Cancel-safe: a change that is not seen now is seen in the next turn.
             tokio::select! {
                 changed = self.snapshots.changed() => last = changed.is_err(),
+                () = sleep_until(self.again.unwrap_or_else(Instant::now)), if self.again.is_some() => {}
                 () = cancel.cancelled() => last = true,
             }
             let now = Arc::clone(&self.snapshots.borrow_and_update());
-            let (dir, before, newest) = (self.dir.clone(), Arc::clone(&self.written), Arc::clone(&now));
-            let written = tokio::task::spawn_blocking(move || write_changes(&dir, &before, &newest));
+            let (dir, before, newest) = (self.dir.clone(), Arc::clone(&self.written), now);
+            let first_failure = self.again.is_none();
+            let written =
+                tokio::task::spawn_blocking(move || write_changes(&dir, &before, &newest, first_failure));
             match written.await {
-                Ok(()) => self.written = now,
+                Ok((written, all)) => {
+                    self.written = Arc::new(written);
+                    self.again = (!all).then(|| Instant::now() + WRITE_AGAIN);
+                }
                 Err(error) => tracing::warn!(%error, "the pod store's writer failed"),
             }
         }
@@ -115,8 +128,9 @@ fn make_private_dir(dir: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(dir, Permissions::from_mode(0o750))
 }
 
-/// Blocking.
-fn write_changes(dir: &Path, before: &NodeSnapshot, now: &NodeSnapshot) {
+/// What of `now` stands on disk afterwards, and whether that is all: what could not be written is as it was. Blocking.
+fn write_changes(dir: &Path, before: &NodeSnapshot, now: &NodeSnapshot, tell: bool) -> (NodeSnapshot, bool) {
+    let (mut written, mut all) = (now.clone(), true);
     for change in before.pods.diff(&now.pods) {
         let (uid, pod) = match change {
             DiffItem::Add(uid, pod) => (uid, Some(pod)),
@@ -124,9 +138,17 @@ fn write_changes(dir: &Path, before: &NodeSnapshot, now: &NodeSnapshot) {
             DiffItem::Remove(uid, _) => (uid, None),
         };
         if let Err(error) = write(dir, uid, pod.map(|pod| pod.to_saved()).as_ref()) {
-            tracing::warn!(pod = %uid, %error, "`oomlet pods` will not show the pod as it is");
+            if tell {
+                tracing::warn!(pod = %uid, %error, "the pod is not saved as it is, and it is tried again");
+            }
+            all = false;
+            match before.pods.get(uid) {
+                Some(old) => _ = written.pods.insert(uid.clone(), Arc::clone(old)),
+                None => _ = written.pods.remove(uid),
+            }
         }
     }
+    (written, all)
 }
 
 fn write(dir: &Path, uid: &PodUid, pod: Option<&SavedPod>) -> Result<(), PodStoreError> {
@@ -193,7 +215,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(10), written).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), written).await.unwrap();
         tx.send_replace(Arc::new(snapshot(&["a"])));
         cancel.cancel();
         run.await.unwrap();

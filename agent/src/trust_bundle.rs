@@ -15,7 +15,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ use crate::apiserver::certificates_group::served;
 use crate::apiserver::{Clients, REQUEST_TIMEOUT, current};
 use crate::clock;
 use crate::content_store::ContentStore;
-use crate::object::api::{plain, reason, with_jitter};
+use crate::object::api::{WATCH_HELD, plain, reason, with_jitter};
 use oomlet_core::pod::backoff::Exponential;
 use oomlet_core::pod::{Pod, PodRef, PodUid};
 use oomlet_core::trust_bundle::{TrustBundle, TrustBundles, shows_any};
@@ -186,7 +186,13 @@ impl TrustBundleTask {
             let versions = ["v1", "v1beta1", "v1alpha1"];
             let asked = served(&client, "ClusterTrustBundle", "clustertrustbundles", &versions);
             match timeout(REQUEST_TIMEOUT, asked).await {
-                Ok(Ok(Some(resource))) => self.follow(client, &resource, &mut back_off).await,
+                Ok(Ok(Some(resource))) => {
+                    let began = Instant::now();
+                    self.follow(client, &resource).await;
+                    if began.elapsed() >= WATCH_HELD {
+                        back_off.succeeded();
+                    }
+                }
                 Ok(Ok(None)) => {
                     self.known.send_replace(Known { bundles: Some(Err(UNSERVED.to_owned())), asked: true });
                     sleep(LOOK_AGAIN).await;
@@ -200,7 +206,7 @@ impl TrustBundleTask {
     }
 
     /// Ends with the watch's first error.
-    async fn follow(&self, client: Client, resource: &ApiResource, back_off: &mut Exponential) {
+    async fn follow(&self, client: Client, resource: &ApiResource) {
         let api: Api<Bundle> = Api::all_with(client, resource);
         let mut stream = pin!(watcher(api, watcher::Config::default()));
         let mut bundles: BTreeMap<String, TrustBundle> = BTreeMap::new();
@@ -223,7 +229,6 @@ impl TrustBundleTask {
                 Ok(Event::Delete(bundle)) => _ = bundles.remove(&of_api(bundle).name),
                 Err(error) => return self.failed(reason(&error)),
             }
-            back_off.succeeded();
             let now: Vec<TrustBundle> = bundles.values().cloned().collect();
             self.store.keep_shared(KIND, Some(&now.iter().map(Stored::of).collect::<Vec<_>>()));
             self.known.send_replace(Known { bundles: Some(Ok(Arc::new(now))), asked: true });

@@ -84,6 +84,9 @@ pub fn load(path: &Path) -> Result<Config, KubeconfigError> {
     let mut config =
         Config::try_from(used).map_err(|cause| KubeconfigError::Use { path: path.to_owned(), cause })?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // Who asks has a back-off of its own, is told of each failure and honours Retry-After; kube's would go on for minutes
+    // inside one call.
+    config.default_retry = false;
     Ok(config)
 }
 

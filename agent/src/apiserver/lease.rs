@@ -13,11 +13,13 @@ use kube::api::PostParams;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{ApiServer, RequestError, chain, request, retry_delays};
+use super::{ApiServer, RequestError, chain, request_within, retry_delays};
 
 pub const NAMESPACE: &str = "kube-node-lease";
 /// kubelet's `renewIntervalFraction`.
 const RENEWALS: u32 = 4;
+/// A request that hangs takes no more than a quarter of the lease (kubelet's heartbeat client: `nodeStatusUpdateFrequency`).
+const ANSWER: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub struct LeaseTask {
@@ -63,17 +65,18 @@ impl LeaseTask {
     async fn renew(&mut self, api: &Api<Lease>, last: Option<Lease>) -> Result<Lease, RequestError> {
         if let Some(last) = last {
             let renewed = self.lease(Some(last));
-            match request(api.replace(&self.node_name, &PostParams::default(), &renewed)).await {
+            match request_within(ANSWER, api.replace(&self.node_name, &PostParams::default(), &renewed)).await
+            {
                 Err(error) if error.is_conflict() || error.is_not_found() => {}
                 answer => return answer,
             }
         }
-        match request(api.get_opt(&self.node_name)).await? {
+        match request_within(ANSWER, api.get_opt(&self.node_name)).await? {
             Some(there) => {
                 let renewed = self.lease(Some(there));
-                request(api.replace(&self.node_name, &PostParams::default(), &renewed)).await
+                request_within(ANSWER, api.replace(&self.node_name, &PostParams::default(), &renewed)).await
             }
-            None => request(api.create(&PostParams::default(), &self.lease(None))).await,
+            None => request_within(ANSWER, api.create(&PostParams::default(), &self.lease(None))).await,
         }
     }
 

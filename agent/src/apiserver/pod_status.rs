@@ -29,8 +29,6 @@ use oomlet_core::pod::{Pod, PodRef, PodUid};
 const AT_A_TIME: usize = 8;
 /// What the API server refuses for what it is will hardly be taken the next moment.
 const REFUSED_AGAIN: Duration = Duration::from_secs(30);
-/// What may wait for the next of the same pod, see [`Step::Patch`]: as long as clearing away takes on a busy node.
-const WAITS_FOR_MORE: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub struct StatusManager {
@@ -246,8 +244,7 @@ impl StatusManager {
             self.dirty.remove(&uid);
             let view = view(&self.snapshot, &self.pods, &self.node_name, self.node_uid.as_deref());
             match view.step(&uid) {
-                Some(Step::Patch { may_wait: true, .. })
-                    if *self.waiting.entry(uid.clone()).or_insert(now + WAITS_FOR_MORE) > now => {}
+                Some(Step::Patch { may_wait, .. }) if self.waits_until(&uid, now + may_wait) > now => {}
                 Some(step) => {
                     self.waiting.remove(&uid);
                     self.start(uid, step);
@@ -259,6 +256,13 @@ impl StatusManager {
                 }
             }
         }
+    }
+
+    /// What a pod has to tell waits no longer than its first news could.
+    fn waits_until(&mut self, uid: &PodUid, at_the_latest: Instant) -> Instant {
+        let until = self.waiting.entry(uid.clone()).or_insert(at_the_latest);
+        *until = (*until).min(at_the_latest);
+        *until
     }
 
     fn start(&mut self, uid: PodUid, mut step: Step) {
@@ -344,6 +348,7 @@ impl StatusManager {
         let delay = failing.delays.next().unwrap_or(REFUSED_AGAIN);
         // A mirror's namespace may be made any time, and perhaps never is.
         let hopeless = error.is_invalid() || error.is_not_found() && delay > Duration::from_secs(3);
+        let delay = delay.max(error.retry_after().unwrap_or_default());
         failing.again_at = Instant::now() + if hopeless { REFUSED_AGAIN } else { delay };
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use kube::{Client, Config};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::CertificateError;
@@ -18,12 +18,15 @@ use super::store::Store;
 use crate::apiserver::credentials;
 use crate::apiserver::following::Connection;
 use crate::apiserver::kubeconfig::{self, KubeconfigError};
+use crate::apiserver::transport;
 use crate::instruments::certificates::Certificate;
 use oomlet_core::certificate::{Found, Need, jitter_of, need, retry_delay};
 
 /// How often files and the time of rotation are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// One that was made a moment ago is not made anew at once.
+const ROTATE_AGAIN: Duration = Duration::from_secs(600);
 
 /// What `oomlet run` says of it.
 #[derive(Clone, Debug)]
@@ -44,6 +47,8 @@ pub struct ClientIdentity {
     /// What was last said of a problem, so that it is said once.
     told: Option<String>,
     times: Certificate,
+    /// When rotation made a certificate last.
+    rotated: Option<Instant>,
 }
 
 /// An identity that is in use.
@@ -60,7 +65,8 @@ impl ClientIdentity {
     pub fn new(options: Options) -> (ClientIdentity, watch::Receiver<Connection>) {
         let (connection, receiver) = watch::channel(Connection::default());
         let store = Store::new(&options.cert_dir, "kubelet-client");
-        (ClientIdentity { options, store, connection, told: None, times: Certificate::default() }, receiver)
+        let times = Certificate::default();
+        (ClientIdentity { options, store, connection, told: None, times, rotated: None }, receiver)
     }
 
     /// Whose certificate's time and failed renewals are shown.
@@ -147,7 +153,7 @@ impl ClientIdentity {
             (Found::Certificate(credentials.validity), jitter_of(der))
         });
         let server = config.cluster_url.to_string();
-        let client = Client::try_from(config)
+        let client = transport::client(config)
             .map_err(|source| CertificateError::Client { path: path.clone(), source })?;
         Ok(InUse { client, server, certificate, stamps })
     }
@@ -185,16 +191,21 @@ impl ClientIdentity {
                     tracing::warn!(%fault, "the client certificate");
                     return;
                 }
-                Some(Need::Rotate) if self.options.rotate => match self.rotate(&in_use.client).await {
-                    Ok(()) => return,
-                    Err(error) => {
-                        failed += 1;
-                        self.times.failed();
-                        let text = kubeconfig::chain(&error);
-                        tracing::warn!("the client certificate is due and cannot be rotated yet: {text}");
-                        retry_delay(failed)
+                Some(Need::Rotate) if self.options.rotate && self.may_rotate() => {
+                    match self.rotate(&in_use.client).await {
+                        Ok(()) => {
+                            self.rotated = Some(Instant::now());
+                            return;
+                        }
+                        Err(error) => {
+                            failed += 1;
+                            self.times.failed();
+                            let text = kubeconfig::chain(&error);
+                            tracing::warn!("the client certificate is due and cannot be rotated yet: {text}");
+                            retry_delay(failed)
+                        }
                     }
-                },
+                }
                 Some(Need::Nothing { rotate_at_s }) => {
                     let left_s = u64::try_from(rotate_at_s - credentials::now_s()).unwrap_or(0);
                     LOOK_EVERY.min(Duration::from_secs(left_s.max(1)))
@@ -206,6 +217,11 @@ impl ClientIdentity {
                 return;
             }
         }
+    }
+
+    /// A certificate of a signer whose clock is behind is due as it comes.
+    fn may_rotate(&self) -> bool {
+        self.rotated.is_none_or(|at| at.elapsed() >= ROTATE_AGAIN)
     }
 
     /// Asks the server something that everybody may ask, so that a token it does not know or a CA that does not fit is told
@@ -243,7 +259,7 @@ impl ClientIdentity {
     async fn bootstrap(&self, bootstrap: &Path) -> Result<(), CertificateError> {
         let config = kubeconfig::load(bootstrap)?;
         let server = config.cluster_url.to_string();
-        let client = Client::try_from(config)
+        let client = transport::client(config)
             .map_err(|source| CertificateError::Client { path: bootstrap.to_owned(), source })?;
         self.store.make_dir()?;
         let key = request::kept_key(&self.store.pending_key())?;

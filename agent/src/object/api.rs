@@ -40,6 +40,8 @@ const FRESH_SIGHT: Duration = Duration::from_secs(10);
 /// client-go's reflector waits 800 ms at first. A refusal right after a pod was bound passes within milliseconds: the server's
 /// authorizer is just behind.
 const WATCH_AGAIN: Exponential = Exponential::new(Duration::from_millis(100), Duration::from_secs(30));
+/// One that ends sooner is refused: that its list is answered is no success.
+pub(crate) const WATCH_HELD: Duration = Duration::from_secs(5);
 
 pub struct ApiObjects {
     clients: Clients,
@@ -250,11 +252,11 @@ impl Watch {
             // Anew each time: a client whose certificate has run out is replaced.
             let api: Api<K> = Api::namespaced(current(&self.clients).await, &self.object.namespace);
             let mut stream = pin!(watch_object(api, &self.object.name));
+            let began = Instant::now();
             // Its errors are told and waited out here: one watch ends with its first.
             while let Some(found) = stream.next().await {
                 match found {
                     Ok(found) => {
-                        back_off.succeeded();
                         if self.sees(found.map(Into::into)) {
                             return;
                         }
@@ -264,6 +266,9 @@ impl Watch {
                         break;
                     }
                 }
+            }
+            if began.elapsed() >= WATCH_HELD {
+                back_off.succeeded();
             }
             tokio::time::sleep(with_jitter(back_off.failed(clock::now()))).await;
         }

@@ -44,6 +44,7 @@ const FIRST_ANSWER: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Exponential = Exponential::new(Duration::from_millis(500), Duration::from_secs(30));
 /// Its time is of the wall clock, which may be set: it is looked at anew at least this often.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+const SOONEST: Duration = Duration::from_secs(60);
 
 const UNSERVED: &str = "the API server serves no PodCertificateRequests (certificates.k8s.io/v1); switch them on there (feature \
                         gate PodCertificateRequest), or take `podCertificate` out of the volume";
@@ -221,6 +222,8 @@ impl Shared {
                     self.store(&key, &credential);
                     self.stands(&key, Ok(credential.clone()));
                     current = Some(credential);
+                    // One of a signer whose clock is behind is due as it comes.
+                    sleep(SOONEST).await;
                 }
                 Err(Problem::Refused(why)) => {
                     tracing::warn!(
@@ -247,9 +250,7 @@ impl Shared {
         let asked = timeout(REQUEST_TIMEOUT, self.ask(key)).await;
         let (private_key, name, created) = match asked {
             Ok(asked) => asked?,
-            Err(_) => {
-                return Err(Problem::Failed(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())));
-            }
+            Err(_) => return Err(Problem::Failed(format!("no answer within {REQUEST_TIMEOUT:?}"))),
         };
         match self.decision(&name, created + ASSUME_DELETED + MAX_JITTER.mul_f64(random())).await {
             Some(Outcome::Issued { chain, begin_refresh_unix_s, expires_unix_s }) => {

@@ -24,6 +24,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failure, 5 s to 15 s: with the timeout less than the 30 s within which a server that is back is asked.
 const RETRY: Duration = Duration::from_secs(5);
 const RETRY_SPREAD: Duration = Duration::from_secs(10);
+/// A token of an API server whose clock is behind is due as it comes. kubelet looks at a pod's tokens about once a minute.
+const SOONEST: Duration = Duration::from_secs(60);
 
 pub struct ApiTokens {
     clients: Clients,
@@ -170,8 +172,9 @@ impl TokenSource for ApiTokens {
 fn until_due(token: Token, now_unix_s: i64) -> Answer {
     let due = token.refresh_at_unix_s(MAX_JITTER.mul_f64(random()));
     // A second later than due, for a token is not due at that second yet.
-    let left = due.saturating_sub(now_unix_s).saturating_add(1).max(1);
-    Answer { token: Ok(token), again_in: Duration::from_secs(u64::try_from(left).unwrap_or(1)) }
+    let left = due.saturating_sub(now_unix_s).saturating_add(1);
+    let left = Duration::from_secs(u64::try_from(left).unwrap_or(0));
+    Answer { token: Ok(token), again_in: left.max(SOONEST) }
 }
 
 fn unix_s() -> i64 {

@@ -71,7 +71,8 @@ struct Followed {
     set_up: AtomicBool,
     /// A rewrite is on its way and has not begun.
     queued: AtomicBool,
-    token_due: Mutex<Option<Instant>>,
+    /// When what it shows is to be looked at again though nobody has told of a change: a token is due, or a write failed.
+    due: Mutex<Option<Instant>>,
     /// What was last told, so that it is told once.
     told: Mutex<Option<String>>,
 }
@@ -121,7 +122,7 @@ impl Contents {
             writing: Arc::default(),
             set_up: AtomicBool::new(runs),
             queued: AtomicBool::new(false),
-            token_due: Mutex::default(),
+            due: Mutex::default(),
             told: Mutex::default(),
         };
         let shows = followed.shows_anything();
@@ -190,13 +191,12 @@ impl Contents {
         let (mut tokens, mut due) = (Vec::new(), None);
         for key in token::keys(pod) {
             let answer = self.sources.tokens.token(&key).await;
-            if let Some(at) = Instant::now().checked_add(answer.again_in) {
-                due = Some(due.map_or(at, |other: Instant| other.min(at)));
-            }
+            let at = Instant::now() + answer.again_in.min(rewrite::LONGEST_WAIT);
+            due = Some(due.map_or(at, |other: Instant| other.min(at)));
             tokens.push((key, answer.token));
         }
         if let Some(known) = lock(&self.followed).get(&PodRef::of(pod).uid) {
-            *lock(&known.token_due) = due;
+            *lock(&known.due) = due;
         }
         let trust_bundles = match trust_bundle::shows_any(pod) {
             true => self.sources.trust_bundles.get().await,

@@ -2,6 +2,7 @@
 //! stands for a static one. One write at a time; what it changed is seen before the next is chosen.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use imbl::OrdMap;
 use k8s_openapi::api::core::v1::ContainerStatus;
@@ -15,12 +16,11 @@ use crate::pod::{Pod, PodRef, PodUid};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Of the status, strategic merge. `may_wait`: the pod is to be deleted, and what is told of it nobody acts on: nothing of
-    /// it runs any more, or only the deletion itself was seen. More follows soon, and the last status in any case.
+    /// Of the status, strategic merge. It may wait so long for the next of the same pod; zero: told at once.
     Patch {
         pod: PodRef,
         patch: Value,
-        may_wait: bool,
+        may_wait: Duration,
     },
     /// At once: nothing of the pod runs on the node any more, or it is a mirror of what is not there.
     Delete(PodRef),
@@ -44,13 +44,15 @@ impl View<'_> {
     pub fn step(&self, uid: &PodUid) -> Option<Step> {
         if let Some(ended) = self.snapshot.ended.get(uid) {
             let there = self.pods.get(uid)?;
-            return patch(there, ended, false).or_else(|| Some(Step::Delete(PodRef::of(there))));
+            return patch(there, ended, AT_ONCE).or_else(|| Some(Step::Delete(PodRef::of(there))));
         }
         match self.snapshot.pods.get(uid) {
             Some(pod) if pod.source.is_some_and(PodSource::is_static) => self.step_of_static(uid, pod),
+            Some(pod) if pod.as_saved => None,
             Some(pod) => {
                 let there = self.pods.get(uid)?;
-                patch(there, pod, there.metadata.deletion_timestamp.is_some() && may_wait(there, pod))
+                let goes = there.metadata.deletion_timestamp.is_some();
+                patch(there, pod, if goes { may_wait(there, pod) } else { AT_ONCE })
             }
             None => {
                 let there = self.pods.get(uid).filter(|pod| is_mirror(pod))?;
@@ -79,7 +81,8 @@ impl View<'_> {
         match mirror {
             None => Some(Step::Create(Box::new(mirror_of(&pod.pod, self.node_name, self.node_uid?)))),
             Some(mirror) if !is_current(mirror, &pod.pod) => Some(Step::Delete(PodRef::of(mirror))),
-            Some(mirror) => patch(mirror, pod, false),
+            Some(_) if pod.as_saved => None,
+            Some(mirror) => patch(mirror, pod, AT_ONCE),
         }
     }
 
@@ -90,24 +93,31 @@ impl View<'_> {
     }
 }
 
+const AT_ONCE: Duration = Duration::ZERO;
+/// Nothing of the pod runs any more, and its last status follows once it is cleared away; a Service may still send it
+/// traffic for want of better, until it hears that the pod is not ready.
+const CLEARING_AWAY: Duration = Duration::from_secs(3);
+/// The deletion was seen, and nothing else is new. Whoever deleted the pod waits for its end.
+const DELETION_SEEN: Duration = Duration::from_secs(30);
+
 /// Of a pod that is to be deleted.
-fn may_wait(there: &Pod, pod: &PublishedPod) -> bool {
+fn may_wait(there: &Pod, pod: &PublishedPod) -> Duration {
     let all = [&pod.status.init_container_statuses, &pod.status.container_statuses];
     let runs = |c: &ContainerStatus| c.state.as_ref().is_some_and(|state| state.running.is_some());
     if !all.into_iter().flatten().flatten().any(runs) {
-        return true;
+        return CLEARING_AWAY;
     }
-    let Some(current) = &there.status else { return false };
+    let Some(current) = &there.status else { return AT_ONCE };
     let mut but_for_the_generation = pod.status.as_ref().clone();
     but_for_the_generation.observed_generation = current.observed_generation;
     for condition in but_for_the_generation.conditions.iter_mut().flatten() {
         let same = current.conditions.iter().flatten().find(|c| c.type_ == condition.type_);
         condition.observed_generation = same.and_then(|c| c.observed_generation);
     }
-    status_patch("", current, &but_for_the_generation).is_none()
+    if status_patch("", current, &but_for_the_generation).is_none() { DELETION_SEEN } else { AT_ONCE }
 }
 
-fn patch(there: &Pod, pod: &PublishedPod, may_wait: bool) -> Option<Step> {
+fn patch(there: &Pod, pod: &PublishedPod, may_wait: Duration) -> Option<Step> {
     let who = PodRef::of(there);
     let none = Default::default();
     let patch = status_patch(who.uid.as_str(), there.status.as_ref().unwrap_or(&none), &pod.status)?;
@@ -182,7 +192,11 @@ mod tests {
             match view.step(&uid.into()) {
                 None => "nothing".into(),
                 Some(Step::Patch { pod, patch, may_wait }) => {
-                    let later = if may_wait { " later" } else { "" };
+                    let later = match may_wait {
+                        AT_ONCE => "",
+                        CLEARING_AWAY => " soon",
+                        _ => " later",
+                    };
                     format!("patch {} {}{later}", pod.uid, patch["status"]["phase"])
                 }
                 Some(Step::Delete(pod)) => format!("delete {}", pod.uid),
@@ -200,6 +214,9 @@ mod tests {
         assert_eq!(running.step("1"), "patch 1 \"Running\"");
         assert_eq!(case().api("a", "1", "Running").runs(Api, "a", "1", "Running").step("1"), "nothing");
         assert_eq!(case().runs(Api, "a", "1", "Running").step("1"), "nothing", "it was deleted by force");
+        let mut saved = case().api("a", "1", "Pending").runs(Api, "a", "1", "Running");
+        Arc::make_mut(saved.snapshot.pods.get_mut(&PodUid::from("1")).unwrap()).as_saved = true;
+        assert_eq!(saved.step("1"), "nothing", "what was before the agent started");
         let ended = case().api("a", "1", "Running").ended("a", "1", "Failed");
         assert_eq!(ended.step("1"), "patch 1 \"Failed\"", "how it ended comes before its end");
         assert_eq!(case().api("a", "1", "Failed").ended("a", "1", "Failed").step("1"), "delete 1");
@@ -220,9 +237,10 @@ mod tests {
             (there.clone(), "nothing"),
             (status(2, "True", running.clone()), "patch 1 null later"),
             (status(2, "False", running), "patch 1 null"),
-            (status(2, "False", ended), "patch 1 null later"),
+            (status(2, "False", ended), "patch 1 null soon"),
         ] {
-            for (deleted, expected) in [(true, expected), (false, expected.trim_end_matches(" later"))] {
+            let at_once = expected.trim_end_matches(" later").trim_end_matches(" soon");
+            for (deleted, expected) in [(true, expected), (false, at_once)] {
                 let mut case = Case::default().api("a", "1", "").runs(PodSource::Api, "a", "1", "");
                 let mut pod = pod("a", "1", json!({}), there.clone());
                 if deleted {

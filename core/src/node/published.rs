@@ -28,6 +28,9 @@ pub struct PublishedPod {
     pub forestalled: BTreeMap<String, String>,
     pub probing: Probing,
     pub lifecycle: Lifecycle,
+    /// The status is what was known when the agent last ran, of a pod that had not ended: nobody has looked at it since, and
+    /// others may know better.
+    pub as_saved: bool,
 }
 
 /// How far the pod is, in the words of kubelet's pod workers.
@@ -76,6 +79,7 @@ impl PartialEq for PublishedPod {
             && self.forestalled == other.forestalled
             && self.probing == other.probing
             && self.lifecycle == other.lifecycle
+            && self.as_saved == other.as_saved
     }
 }
 
@@ -85,6 +89,7 @@ impl From<&SavedPod> for PublishedPod {
         let status = Arc::new(pod.status.take().unwrap_or_default());
         PublishedPod {
             pod: Arc::new(pod),
+            as_saved: !has_ended(&status),
             status,
             source: saved.source,
             manifest_path: saved.manifest_path.clone(),
@@ -94,6 +99,11 @@ impl From<&SavedPod> for PublishedPod {
             lifecycle: Lifecycle::Sync,
         }
     }
+}
+
+/// For good: nothing changes of it any more.
+pub(in crate::node) fn has_ended(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"))
 }
 
 impl PublishedPod {

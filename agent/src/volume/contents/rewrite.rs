@@ -17,13 +17,15 @@ use oomlet_core::object::ObjectRef;
 use oomlet_core::pod::{Pod, PodRef, PodUid};
 use oomlet_core::reason::Reason;
 use oomlet_core::trace::record::{Kind, Record};
-use oomlet_core::trust_bundle;
+use oomlet_core::{pod_certificate, trust_bundle};
 
 /// How long files that were replaced stay for whoever is on the way to one: far longer than a path's walk takes, also on a
 /// throttled CPU.
 const SWEEP_AFTER: Duration = Duration::from_secs(1);
 /// A token's time is of the wall clock, which may be set: it is looked at anew at least this often.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// A volume that could not be brought up to date, as on a full disk, is tried again: as often as kubelet looks at a pod.
+const WRITE_AGAIN: Duration = Duration::from_secs(60);
 
 /// What tells of changes.
 struct Receivers {
@@ -62,6 +64,18 @@ impl Changed {
         Ok(())
     }
 
+    /// What else has come by now.
+    fn drain<T: Ord + Clone>(all: &mut bool, into: &mut BTreeSet<T>, from: &mut broadcast::Receiver<T>) {
+        use broadcast::error::TryRecvError::{Closed, Empty, Lagged};
+        loop {
+            match from.try_recv() {
+                Ok(change) => _ = into.insert(change),
+                Err(Lagged(_)) => *all = true,
+                Err(Empty | Closed) => return,
+            }
+        }
+    }
+
     /// Whether it is about the pod, and whether about its volumes.
     fn concerns(&self, uid: &PodUid, pod: &Followed) -> Option<bool> {
         let named = |object: &ObjectRef| self.all || self.objects.contains(object);
@@ -69,6 +83,7 @@ impl Changed {
         let objects = needs.peek().is_some();
         let in_volumes = needs.any(|(_, needed)| needed.mounted)
             || self.certificates.contains(uid)
+            || self.all && !pod_certificate::keys(&lock(&pod.pod)).is_empty()
             || (self.all || self.trust_bundles) && trust_bundle::shows_any(&lock(&pod.pod));
         (objects || in_volumes).then_some(in_volumes)
     }
@@ -116,13 +131,8 @@ impl Contents {
                 // So will this.
                 return cancel.cancelled().await;
             }
-            // What came with it.
-            while let Ok(object) = receivers.objects.try_recv() {
-                changed.objects.insert(object);
-            }
-            while let Ok(pod) = receivers.certificates.try_recv() {
-                changed.certificates.insert(pod);
-            }
+            Changed::drain(all, objects, &mut receivers.objects);
+            Changed::drain(all, certificates, &mut receivers.certificates);
             if !changed.is_nothing() {
                 let named = self.changed(&changed);
                 if !named.is_empty() && events.send(Event::ObjectsChanged(named)).await.is_err() {
@@ -147,16 +157,12 @@ impl Contents {
         named
     }
 
-    /// When the next token is due.
+    /// When the next pod is.
     fn next_due(&self) -> Instant {
         let followed = lock(&self.followed);
-        let due = followed
-            .values()
-            .filter(|p| p.set_up.load(Ordering::SeqCst))
-            .filter_map(|p| *lock(&p.token_due))
-            .min();
-        let latest = Instant::now() + LONGEST_WAIT;
-        due.map_or_else(|| Instant::now() + Duration::from_secs(86_400), |at| at.min(latest))
+        let due =
+            followed.values().filter(|p| p.set_up.load(Ordering::SeqCst)).filter_map(|p| *lock(&p.due)).min();
+        due.unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400))
     }
 
     fn start_rewrites(self: &Arc<Self>) {
@@ -164,7 +170,7 @@ impl Contents {
         let followed = lock(&self.followed).clone();
         let now = Instant::now();
         for (uid, pod) in followed.iter().filter(|(_, p)| p.set_up.load(Ordering::SeqCst)) {
-            let mut due = lock(&pod.token_due);
+            let mut due = lock(&pod.due);
             if due.is_some_and(|at| at <= now) {
                 // Set again when it has been asked for.
                 *due = None;
@@ -188,7 +194,7 @@ impl Contents {
             return;
         }
         let content = self.content(&pod).await;
-        // The time of its tokens has changed.
+        // When it is due has changed.
         self.wake.notify_one();
         let (volumes, its_pod) = (Arc::clone(&self.volumes), Arc::clone(&pod));
         let done = tokio::task::spawn_blocking(move || {
@@ -207,7 +213,14 @@ impl Contents {
             let record = Record::new(clock::now(), Kind::Warning, Reason::FailedMount, message);
             self.journal.publish(record.pod(&PodRef::of(&pod)));
         }
-        if leftovers {
+        if !errors.is_empty() {
+            let again = Instant::now() + WRITE_AGAIN;
+            let mut due = lock(&known.due);
+            *due = Some(due.map_or(again, |at| at.min(again)));
+            drop(due);
+            self.wake.notify_one();
+        }
+        if leftovers || !errors.is_empty() {
             self.sweep(known).await;
         }
     }

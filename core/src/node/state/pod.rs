@@ -82,6 +82,8 @@ pub struct PodState {
     pub path: Option<PathBuf>,
     /// As in [`SourcePod::own_uid`].
     pub(super) own_uid: bool,
+    /// Its source has ceased to name it while it was ending.
+    pub(super) unnamed: bool,
     /// Its source names another pod of its name instead, which has not been admitted yet: this one runs until then.
     pub(super) superseded: bool,
     /// Why it was refused, or evicted, before it is tried again.
@@ -150,6 +152,7 @@ impl PodState {
             source,
             path,
             own_uid: false,
+            unnamed: false,
             superseded: false,
             refused: None,
             waits_for: None,

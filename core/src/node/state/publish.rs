@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use super::{Mode, PodState, State};
 use crate::clock::Mono;
 use crate::eviction::resources::Condition;
-use crate::node::published::{Failure, Lifecycle, Probing, PublishedNode, PublishedPod};
+use crate::node::published::{self, Failure, Lifecycle, Probing, PublishedNode, PublishedPod};
 use crate::pod::PodUid;
 use crate::pod::runtime_status::PodRuntimeStatus;
 use crate::pod::status::{PodFailure, StatusInput, pod_status};
@@ -58,6 +58,7 @@ impl State {
             Some(failure) => failed(status) && status.message.as_ref() == Some(&failure.message),
         };
         let earlier = pod.status.clone().filter(|status| unread && holds(status));
+        let as_saved = earlier.as_ref().is_some_and(|status| !published::has_ended(status));
         let status = earlier.unwrap_or_else(|| Arc::new(self.status(pod, failure.as_ref(), now)));
         PublishedPod {
             pod: Arc::clone(&pod.pod),
@@ -76,6 +77,7 @@ impl State {
                 | Mode::Removed => Probing::Nothing,
             },
             lifecycle: lifecycle(pod),
+            as_saved,
         }
     }
 

@@ -137,6 +137,7 @@ impl State {
             return;
         };
         known.superseded = false;
+        known.unnamed = false;
         if matches!(known.mode, Mode::Removing { .. } | Mode::Removed) {
             if is_to_be_deleted(&named.pod) {
                 known.comes_back = None;
@@ -192,8 +193,11 @@ impl State {
             .filter(|saved| !self.pods.contains_key(&saved.uid()))
             .map(|saved| from_saved(saved, critical))
             .collect();
-        for state in unknown {
+        for mut state in unknown {
             let id = state.id.clone();
+            if is_to_be_deleted(&state.pod) {
+                state.remove(Reason::PodRemoved);
+            }
             self.pods.insert(state);
             let message = format!(
                 "the source of the pod ({}) does not answer: it goes on as it was when the agent last ran",
@@ -207,7 +211,12 @@ impl State {
     /// Nothing of the pod is left. It may be named again meanwhile.
     pub(super) fn forget_pod(&mut self, pod: PodState, now: Mono) {
         if let (true, Some(source)) = (is_to_be_deleted(&pod.pod), pod.source) {
-            self.deleted.insert(pod.id.uid.clone(), source);
+            let uid = pod.id.uid.clone();
+            if pod.unnamed {
+                self.unlisted.insert(uid);
+            } else {
+                self.deleted.insert(uid, source);
+            }
         }
         self.retries.look_again();
         match pod.comes_back {
@@ -239,6 +248,7 @@ impl State {
         let Some(mut pod) = self.pods.get_mut(uid) else { return };
         if matches!(pod.mode, Mode::Removing { .. } | Mode::Removed) {
             pod.comes_back.take_if(|(of, _)| *of == source);
+            pod.unnamed |= pod.source == Some(source);
             return;
         }
         if pod.source != Some(source) {

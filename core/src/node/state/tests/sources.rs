@@ -172,6 +172,33 @@ fn a_deleted_pod_is_forgotten_when_the_watch_says_so() {
     assert_eq!(node.state.unlisted().map(PodUid::as_str).collect::<Vec<_>>(), ["1"]);
 }
 
+/// Somebody deletes it with `--force` while it ends: nothing will speak of it once it is gone.
+#[test]
+fn a_pod_whose_object_has_gone_before_it_is_forgotten_with_its_end() {
+    let mut node = of(&[Api]);
+    node.step(relist(&[]));
+    node.step(list(Api, &[pod("a", "1")]));
+    let deleted = pod_with("a", "1", json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), json!({}));
+    node.step(changes(Api, &[deleted], &[]));
+    assert_eq!(node.step(changes(Api, &[], &["1"])), [""; 0]);
+    assert_eq!(node.step(gone("1")), ["forget 1", "unlist 1"]);
+    assert!(node.state.deleted.is_empty());
+}
+
+/// A pod that was to be deleted when the agent stopped is not run again because the API server is away at the start.
+#[test]
+fn a_saved_pod_that_was_being_deleted_ends_while_its_source_is_silent() {
+    let metadata = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+    let (ending, stays) = (pod_with("a", "1", metadata, json!({})), pod("b", "2"));
+    let of_api = |pod: &Arc<Pod>| SavedPod { pod: (**pod).clone(), source: Some(Api), ..saved("", "", None) };
+    let saved = vec![of_api(&ending), of_api(&stays)];
+    let mut node = of(&[Api]);
+    node.state = State::new(StateConfig { saved, sources: [Api].into(), ..config() });
+    node.step(relist(&[("a", "1"), ("b", "2")]));
+    assert_eq!(node.step(Event::SourceSilent(Api)), ["remove 1 grace 5", "map 1", "sync 2", "map 2"]);
+    assert_eq!(node.step(list(Api, &[ending, stays])), [""; 0]);
+}
+
 #[test]
 fn what_an_agent_before_saved_is_of_the_files() {
     let mut node = of(&[File, Http]);
