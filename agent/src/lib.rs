@@ -26,6 +26,7 @@ pub mod pod_store;
 pub mod pod_worker;
 pub mod probe;
 pub mod prober;
+pub mod runtime_class;
 pub mod spans;
 pub mod stats;
 pub mod sync_loop;

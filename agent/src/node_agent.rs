@@ -62,6 +62,7 @@ use crate::pod_worker::PodWorkers;
 use crate::probe::{ContainerProcesses, NodeChecks};
 use crate::prober::ProberTask;
 use crate::prober::counted::CountedProbes;
+use crate::runtime_class::RuntimeClasses;
 use crate::spans::Spans;
 use crate::sync_loop::execute::Executor;
 use crate::sync_loop::heartbeat::Heartbeat;
@@ -232,6 +233,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     // Standalone everything is on the node anyway.
     let kept = clients.as_ref().map(|_| ContentStore::open(&setup.root_dir)).unwrap_or_default();
     let kept_of = kept.pods();
+    let runtime_classes = RuntimeClasses::new(clients.clone());
     let from = (clients, kept);
     let contents =
         contents::make((config, &setup.root_dir), from, env_facts(&node), (&volumes, &journal), tasks)
@@ -239,7 +241,7 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
     let spans = Spans::to_collector(config.tracing.as_ref(), &node.facts.name)?;
     let told = (Arc::clone(&journal), spans.clone());
     let container_cgroups = facts::container_cgroups(oom_kill_group, &cgroups);
-    let context = worker_context(&shared, contents, told, container_cgroups);
+    let context = worker_context(&shared, contents, told, runtime_classes, container_cgroups)?;
     let runtime = (version.runtime_name.as_str(), recursive_read_only);
     let of_state = state_config::of(&setup, &node, &kernel, saved, runtime, oom_kill_group);
     let prober = Prober::new(clock::now(), of_state.unix_offset_ns);

@@ -5,7 +5,7 @@
 //!
 //! - [`mailbox`]: the one standing order of a worker, and how a newer one changes it (pure).
 //! - [`context`]: what all workers share.
-//! - `sync`, `start`: bringing a pod to what its manifest says.
+//! - `sync`, `start`: bringing a pod to what its manifest says; `reset`: all of its containers start again.
 //! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure).
 //! - `stop`: ending a container, whoever wants its end.
 //! - `tell`: a trace record of each step.
@@ -21,6 +21,7 @@ pub mod context;
 mod error;
 pub(crate) mod files;
 mod log_links;
+mod reset;
 mod start;
 mod stop;
 mod sync;
@@ -173,6 +174,7 @@ impl PodWorkers {
             sigkilled: BTreeSet::new(),
             completed_cleanly: false,
             span: PodSpan::default(),
+            told_reset: false,
             synced: None,
         };
         let (pod, reports) = (worker.uid.clone(), worker.reports.clone());
@@ -238,6 +240,8 @@ struct Worker {
     completed_cleanly: bool,
     /// Of what is being done.
     span: PodSpan,
+    /// That all of the pod's containers are to start again has been told.
+    told_reset: bool,
     /// The manifest of the last sync.
     synced: Option<Arc<Pod>>,
 }

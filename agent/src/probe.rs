@@ -5,9 +5,11 @@
 //! no process in the container.
 //!
 //! - `http`, `tcp`, `grpc`: over the network, to the pod's own address. - `exec`: in the container, by the runtime.
+//! - [`hook`]: what a container's manifest wants done after its start and before its end goes the same ways.
 
 mod exec;
 mod grpc;
+pub mod hook;
 mod http;
 mod tcp;
 
@@ -54,7 +56,7 @@ impl NodeChecks {
         runtime: RuntimeClient,
         processes: Arc<dyn ContainerProcesses>,
     ) -> Result<NodeChecks, HttpError> {
-        Ok(NodeChecks { runtime, processes, http: http::HttpClient::new()? })
+        Ok(NodeChecks { runtime, processes, http: http::HttpClient::new(USER_AGENT)? })
     }
 
     async fn ask(&self, run: ProbeRun) -> ProbeOutcome {
@@ -105,7 +107,11 @@ impl ContainerProcesses for CgroupDriver {
 }
 
 fn no_address() -> ProbeOutcome {
-    ProbeOutcome::Error("the pod has no address yet".to_owned())
+    ProbeOutcome::Error(no_address_yet())
+}
+
+fn no_address_yet() -> String {
+    "the pod has no address yet".to_owned()
 }
 
 /// `10.0.0.1:80`, `[fd00::1]:80`.

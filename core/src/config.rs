@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Taint;
 use crate::eviction::threshold::Thresholds;
 use crate::image::gc::GcPolicy;
 use crate::pod::qos::Amounts;
+use crate::pod::sysctl::AllowedSysctls;
 use crate::quantity;
 
 pub mod extension;
@@ -91,6 +92,8 @@ pub struct Config {
     pub image_gc: GcPolicy,
     /// 110.
     pub max_pods: u32,
+    /// `allowedUnsafeSysctls`, and what is safe.
+    pub allowed_sysctls: AllowedSysctls,
     /// `None` (kubelet's −1): the node's limit.
     pub pod_pids_limit: Option<i64>,
     /// `/var/log/pods`.
@@ -199,6 +202,7 @@ impl Default for Config {
             local_storage_capacity_isolation: true,
             image_gc: GcPolicy::default(),
             max_pods: 110,
+            allowed_sysctls: AllowedSysctls::default(),
             pod_pids_limit: None,
             pod_logs_dir: PathBuf::from("/var/log/pods"),
             max_container_restart_period: Duration::from_secs(300),

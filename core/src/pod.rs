@@ -3,15 +3,15 @@
 //! - [`order`]: what the SyncLoop and a worker say to each other.
 //! - [`qos`]: QoS class, cgroup resources, `oom_score_adj`.
 //! - [`lifecycle`]: from manifest and runtime status to what is to be done next.
-//! - [`backoff`]: CrashLoopBackOff and error back-off.
+//! - [`restart`]: who starts again after its end; [`backoff`]: CrashLoopBackOff and error back-off.
 //! - [`runtime_status`]: what the runtime says of a pod; [`containers`]: what is known of it, by whoever looked.
 //! - [`probe`]: health checks: what is asked, when, and what the answers come to.
 //! - [`status`]: the Kubernetes PodStatus.
-//! - [`stop_signal`]: what asks a container to end.
+//! - [`hook`]: what is done after a container's start and before its end; [`stop_signal`]: what asks it to end.
 //! - [`memory_limit`]: what is to happen at a container's own memory limit.
 //! - [`env`]: environment and `$(VAR)` expansion; [`services`]: its variables of Services.
 //! - [`references`]: the ConfigMaps and Secrets that a pod names.
-//! - [`admission`]: whether the node takes the pod; [`preemption`]: who goes for a critical one.
+//! - [`admission`]: whether the node takes the pod; [`sysctl`]: which kernel parameters it may set; [`preemption`]: who goes for a critical one.
 //! - [`mailbox`]: the one standing order of a pod's worker; [`stop_order`]: who of its containers ends first.
 //! - [`spec`]: what is asked of a manifest in more than one place; [`hosts`], [`termination_message`]: texts.
 
@@ -20,6 +20,7 @@ pub mod apparmor;
 pub mod backoff;
 pub mod containers;
 pub mod env;
+pub mod hook;
 pub mod hosts;
 pub mod lifecycle;
 pub mod mailbox;
@@ -29,12 +30,14 @@ pub mod preemption;
 pub mod probe;
 pub mod qos;
 pub mod references;
+pub mod restart;
 pub mod runtime_status;
 pub mod services;
 pub mod spec;
 pub mod status;
 pub mod stop_order;
 pub mod stop_signal;
+pub mod sysctl;
 pub mod termination_message;
 
 use std::fmt;

@@ -48,6 +48,8 @@ reasons! {
     Resync,
     /// The last attempt failed; its back-off has passed.
     RetryAfterError,
+    /// A container has ended, and a rule of it has all containers of its pod start again.
+    AllContainersRestarting,
     /// A container's CrashLoopBackOff has passed.
     CrashLoopBackOffEnded,
     /// A volume of the pod cannot be made, or its content not be brought up to date.
@@ -105,6 +107,8 @@ reasons! {
     LocalStorageLimitExceeded,
     /// Disk use or process ids could not be read, or nothing could be removed.
     ResourcesUnreadable,
+    /// The pod has been active for as long as it may be.
+    DeadlineExceeded,
     /// The pod goes so that there is room for a critical one.
     Preempting,
     /// A container's image is being pulled.
@@ -133,6 +137,12 @@ reasons! {
     BackOff,
     /// A container is being stopped.
     Killing,
+    /// What was to be done right after a container's start failed: it is stopped.
+    FailedPostStartHook,
+    /// What was to be done before a container's end failed, or took longer than its grace.
+    FailedPreStopHook,
+    /// A hook by HTTPS was answered by HTTP.
+    LifecycleHTTPFallback,
     /// The node can run pods.
     NodeReady,
     /// The node cannot; the Node's condition says why.
@@ -149,6 +159,8 @@ reasons! {
     /// Not admitted: the node runs as many pods as it may.
     #[serde(alias = "Outofpods")]
     OutOfpods,
+    /// Not admitted: the pod sets a kernel parameter that it may not set.
+    SysctlForbidden,
     /// The pod needs what this agent does not support; the message names it.
     UnsupportedFeature,
     /// The pod ended by itself: all containers done and none to be restarted.

@@ -142,9 +142,11 @@ impl EventWriter {
         let uid = PodUid::from(pod.uid.as_str());
         let snapshot = self.snapshots.borrow().clone();
         let spec = snapshot.pods.get(&uid).or_else(|| snapshot.ended.get(&uid)).map(|p| Arc::clone(&p.pod));
-        let is_init = |name: &str| {
-            let spec = spec.as_ref().and_then(|pod| pod.spec.as_ref());
-            spec.is_some_and(|spec| spec.init_containers.iter().flatten().any(|c| c.name == name))
+        let list_of = |name: &str| {
+            let spec = spec.as_ref().and_then(|pod| pod.spec.as_ref())?;
+            let init = spec.init_containers.iter().flatten().any(|c| c.name == name);
+            let ephemeral = spec.ephemeral_containers.iter().flatten().any(|c| c.name == name);
+            init.then_some("initContainers").or(ephemeral.then_some("ephemeralContainers"))
         };
         ObjectReference {
             api_version: Some("v1".to_owned()),
@@ -153,7 +155,7 @@ impl EventWriter {
             name: Some(pod.name.clone()),
             uid: Some(pod.uid.clone()),
             field_path: container.map(|name| {
-                let list = if is_init(name) { "initContainers" } else { "containers" };
+                let list = list_of(name).unwrap_or("containers");
                 format!("spec.{list}{{{name}}}")
             }),
             resource_version: None,

@@ -44,6 +44,9 @@ pub struct NodeIdentity {
     pub max_images: Option<usize>,
 }
 
+/// Of those that kubelet declares what the agent does, too (k8s.io/component-helpers/nodedeclaredfeatures); in order.
+const DECLARED_FEATURES: [&str; 1] = ["RestartAllContainersOnContainerExits"];
+
 impl NodeIdentity {
     /// Blocking: reads files.
     #[must_use]
@@ -84,7 +87,7 @@ impl NodeIdentity {
             features: runtime
                 .supplemental_groups_policy
                 .map(|kept| NodeFeatures { supplemental_groups_policy: Some(kept) }),
-            ..NodeDescription::default()
+            declared_features: DECLARED_FEATURES.map(str::to_owned).to_vec(),
         }
     }
 }

@@ -13,6 +13,7 @@ use super::sandbox_config::pod_labels;
 use super::security_context::{SecurityError, container_security_context};
 use oomlet_core::pod::env::Env;
 use oomlet_core::pod::qos::{CPU_PERIOD_US, CgroupResources};
+use oomlet_core::pod::stop_signal::StopSignal;
 use oomlet_core::pod::{Pod, PodRef};
 
 /// `terminationMessagePath` where the manifest names none.
@@ -153,17 +154,21 @@ fn annotations(pod: &Pod, container: &Container, inputs: &ContainerInputs<'_>) -
         (names::TERMINATION_MESSAGE_PATH.to_owned(), termination_message_path(container).to_owned()),
         (names::TERMINATION_MESSAGE_POLICY.to_owned(), policy.to_owned()),
     ]);
-    if let Some(signal) = inputs.image.stop_signal {
+    if let Some(signal) = StopSignal::of(container).or(inputs.image.stop_signal) {
         annotations.insert(names::STOP_SIGNAL.to_owned(), signal.to_string());
     }
     if let Some(grace) = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds) {
         annotations.insert(names::POD_TERMINATION_GRACE_PERIOD.to_owned(), grace.to_string());
     }
-    if let Some(ports) = container.ports.as_ref().filter(|p| !p.is_empty()) {
-        // A list of plain structs has a JSON form always; without it the annotation is absent, which harms nobody.
-        if let Ok(json) = serde_json::to_string(ports) {
-            annotations.insert(names::CONTAINER_PORTS.to_owned(), json);
-        }
+    // Plain structs have a JSON form always; without it the annotation is absent, which harms nobody.
+    if let Some(Ok(json)) =
+        container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()).map(serde_json::to_string)
+    {
+        annotations.insert(names::PRE_STOP_HANDLER.to_owned(), json);
+    }
+    let ports = container.ports.as_ref().filter(|p| !p.is_empty());
+    if let Some(Ok(json)) = ports.map(serde_json::to_string) {
+        annotations.insert(names::CONTAINER_PORTS.to_owned(), json);
     }
     annotations
 }
@@ -180,7 +185,7 @@ mod tests {
         }))
         .unwrap();
         let container = pod.spec.as_ref().unwrap().containers[0].clone();
-        let stop_signal = oomlet_core::pod::stop_signal::StopSignal::parse("SIGINT");
+        let stop_signal = StopSignal::parse("SIGINT");
         let image = Image { id: "sha256:1".into(), stop_signal, ..Image::default() };
         let cgroups = ContainerCgroups {
             oom_kill_group: true,
@@ -213,7 +218,8 @@ mod tests {
     #[test]
     fn identity_and_annotations_are_kubelets() {
         let c = config(json!({"name": "c", "image": "img:1", "workingDir": "/w", "stdin": true, "tty": true,
-            "terminationMessagePolicy": "FallbackToLogsOnError", "ports": [{"containerPort": 80}]}));
+            "terminationMessagePolicy": "FallbackToLogsOnError", "ports": [{"containerPort": 80}],
+            "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}));
         assert_eq!(c.metadata.unwrap().attempt, 3);
         assert_eq!(c.log_path, "c/3.log");
         assert!(c.stdin && c.tty && !c.stdin_once);
@@ -235,6 +241,7 @@ mod tests {
             (names::TERMINATION_MESSAGE_POLICY, "FallbackToLogsOnError"),
             (names::POD_TERMINATION_GRACE_PERIOD, "7"),
             (names::STOP_SIGNAL, "2"),
+            (names::PRE_STOP_HANDLER, r#"{"sleep":{"seconds":1}}"#),
             (names::CONTAINER_PORTS, r#"[{"containerPort":80}]"#),
         ] {
             assert_eq!(c.annotations.get(k).map(String::as_str), Some(v), "{k}");

@@ -76,6 +76,17 @@ impl CriError {
         }
     }
 
+    /// The same as Go writes an error of gRPC.
+    #[must_use]
+    pub fn as_grpc(&self) -> String {
+        match self {
+            CriError::Call { status, .. } => {
+                format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
+            }
+            other => other.to_string(),
+        }
+    }
+
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(Code::NotFound)

@@ -17,6 +17,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::names;
 
+mod image_service;
 mod service;
 
 #[derive(Default)]
@@ -43,6 +44,10 @@ pub(crate) struct State {
     pub written: HashMap<String, u64>,
     /// `None`: as a runtime that does not know the call.
     pub cgroup_driver: Option<cri::CgroupDriver>,
+    /// Of the container that was made last.
+    pub last_config: Option<cri::ContainerConfig>,
+    /// Of every command.
+    pub exec_answer: cri::ExecSyncResponse,
     made: u64,
 }
 

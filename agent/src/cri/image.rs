@@ -156,7 +156,7 @@ mod tests {
         for (info, expected) in [
             (r#"{"chainID":"sha256:0","imageSpec":{"config":{"Cmd":["sh"]}}}"#, Some(15)),
             (r#"{"imageSpec":{"config":{"StopSignal":"SIGQUIT"}}}"#, Some(3)),
-            (r#"{"imageSpec":{"config":{"StopSignal":"SIGRTMIN+3"}}}"#, None),
+            (r#"{"imageSpec":{"config":{"StopSignal":"SIGRTMIN+3"}}}"#, Some(37)),
             (r#"{"imageSpec":{}}"#, None),
             ("{}", None),
             ("", None),

@@ -17,6 +17,8 @@ pub const CONTAINER_RESTART_COUNT: &str = "io.kubernetes.container.restartCount"
 pub const TERMINATION_MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
 pub const TERMINATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
 pub const CONTAINER_PORTS: &str = "io.kubernetes.container.ports";
+/// `lifecycle.preStop` as JSON.
+pub const PRE_STOP_HANDLER: &str = "io.kubernetes.container.preStopHandler";
 pub const POD_TERMINATION_GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
 /// Ours, by number: with what the runtime would ask the container to end. Absent from containers that a kubelet made,
 /// and where the image's signal is not known.

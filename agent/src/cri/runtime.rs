@@ -32,14 +32,6 @@ pub struct ContainerDetail {
     pub log_is_message_on_error: bool,
 }
 
-/// Of a command that has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExecAnswer {
-    pub exit_code: i32,
-    /// stdout, and stderr after it.
-    pub output: Vec<u8>,
-}
-
 /// Calls with no time limit of their own take the connection's.
 macro_rules! call {
     ($self:ident, $call:literal, $target:expr, $method:ident, $request:expr) => {
@@ -51,9 +43,11 @@ macro_rules! call {
     }};
 }
 
+mod exec;
 mod static_pods;
 mod streams;
 
+pub use exec::ExecAnswer;
 pub use static_pods::StaticPodOfKubelet;
 pub use streams::{ContainerLog, StreamRequest};
 
@@ -104,16 +98,18 @@ impl RuntimeClient {
         Ok(r.info.get("config").and_then(|config| convert::sandbox_image(config)))
     }
 
-    /// Creates and starts the sandbox; returns its id. `target` names the pod in errors.
+    /// Creates and starts the sandbox, by the runtime's handler of this name (empty: its default); returns its id. `target`
+    /// names the pod in errors.
     ///
     /// # Errors
     /// When the runtime refuses or does not answer; a half-made sandbox may exist and is found by label.
     pub async fn run_pod_sandbox(
         &self,
         config: cri::PodSandboxConfig,
+        runtime_handler: String,
         target: &str,
     ) -> Result<String, CriError> {
-        let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+        let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler };
         // kubelet doubles the limit here: the sandbox image may have to be pulled (remote_runtime.go).
         let limit = self.connection.request_timeout() * 2;
         let r = call!(self, "RunPodSandbox", target, run_pod_sandbox, request, limit)?;
@@ -190,29 +186,6 @@ impl RuntimeClient {
         let request = cri::StopContainerRequest { container_id: id.to_owned(), timeout };
         let limit = grace.saturating_add(self.connection.request_timeout());
         gone_is_fine(call!(self, "StopContainer", id, stop_container, request, limit))
-    }
-
-    /// Runs a command in the container to its end. The runtime kills it after `timeout`, rounded up to seconds (all that CRI
-    /// knows), and has `slack` to say so. Dropping the future has the runtime kill it.
-    ///
-    /// # Errors
-    /// When the runtime refuses or does not answer; [`tonic::Code::DeadlineExceeded`] when the command took too long.
-    pub async fn exec_sync(
-        &self,
-        id: &str,
-        command: Vec<String>,
-        timeout: Duration,
-        slack: Duration,
-    ) -> Result<ExecAnswer, CriError> {
-        let timeout_s = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
-        let request = cri::ExecSyncRequest {
-            container_id: id.to_owned(),
-            cmd: command,
-            timeout: i64::try_from(timeout_s).unwrap_or(i64::MAX),
-        };
-        let r = call!(self, "ExecSync", id, exec_sync, request, timeout + slack)?;
-        let output = r.stdout.iter().chain(r.stderr.iter()).copied().collect();
-        Ok(ExecAnswer { exit_code: r.exit_code, output })
     }
 
     /// Idempotent.

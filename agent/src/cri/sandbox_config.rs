@@ -11,7 +11,7 @@ use super::dns::{NodeDns, PodDns, dns_config};
 use super::{names, security_context};
 use oomlet_core::pod::qos::{overhead_resources, sandbox_resources};
 use oomlet_core::pod::spec::{SOURCE_ANNOTATION, all_containers, kernel_hostname};
-use oomlet_core::pod::{Pod, PodRef};
+use oomlet_core::pod::{Pod, PodRef, sysctl};
 use oomlet_core::reason::Reason;
 
 /// What a sandbox's configuration is made from, beside the pod.
@@ -158,7 +158,7 @@ fn sandbox_security_context(spec: &PodSpec) -> cri::LinuxSandboxSecurityContext 
 
 fn sysctls(context: Option<&PodSecurityContext>) -> HashMap<String, String> {
     let sysctls = context.and_then(|c| c.sysctls.as_ref());
-    sysctls.into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect()
+    sysctls.into_iter().flatten().map(|s| (sysctl::normal(&s.name), s.value.clone())).collect()
 }
 
 #[cfg(test)]

@@ -12,6 +12,12 @@ pub struct HeldProcess {
     pidfd: OwnedFd,
 }
 
+/// Those that are no one's but a program's own.
+fn real_time(number: i32) -> Option<Signal> {
+    // SAFETY: the number is a signal's, and none of the two that the C library has for itself.
+    (34..=64).contains(&number).then(|| unsafe { Signal::from_raw_unchecked(number) })
+}
+
 impl HeldProcess {
     /// # Errors
     /// When there is no such process (ESRCH).
@@ -21,12 +27,13 @@ impl HeldProcess {
         Ok(HeldProcess { pidfd: pidfd_open(pid, PidfdFlags::NONBLOCK)? })
     }
 
-    /// `number`: 1 to 31.
+    /// `number`: 1 to 31, 34 to 64.
     ///
     /// # Errors
     /// When the process has ended (ESRCH), or the number is no signal's (EINVAL).
     pub fn signal(&self, number: i32) -> io::Result<()> {
-        let signal = Signal::from_named_raw(number).ok_or(rustix::io::Errno::INVAL)?;
+        let signal =
+            Signal::from_named_raw(number).or_else(|| real_time(number)).ok_or(rustix::io::Errno::INVAL)?;
         Ok(pidfd_send_signal(&self.pidfd, signal)?)
     }
 
@@ -66,7 +73,7 @@ mod tests {
     async fn the_end_of_a_process_is_seen() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let held = HeldProcess::open(child.id()).unwrap();
-        assert_eq!(held.signal(64).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        assert_eq!(held.signal(65).unwrap_err().raw_os_error(), Some(libc::EINVAL));
         // A process that lives keeps what it has.
         let refused = held.release_memory().unwrap_err().raw_os_error();
         assert!([Some(libc::EINVAL), Some(libc::ENOSYS)].contains(&refused), "{refused:?}");

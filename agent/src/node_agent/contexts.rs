@@ -10,6 +10,9 @@ use crate::image::ImagePuller;
 use crate::instruments::workers::WorkerTimes;
 use crate::node_resources::{PidsCgroups, ResourceContext};
 use crate::pod_worker::{PodCgroups, WorkerContext};
+use crate::probe::HttpError;
+use crate::probe::hook::Hooks;
+use crate::runtime_class::RuntimeClasses;
 use crate::spans::Spans;
 use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
@@ -40,11 +43,14 @@ pub(super) fn worker_context(
     shared: &Shared<'_>,
     contents: Arc<Contents>,
     (journal, spans): (Arc<Journal>, Spans),
+    runtime_classes: RuntimeClasses,
     container_cgroups: ContainerCgroups,
-) -> WorkerContext {
+) -> Result<WorkerContext, HttpError> {
     let config = &shared.setup.config;
-    WorkerContext {
+    Ok(WorkerContext {
         spans,
+        hooks: Hooks::new(shared.runtime.clone())?,
+        runtime_classes,
         runtime: shared.runtime.clone(),
         times: shared.times.clone(),
         journal,
@@ -65,7 +71,7 @@ pub(super) fn worker_context(
         pids_limit: config.pod_pids_limit,
         seccomp_default: config.seccomp_default,
         container_cgroups,
-    }
+    })
 }
 
 pub(super) fn resource_context(shared: &Shared<'_>) -> ResourceContext {

@@ -66,6 +66,7 @@ pub fn gather(setup: &Setup) -> Result<Node, NodeAgentError> {
                 ..enforced
             },
             max_pods: config.max_pods as usize,
+            allowed_sysctls: config.allowed_sysctls.clone(),
             os: "linux".to_owned(),
             arch: go_arch().to_owned(),
             labels: setup.cluster.node_labels.clone(),

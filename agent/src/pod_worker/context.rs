@@ -13,6 +13,8 @@ use crate::cri::container_config::ContainerCgroups;
 use crate::cri::dns::NodeDns;
 use crate::image::ImagePuller;
 use crate::instruments::workers::WorkerTimes;
+use crate::probe::hook::Hooks;
+use crate::runtime_class::RuntimeClasses;
 use crate::spans::Spans;
 use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
@@ -24,6 +26,8 @@ use oomlet_core::pod::qos::{CgroupResources, QosClass};
 #[derive(Debug)]
 pub struct WorkerContext {
     pub runtime: RuntimeClient,
+    pub hooks: Hooks,
+    pub runtime_classes: RuntimeClasses,
     pub times: WorkerTimes,
     /// What workers tell of their steps.
     pub journal: Arc<Journal>,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::cgroup::CgroupError;
 use crate::cri::CriError;
+use crate::runtime_class::RuntimeClassError;
 use crate::volume::VolumeError;
 use oomlet_core::pod::PodRef;
 use oomlet_core::reason::Reason;
@@ -18,6 +19,8 @@ pub enum WorkerError {
     Volume { pod: PodRef, source: Box<VolumeError> },
     #[error("pod {pod}: {why}: shorten hostname or subdomain, or drop setHostnameAsFQDN")]
     Hostname { pod: PodRef, why: String },
+    #[error("pod {pod}: {source}")]
+    RuntimeClass { pod: PodRef, source: RuntimeClassError },
     #[error("pod {pod}: cannot {what} {path}: {source}; check its permissions and the space left")]
     File { pod: PodRef, what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("pod {pod}: {containers} still run after StopContainer and SIGKILL: see the runtime's log")]

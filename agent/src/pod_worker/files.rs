@@ -30,6 +30,20 @@ pub fn make_log_dir(pod: &PodRef, pod_logs_dir: &Path, container: &str) -> Resul
     make_dirs(pod, &pod_log_dir(pod_logs_dir, pod).join(container), 0o755)
 }
 
+/// One more than the newest log of the container has in its name: of a container that the runtime has forgotten (kubelet:
+/// `calcRestartCountByLogDir`). 0 without one.
+pub fn next_log(pod: &PodRef, pod_logs_dir: &Path, container: &str) -> u32 {
+    let dir = pod_log_dir(pod_logs_dir, pod).join(container);
+    let number = |entry: io::Result<fs::DirEntry>| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        let (number, rest) = name.split_once(".log")?;
+        let is_log = rest.is_empty() || rest.starts_with('.');
+        number.parse::<u32>().ok().filter(|_| is_log)
+    };
+    let logs = fs::read_dir(dir).into_iter().flatten();
+    logs.filter_map(number).max().map_or(0, |newest| newest.saturating_add(1))
+}
+
 /// Removes the pod's logs, and links to them. One that is gone is fine.
 pub fn remove_log_dir(pod: &PodRef, pod_logs_dir: &Path) -> Result<(), WorkerError> {
     let dir = pod_log_dir(pod_logs_dir, pod);

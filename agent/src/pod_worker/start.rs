@@ -1,8 +1,7 @@
-//! Making a pod's cgroup, volumes and sandbox, and starting its containers.
+//! Making a pod's cgroup, volumes and sandbox, and starting its containers, with what is to be done right after.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::Container;
@@ -16,19 +15,23 @@ use crate::cri::CriError;
 use crate::cri::container_config::{ContainerInputs, container_config, termination_message_path};
 use crate::cri::image::Image;
 use crate::cri::sandbox_config::{SandboxConfig, SandboxInputs, sandbox_config};
-use crate::image::ImageError;
 use crate::volume::{Propagation, VolumeMount};
 use oomlet_core::pod::env::{Env, EnvFacts, EnvSources, command_and_args, container_env};
+use oomlet_core::pod::hook::Hook;
 use oomlet_core::pod::hosts;
-use oomlet_core::pod::lifecycle::{ContainerStart, container_hash};
-use oomlet_core::pod::order::ContainerWaiting;
+use oomlet_core::pod::lifecycle::{ContainerKind, ContainerStart, container_hash};
 use oomlet_core::pod::qos::{QosClass, container_resources, oom_score_adj, pod_cgroup_resources};
 use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus, SandboxStatus};
-use oomlet_core::pod::spec::all_containers;
+use oomlet_core::pod::spec::{all_containers, container_named};
 use oomlet_core::pod::stop_signal::StopSignal;
 use oomlet_core::pod::{ContainerInstance, Pod};
 use oomlet_core::reason::Reason;
 use oomlet_core::trace::record::Kind;
+
+mod failure;
+mod post_start;
+
+pub(super) use failure::Failure;
 
 const HOSTS_PATH: &str = "/etc/hosts";
 
@@ -40,62 +43,6 @@ pub(super) struct Starting {
     env: EnvFacts,
     /// The managed hosts file, where there is one.
     hosts: Option<PathBuf>,
-}
-
-/// Why one container did not start.
-#[derive(Debug)]
-pub(super) struct Failure {
-    /// kubelet's words, for the pod's status and Events.
-    pub reason: &'static str,
-    pub message: String,
-    /// The whole of it with the remedy, for the log.
-    pub error: String,
-    pub transient: bool,
-    /// Not an error but a wait of this length.
-    pub backing_off: Option<Duration>,
-    /// What is wrong with its image, when that is it.
-    pub image: Option<ImageError>,
-}
-
-impl Failure {
-    pub fn waiting(&self, container: &str) -> ContainerWaiting {
-        ContainerWaiting {
-            container: container.to_owned(),
-            reason: self.reason.to_owned(),
-            message: self.message.clone(),
-        }
-    }
-
-    fn config(error: impl ToString) -> Failure {
-        Failure {
-            reason: "CreateContainerConfigError",
-            message: error.to_string(),
-            error: error.to_string(),
-            transient: false,
-            backing_off: None,
-            image: None,
-        }
-    }
-
-    fn call(reason: &'static str, error: &CriError) -> Failure {
-        let (message, error, transient) = (error.said(), error.to_string(), error.is_transient());
-        Failure { reason, message, error, transient, backing_off: None, image: None }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl From<ImageError> for Failure {
-    fn from(e: ImageError) -> Failure {
-        let backing_off = if let ImageError::BackOff { left, .. } = &e { Some(*left) } else { None };
-        let (message, error) = (e.message(), e.to_string());
-        let (reason, transient) = (e.reason(), e.is_transient());
-        Failure { reason, message, error, transient, backing_off, image: Some(e) }
-    }
 }
 
 impl Worker {
@@ -171,6 +118,11 @@ impl Worker {
         let config = self.sandbox_config(pod, cgroup_parent, attempt);
         let SandboxConfig { config, told } = config.inspect_err(|e| self.tell_sandbox_failure(e))?;
         self.tell_dns(told);
+        let class = pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref());
+        let handler = self.context.runtime_classes.handler(class).await;
+        let handler = handler
+            .map_err(|source| WorkerError::RuntimeClass { pod: self.who.clone(), source })
+            .inspect_err(|e| self.tell_sandbox_failure(e))?;
         let (context, who) = (self.context.clone(), self.who.clone());
         let containers: Vec<String> =
             pod.spec.iter().flat_map(all_containers).map(|c| c.name.clone()).collect();
@@ -179,7 +131,8 @@ impl Worker {
         });
         logs.await??;
         let (runtime, target, sent) = (self.context.runtime.clone(), "its sandbox", config.clone());
-        let made = self.to_the_end(async move { runtime.run_pod_sandbox(sent, target).await }).await?;
+        let made =
+            self.to_the_end(async move { runtime.run_pod_sandbox(sent, handler, target).await }).await?;
         let sandbox_id = made.map_err(|e| self.cri(e)).inspect_err(|e| self.tell_sandbox_failure(e))?;
         self.tell_step(Reason::SandboxReady, None, "the sandbox runs", step);
         info!(pod = %self.who, sandbox_id, attempt, "sandbox runs");
@@ -249,34 +202,58 @@ impl Worker {
         starting: &Starting,
         start: &ContainerStart,
     ) -> Result<(), Failure> {
-        let containers = pod.spec.iter().flat_map(all_containers);
-        let Some(container) = containers.into_iter().find(|c| c.name == start.name) else {
+        let Some(container) = container_named(pod, &start.name) else {
             return Err(Failure::config(format!("container {} is not in the manifest", start.name)));
         };
+        let container = container.as_ref();
+        let start = &self.counted(status, start).await?;
         let told = |told| self.tell_image(&start.name, told);
         let (span, name) = (self.span.clone(), Some(start.name.as_str()));
         let image = self.context.images.ensure(&self.uid, container, &starting.config, told);
         let image = span.step("ensureImageExists", name, image).await?;
-        let created = self.create_container(pod, container, starting, start, &image);
+        let target = target_of(pod, &start.name, status).map_err(Failure::config)?;
+        let of = (pod, container, target);
+        let created = self.create_container(of, starting, start, &image);
         let id = span.step("createContainer", name, created).await?;
+        let stop_signal = StopSignal::of(container).or(image.stop_signal);
         // Counted before it is known how the start ends: one that fails must back off as well.
         if let Some(last) = status.container(&start.name).filter(|c| c.state == ContainerState::Exited) {
             self.backoff.restarted(last, container_hash(container));
         }
-        span.step("startContainer", name, self.run_container(start, id, image.stop_signal)).await
+        span.step("startContainer", name, self.run_container(start, id.clone(), stop_signal)).await?;
+        let Some(hook) = Hook::post_start(container) else { return Ok(()) };
+        let instance = ContainerInstance { name: start.name.clone(), id };
+        span.step("postStart", name, self.post_start(pod, &instance, &hook, &starting.env)).await
+    }
+
+    /// One that the runtime has forgotten goes on from its logs.
+    async fn counted(
+        &self,
+        status: &PodRuntimeStatus,
+        start: &ContainerStart,
+    ) -> Result<ContainerStart, Failure> {
+        if status.container(&start.name).is_some() {
+            return Ok(start.clone());
+        }
+        let (context, who, name) = (self.context.clone(), self.who.clone(), start.name.clone());
+        let next = move || files::next_log(&who, &context.pod_logs_dir, &name);
+        let restart_count = self.blocking("looking for logs", next).await.map_err(Failure::config)?;
+        Ok(ContainerStart { restart_count, ..start.clone() })
     }
 
     /// Its id.
     async fn create_container(
         &self,
-        pod: &Pod,
-        container: &Container,
+        (pod, container, target): (&Pod, &Container, Option<String>),
         starting: &Starting,
         start: &ContainerStart,
         image: &Image,
     ) -> Result<String, Failure> {
         let step = Step::begun();
-        let config = self.container_config(pod, container, starting, start, image).await?;
+        let mut config = self.container_config(pod, container, starting, start, image).await?;
+        if let Some(target) = target {
+            share_processes(&mut config, target);
+        }
         let named = format!("container {}", start.name);
         let (runtime, sandbox, sandbox_id) =
             (self.context.runtime.clone(), starting.config.clone(), starting.sandbox_id.clone());
@@ -305,7 +282,7 @@ impl Worker {
         let started = started.await.map_err(|e| Failure::config(&e))?;
         started.map_err(|e| Failure::call("RunContainerError", &e))?;
         self.tell_step(Reason::Started, Some(&start.name), "Container started", step);
-        self.context.times.container_started(container_type(start.init));
+        self.context.times.container_started(container_type(start.kind));
         self.link_log(&start.name, &id, start.restart_count).await;
         info!(pod = %self.who, container = start.name, container_id = id, restart_count = start.restart_count, "container started");
         Ok(())
@@ -380,8 +357,31 @@ impl Worker {
 }
 
 /// kubelet's word.
-pub(super) const fn container_type(init: bool) -> &'static str {
-    if init { "init_container" } else { "container" }
+pub(super) const fn container_type(kind: ContainerKind) -> &'static str {
+    match kind {
+        ContainerKind::Regular => "container",
+        ContainerKind::Init => "init_container",
+        ContainerKind::Ephemeral => "ephemeral_container",
+    }
+}
+
+/// The id of the container whose processes an ephemeral one is to see.
+fn target_of(pod: &Pod, name: &str, status: &PodRuntimeStatus) -> Result<Option<String>, String> {
+    let mut ephemeral = pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
+    let target = ephemeral.find(|c| c.name == name).and_then(|c| c.target_container_name.as_deref());
+    let Some(target) = target.filter(|target| !target.is_empty()) else { return Ok(None) };
+    match status.container(target) {
+        Some(container) => Ok(Some(container.id.clone())),
+        None => Err(format!("unable to find target container {target}")),
+    }
+}
+
+fn share_processes(config: &mut cri::ContainerConfig, target_id: String) {
+    let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+    if let Some(options) = security.and_then(|context| context.namespace_options.as_mut()) {
+        options.pid = cri::NamespaceMode::Target as i32;
+        options.target_id = target_id;
+    }
 }
 
 fn volume_mount(m: VolumeMount) -> cri::Mount {

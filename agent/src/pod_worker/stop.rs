@@ -1,11 +1,11 @@
 //! The one way in which a container is ended, whoever wants its end: the pod's deletion or eviction (`terminate`), a changed
 //! manifest or a container that is not in it (`sync`), a memory limit that comes near ([`PodWorkers::stop_container`]).
 //!
-//! [`Stop`] is a future with the stages signal → wait → kill. A preStop hook's place is before the first: it runs within the
-//! same grace, so that what it takes is missing afterwards, as with kubelet.
+//! [`Stop`] is a future with the stages hook → signal → wait → kill. A preStop hook runs within the same grace, so that what
+//! it takes is missing afterwards, as with kubelet: two seconds are left in any case, unless the grace is cut.
 //!
-//! - [`by_hand`]: a stop signal that the agent sends itself; `group`: several containers of a pod, sidecars last;
-//!   `container`: one container of a pod that lives on.
+//! - [`pre_stop`]: the hook; [`by_hand`]: a stop signal that the agent sends itself; `group`: several containers of a pod,
+//!   sidecars last; `container`: one container of a pod that lives on.
 //!
 //! SIGKILL goes to each container's own cgroup. The sandbox's pause process is left to the runtime's StopPodSandbox: a
 //! containerd 2.1 whose pause process has died before that call leaves the sandbox's shim behind for ever.
@@ -15,6 +15,7 @@
 pub(super) mod by_hand;
 pub(super) mod container;
 pub(super) mod group;
+pub(super) mod pre_stop;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +30,11 @@ use crate::clock;
 use crate::cri::{CriError, RuntimeClient};
 use by_hand::{Init, Signalled};
 use oomlet_core::clock::Mono;
+use oomlet_core::pod::mailbox::Termination;
 use oomlet_core::pod::order::InitProcess;
+use oomlet_core::pod::spec::MINIMUM_GRACE;
 use oomlet_core::pod::{ContainerInstance, PodRef};
+use pre_stop::RunningHook;
 
 /// The agent kills when the grace ends. Where the runtime has sent the stop signal it does so itself if the agent cannot;
 /// what the agent has signalled by hand is killed by the next agent.
@@ -40,6 +44,27 @@ const RUNTIME_KILLS_LATER: Duration = Duration::from_secs(2);
 const TELL_TIMES: u32 = 5;
 const TELL_PAUSE: Duration = Duration::from_millis(200);
 
+/// When SIGKILL is due. It only ever comes earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Deadline {
+    pub at: Mono,
+    /// Nobody is given more time: memory does not last.
+    pub cut: bool,
+}
+
+impl Deadline {
+    /// The sooner of the two.
+    pub fn min(self, other: Deadline) -> Deadline {
+        Deadline { at: self.at.min(other.at), cut: self.cut || other.cut }
+    }
+}
+
+impl From<Termination> for Deadline {
+    fn from(t: Termination) -> Deadline {
+        Deadline { at: t.kill_at, cut: t.cut }
+    }
+}
+
 /// The end of one container. Dropping it at any await is safe: what has been signalled goes on ending, and whoever goes on
 /// finds it out anew. A StopContainer that is dropped withdraws the runtime's SIGKILL.
 #[derive(Debug)]
@@ -47,14 +72,19 @@ pub(super) struct Stop {
     pub context: Arc<WorkerContext>,
     pub pod: PodRef,
     pub container: ContainerInstance,
-    /// When SIGKILL is due. It only ever comes earlier.
-    pub kill_at: watch::Receiver<Mono>,
+    pub kill_at: watch::Receiver<Deadline>,
     /// All of the pod ends: if somebody has frozen it, it is thawed for the SIGKILL.
     pub pod_ends: bool,
     /// Nobody tries again if the runtime fails: its end, or the end of its grace, is waited for all the same.
     pub alone: bool,
+    /// Its signal waits for this.
+    pub hook: Option<RunningHook>,
+    /// For the agent to send the signal itself.
+    pub by_hand: Option<(Signalled, InitProcess)>,
     /// Has had its stop signal by hand.
     pub signalled: Option<Init>,
+    /// Its signal comes late, and it is given until then, unless its grace is cut.
+    pub at_least_until: Option<Mono>,
 }
 
 /// It has ended.
@@ -93,8 +123,9 @@ impl StopError {
 }
 
 impl Stop {
-    /// The first stage, where the agent sends the signal itself. `false`: [`Stop::run`] has the runtime send it.
-    pub fn signal(&mut self, sent: &Signalled, init: InitProcess) -> bool {
+    /// The signal, where the agent sends it itself. `false`: [`Stop::run`] has the runtime send it.
+    pub fn signal(&mut self) -> bool {
+        let Some((sent, init)) = self.by_hand.take() else { return false };
         if self.left().is_zero() {
             return false;
         }
@@ -103,8 +134,18 @@ impl Stop {
         self.signalled.is_some()
     }
 
+    /// Its signal comes later than it was asked for: it has had to wait.
+    pub fn comes_late(&mut self) {
+        self.at_least_until = Some(clock::now() + MINIMUM_GRACE);
+    }
+
     /// The other stages. Once more after an error is fine.
     pub async fn run(&mut self) -> Result<Stopped, StopError> {
+        if let Some(hook) = self.hook.take() {
+            hook.ends(&mut self.kill_at).await;
+            self.comes_late();
+            self.signal();
+        }
         let by_hand = self.signalled.is_some();
         let killed = !self.ends_in_time().await?;
         if killed {
@@ -115,7 +156,9 @@ impl Stop {
     }
 
     fn left(&mut self) -> Duration {
-        self.kill_at.borrow_and_update().since(clock::now())
+        let deadline = *self.kill_at.borrow_and_update();
+        let late = self.at_least_until.filter(|_| !deadline.cut);
+        late.map_or(deadline.at, |at| at.max(deadline.at)).since(clock::now())
     }
 
     /// `false`: it has not ended, and its grace is over.

@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::{debug, info, warn};
 
 use super::start::{Starting, container_type};
-use super::{Worker, WorkerError, log_links};
+use super::{Worker, WorkerError};
 use crate::clock;
 use crate::spans::PodSpan;
-use oomlet_core::pod::lifecycle::{self, ContainerKill, PodActions};
+use oomlet_core::pod::lifecycle::{self, ContainerKill, ContainerKind, PodActions};
 use oomlet_core::pod::order::{ContainerWaiting, WorkerOutcome};
 use oomlet_core::pod::probe::ProbeResults;
 use oomlet_core::pod::qos::QosClass;
-use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus};
+use oomlet_core::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
 use oomlet_core::pod::spec::{MINIMUM_GRACE, grace_period};
 use oomlet_core::pod::stop_order::stop_order;
 use oomlet_core::pod::{ContainerInstance, Pod};
@@ -65,6 +65,10 @@ impl Worker {
         let mut status = span.step("getPodStatus", None, self.read()).await?;
         let actions = lifecycle::compute(pod, &status, &self.backoff, probes, unix_ns());
         debug!(pod = %self.who, ?actions, "sync");
+        if !actions.containers_to_reset.is_empty() {
+            return self.reset(pod, &actions).await;
+        }
+        self.told_reset = false;
         if actions.kill_pod {
             span.step("killPod", None, self.kill_pod(pod, &status)).await?;
         } else if !actions.containers_to_kill.is_empty() {
@@ -137,7 +141,7 @@ impl Worker {
         for container in &alive {
             self.tell_stopping(container);
         }
-        self.stop_all(stop_order(pod, alive), grace(pod)).await?;
+        self.stop_all(pod, stop_order(pod, alive), grace(pod)).await?;
         for sandbox in &status.sandboxes {
             self.context.runtime.stop_pod_sandbox(&sandbox.id).await.map_err(|e| self.cri(e))?;
         }
@@ -156,7 +160,7 @@ impl Worker {
             by_grace.entry(grace).or_default().push(instance);
         }
         for (grace, containers) in by_grace {
-            self.stop_all(vec![containers], grace).await?;
+            self.stop_all(pod, vec![containers], grace).await?;
         }
         Ok(())
     }
@@ -174,7 +178,7 @@ impl Worker {
                 Ok(()) => {}
                 Err(failure) => {
                     self.tell_failure(&start.name, &failure);
-                    self.context.times.container_failed(container_type(start.init), failure.reason);
+                    self.context.times.container_failed(container_type(start.kind), failure.reason);
                     progress.transient &= failure.transient;
                     let waiting = failure.waiting(&start.name);
                     match failure.backing_off {
@@ -182,7 +186,7 @@ impl Worker {
                         None => progress.errors.push(failure.error),
                     }
                     progress.waiting.push(waiting);
-                    if start.init {
+                    if start.kind == ContainerKind::Init {
                         break;
                     }
                 }
@@ -251,23 +255,9 @@ impl Worker {
             self.context.runtime.stop_pod_sandbox(id).await.map_err(|e| self.cri(e))?;
             self.context.runtime.remove_pod_sandbox(id).await.map_err(|e| self.cri(e))?;
         }
-        let removed: Vec<ContainerInstance> = status
-            .containers
-            .iter()
-            .filter(|c| garbage.containers.contains(&c.id))
-            .map(ContainerInstance::of)
-            .collect();
-        if !removed.is_empty() {
-            let (context, who) = (self.context.clone(), self.who.clone());
-            let unlinked = self.blocking("removing links to logs", move || {
-                removed
-                    .iter()
-                    .try_for_each(|c| log_links::remove(&who, &context.pod_logs_dir, &c.name, &c.id))
-            });
-            if let Err(error) = unlinked.await? {
-                warn!(pod = %self.who, %error, "a link to a log stays");
-            }
-        }
+        let is_removed = |c: &&ContainerStatus| garbage.containers.contains(&c.id);
+        self.unlink_logs(status.containers.iter().filter(is_removed).map(ContainerInstance::of).collect())
+            .await?;
         self.known.containers.retain(|c| !garbage.containers.contains(&c.id));
         self.known.sandboxes.retain(|s| !garbage.sandboxes.contains(&s.id));
         Ok(())
@@ -280,7 +270,7 @@ pub(super) fn alive(state: ContainerState) -> bool {
 }
 
 /// What a container gets when its pod lives on.
-fn grace(pod: &Pod) -> Duration {
+pub(super) fn grace(pod: &Pod) -> Duration {
     grace_period(pod).max(MINIMUM_GRACE)
 }
 

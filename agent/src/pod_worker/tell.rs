@@ -70,6 +70,9 @@ impl Worker {
 
     /// Why a container was not started: for an image what is wrong with it first, then the word that its status has.
     pub(super) fn tell_failure(&self, container: &str, failure: &Failure) {
+        if failure.is_told {
+            return;
+        }
         if let Some((kind, reason, message)) = failure.image.as_ref().and_then(of_image) {
             self.tell_container(kind, reason, container, message);
         }
@@ -82,7 +85,8 @@ impl Worker {
 
     pub(super) fn tell_sandbox_failure(&self, error: &WorkerError) {
         let said = match error {
-            WorkerError::Cri { source, .. } => source.said(),
+            WorkerError::Cri { source, .. } => source.as_grpc(),
+            WorkerError::RuntimeClass { source, .. } => source.to_string(),
             WorkerError::Hostname { why, .. } => why.clone(),
             other => other.to_string(),
         };

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::stop::StopError;
 use super::stop::by_hand::{self, BeingStarted};
 use super::stop::group::{ByHand, Stopping};
+use super::stop::{Deadline, StopError};
 use super::sync::alive;
 use super::{Gone, Worker, WorkerError, files};
 use crate::clock;
@@ -20,6 +20,7 @@ use oomlet_core::pod::mailbox::{Standing, Termination};
 use oomlet_core::pod::order::{WorkOrder, WorkerOutcome};
 use oomlet_core::pod::runtime_status::PodRuntimeStatus;
 use oomlet_core::pod::stop_order::stop_order;
+use oomlet_core::pod::stop_signal::StopSignal;
 use oomlet_core::pod::{ContainerInstance, Pod};
 use oomlet_core::reason::Reason;
 
@@ -106,12 +107,14 @@ impl Worker {
     /// Rounds of stopping until the runtime says that nothing runs. When the last container had ended, and whether the runtime
     /// has been read since.
     async fn stop_containers(&mut self, pod: &Pod) -> Result<Result<(Mono, bool), WorkerError>, Gone> {
+        let by_hand = StopSignal::own(pod).next().is_some()
+            || by_hand::any_was_sent(&self.context.volumes.pod_dir(&self.uid));
         if self.known.containers.is_empty()
-            && by_hand::any_was_sent(&self.context.volumes.pod_dir(&self.uid))
+            && by_hand
             && let Err(error) = self.read().await
         {
             // The list of the first round asks again.
-            warn!(pod = %self.who, %error, "what an earlier agent has signalled is not known");
+            warn!(pod = %self.who, %error, "the processes that are to be signalled by hand are not known");
         }
         self.find_being_started().await;
         for _ in 0..MAX_ROUNDS {
@@ -171,8 +174,9 @@ impl Worker {
         pod: &Pod,
         groups: Vec<Vec<ContainerInstance>>,
     ) -> Result<Option<StopError>, Gone> {
-        let kill_at = self.termination().map_or_else(clock::now, |t| t.kill_at);
-        let mut stopping = Stopping::new(groups, kill_at, true);
+        let now = Deadline { at: clock::now(), cut: true };
+        let kill_at = self.termination().map_or(now, Deadline::from);
+        let mut stopping = self.stopping(pod, groups, kill_at, true);
         let mut orders = self.orders.clone();
         orders.mark_unchanged();
         let (runtime, uid) = (self.context.runtime.clone(), self.uid.clone());
@@ -209,7 +213,7 @@ impl Worker {
                 }
                 changed = orders.changed() => {
                     changed.map_err(|_| Gone)?;
-                    self.termination().into_iter().for_each(|t| stopping.kill_by(t.kill_at));
+                    self.termination().into_iter().for_each(|t| stopping.kill_by(t.into()));
                 }
                 () = sleep(left), if !left.is_zero() => {}
             }
@@ -221,12 +225,13 @@ impl Worker {
         let more = found.into_iter().filter(|c| alive(c.state) && !stopping.has(&c.id) && !known(&c.id));
         let groups = stop_order(pod, more.map(|c| ContainerInstance { name: c.name, id: c.id }));
         if stopping.is_idle() {
-            stopping.add_groups(groups);
+            self.add_groups(stopping, groups);
             return;
         }
         // What the worker did not know of does not wait for its turn.
         for container in groups.into_iter().flatten() {
-            self.begin_to_stop(stopping, container);
+            self.begin_hook(stopping, &container);
+            self.begin_to_stop(stopping, container, false);
         }
     }
 

@@ -1,4 +1,6 @@
+mod hooks;
 mod probes;
+mod restart;
 mod stop_container;
 mod terminate;
 
@@ -16,6 +18,8 @@ use crate::cri::{Connection, ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
 use crate::object::NoObjects;
 use crate::pod_certificate::NoCertificates;
+use crate::probe::hook::Hooks;
+use crate::runtime_class::RuntimeClasses;
 use crate::spans::Spans;
 use crate::token::NoTokens;
 use crate::trace::journal::Journal;
@@ -164,6 +168,8 @@ fn context(endpoint: &str, dir: &tempfile::TempDir, fake: &Arc<Mutex<FakeRuntime
         journal,
         times: crate::instruments::workers::WorkerTimes::default(),
         runtime: RuntimeClient::new(&connection),
+        runtime_classes: RuntimeClasses::default(),
+        hooks: Hooks::new(RuntimeClient::new(&connection)).unwrap(),
         images: ImagePuller::new(ImageClient::new(&connection), 1, Default::default()),
         cgroups: Arc::new(FakeCgroups(fake.clone())),
         volumes,

@@ -5,30 +5,38 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, RequestBuilder, Response, Url};
 
-use super::{MAX_ANSWER_BYTES, USER_AGENT, authority, cause};
+use super::{MAX_ANSWER_BYTES, authority, cause};
 use oomlet_core::pod::probe::ProbeOutcome;
 
 /// As Go's client has it.
 const MAX_REDIRECTS: usize = 10;
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot set up the client of httpGet probes: {}", cause(.0))]
+#[error("cannot set up the client of httpGet probes and hooks: {}", cause(.0))]
 pub struct HttpError(#[from] reqwest::Error);
 
 #[derive(Debug)]
 pub(super) struct HttpClient(Client);
 
+/// Why nobody has answered.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// Whoever is there speaks HTTP, and was asked for HTTPS.
+    NoTls,
+    Other(String),
+}
+
 impl HttpClient {
-    pub fn new() -> Result<HttpClient, HttpError> {
+    pub fn new(user_agent: &str) -> Result<HttpClient, HttpError> {
         // Somebody else in this process may have chosen one before; either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         let client = Client::builder()
-            .user_agent(USER_AGENT)
+            .user_agent(user_agent)
             .default_headers(headers)
             .no_proxy()
             .pool_max_idle_per_host(0)
@@ -39,6 +47,38 @@ impl HttpClient {
         Ok(HttpClient(client.build()?))
     }
 
+    /// Whatever is answered will do (pkg/kubelet/lifecycle: `runHTTPHandler`). However long that takes.
+    pub async fn answers(
+        &self,
+        scheme: &str,
+        (host, port): (&str, u16),
+        path: &str,
+        headers: &[(String, String)],
+    ) -> Result<(), NoAnswer> {
+        let (url, request) = self.request(scheme, (host, port), path, headers).map_err(NoAnswer::Other)?;
+        match request.send().await {
+            Ok(response) => {
+                // So that its sender is not cut off.
+                let _ = body(response).await;
+                Ok(())
+            }
+            Err(error) if scheme == "https" && speaks_no_tls(&error) => Err(NoAnswer::NoTls),
+            Err(error) => Err(NoAnswer::Other(said(&url, (host, port), &error))),
+        }
+    }
+
+    fn request(
+        &self,
+        scheme: &str,
+        (host, port): (&str, u16),
+        path: &str,
+        headers: &[(String, String)],
+    ) -> Result<(Url, RequestBuilder), String> {
+        let url = url(scheme, host, port, path)?;
+        let request = self.0.get(url.clone()).headers(header_map(headers)?);
+        Ok((url, request))
+    }
+
     pub async fn ask(
         &self,
         scheme: &str,
@@ -47,27 +87,18 @@ impl HttpClient {
         headers: &[(String, String)],
         timeout: Duration,
     ) -> ProbeOutcome {
-        let url = match url(scheme, host, port, path) {
-            Ok(url) => url,
+        let asked = self.request(scheme, (host, port), path, headers);
+        let (url, request) = match asked {
+            Ok(asked) => asked,
             Err(why) => return ProbeOutcome::Error(why),
         };
-        let headers = match header_map(headers) {
-            Ok(headers) => headers,
-            Err(why) => return ProbeOutcome::Error(why),
-        };
-        let request = self.0.get(url.clone()).headers(headers).timeout(timeout);
-        let response = match request.send().await {
+        let response = match request.timeout(timeout).send().await {
             Ok(response) => response,
-            Err(error) if error.is_connect() && !error.is_timeout() => {
-                // In Go's words.
-                let (address, cause) = (authority(host, port), cause(&error));
-                return ProbeOutcome::Failure(format!("Get \"{url}\": dial tcp {address}: connect: {cause}"));
-            }
-            Err(error) => return ProbeOutcome::Failure(format!("Get \"{url}\": {}", why(error))),
+            Err(error) => return ProbeOutcome::Failure(said(&url, (host, port), &error)),
         };
         let status = response.status().as_u16();
         match (status, body(response).await) {
-            (200..400, Err(error)) => ProbeOutcome::Error(why(error)),
+            (200..400, Err(error)) => ProbeOutcome::Error(why(&error)),
             (200..300, Ok(_)) => ProbeOutcome::Success,
             (300..400, Ok(body)) => {
                 ProbeOutcome::Warning(format!("Probe terminated redirects, Response body: {body}"))
@@ -102,8 +133,22 @@ async fn body(mut response: Response) -> Result<String, reqwest::Error> {
     Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
-fn why(error: reqwest::Error) -> String {
-    if error.is_timeout() { "context deadline exceeded".to_owned() } else { cause(&error) }
+/// In Go's words.
+fn said(url: &Url, (host, port): (&str, u16), error: &reqwest::Error) -> String {
+    if error.is_connect() && !error.is_timeout() {
+        let (address, cause) = (authority(host, port), cause(error));
+        return format!("Get \"{url}\": dial tcp {address}: connect: {cause}");
+    }
+    format!("Get \"{url}\": {}", why(error))
+}
+
+/// The first bytes of the answer are no TLS record.
+fn speaks_no_tls(error: &reqwest::Error) -> bool {
+    error.is_connect() && cause(error).contains("InvalidContentType")
+}
+
+fn why(error: &reqwest::Error) -> String {
+    if error.is_timeout() { "context deadline exceeded".to_owned() } else { cause(error) }
 }
 
 /// `path` may have a query.

@@ -70,7 +70,7 @@ fn site(path: &str, port: u16) -> String {
 #[tokio::test]
 async fn http_answers() {
     let server = Server::start(site).await;
-    let client = HttpClient::new().unwrap();
+    let client = HttpClient::new(USER_AGENT).unwrap();
     let ask = async |path: &str| client.ask("http", ("127.0.0.1", server.port), path, &[], SHORT).await;
     let failure = |text: &str| ProbeOutcome::Failure(text.to_owned());
     for (path, expected) in [
@@ -99,7 +99,7 @@ async fn http_answers() {
 #[tokio::test]
 async fn http_headers() {
     let server = Server::start(site).await;
-    let client = HttpClient::new().unwrap();
+    let client = HttpClient::new(USER_AGENT).unwrap();
     let own = [("Host", "name.test"), ("X-Probe", "a"), ("X-Probe", "b"), ("User-Agent", "mine")];
     let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
     for headers in [&[][..], &own] {
@@ -151,7 +151,8 @@ fn https_server() -> u16 {
 #[tokio::test]
 async fn a_certificate_is_not_verified() {
     let port = https_server();
-    let outcome = HttpClient::new().unwrap().ask("https", ("127.0.0.1", port), "/ok", &[], TIMEOUT).await;
+    let outcome =
+        HttpClient::new(USER_AGENT).unwrap().ask("https", ("127.0.0.1", port), "/ok", &[], TIMEOUT).await;
     assert_eq!(outcome, ProbeOutcome::Success);
 }
 
@@ -166,7 +167,7 @@ async fn nobody_listens() {
     let port = closed_port().await;
     let said = format!("dial tcp 127.0.0.1:{port}: connect: connection refused");
     assert_eq!(tcp::ask("127.0.0.1", port, TIMEOUT).await, ProbeOutcome::Failure(said.clone()));
-    let http = HttpClient::new().unwrap().ask("http", ("127.0.0.1", port), "/", &[], TIMEOUT).await;
+    let http = HttpClient::new(USER_AGENT).unwrap().ask("http", ("127.0.0.1", port), "/", &[], TIMEOUT).await;
     assert_eq!(http, ProbeOutcome::Failure(format!("Get \"http://127.0.0.1:{port}/\": {said}")));
     let said = format!("error: failed to connect service at \"127.0.0.1:{port}\": connection refused");
     assert_eq!(grpc::ask("127.0.0.1", port, "", TIMEOUT).await, ProbeOutcome::Failure(said));

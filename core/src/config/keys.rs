@@ -3,7 +3,6 @@
 /// Known to kubelet, not honoured here yet. When a key is honoured, its line goes and a field of
 /// [`super::raw`] comes.
 pub(super) const NOT_HONOURED: &[&str] = &[
-    "allowedUnsafeSysctls",
     "cgroupsPerQOS",
     "containerLogMaxFiles",
     "containerLogMaxSize",
@@ -55,6 +54,7 @@ pub(super) const NOT_HONOURED: &[&str] = &[
 /// Honoured: the fields of [`super::raw::Raw`] and [`super::extension`], by their full path. For suggestions.
 pub(super) const HONOURED: &[&str] = &[
     "address",
+    "allowedUnsafeSysctls",
     "apiVersion",
     "authentication",
     "authentication.anonymous",

@@ -16,6 +16,7 @@ use super::{
     API_VERSION, CgroupDriver, ChangeDetection, Config, ConfigError, ConfigWarning, KIND, NumbersConfig, keys,
 };
 use crate::duration::GoDuration;
+use crate::pod::sysctl::AllowedSysctls;
 use checks::{
     cgroup_root, endpoint, enforce_pods, eviction_thresholds, image_gc, in_range, pids_limit, pod_logs_dir,
     reserved, restart_period, static_pod_url,
@@ -65,6 +66,7 @@ struct Raw {
     #[serde(rename = "imageMaximumGCAge")]
     image_maximum_gc_age: Option<GoDuration>,
     max_pods: Option<u32>,
+    allowed_unsafe_sysctls: Option<Vec<String>>,
     pod_pids_limit: Option<i64>,
     pod_logs_dir: Option<PathBuf>,
     crash_loop_back_off: Option<RawCrashLoopBackOff>,
@@ -241,6 +243,8 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
             .local_storage_capacity_isolation
             .unwrap_or(default.local_storage_capacity_isolation),
         image_gc,
+        allowed_sysctls: AllowedSysctls::new(raw.allowed_unsafe_sysctls.as_deref().unwrap_or_default())
+            .map_err(|error| ("allowedUnsafeSysctls".to_owned(), error))?,
         max_pods: raw.max_pods.filter(|n| *n > 0).unwrap_or(default.max_pods),
         pod_pids_limit: pids_limit(raw.pod_pids_limit)?,
         pod_logs_dir: pod_logs_dir(raw.pod_logs_dir, default.pod_logs_dir)?,

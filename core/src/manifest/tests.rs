@@ -144,7 +144,13 @@ fn refused_by_name() {
             "requests: {cpu: 2}\n      limits: {cpu: 1",
             "requests.cpu: 2 must not be more than the limit of 1",
         ),
-        ("restartPolicy: Always", "restartPolicy: Never", "spec.initContainers[side].restartPolicy"),
+        ("restartPolicy: Always", "restartPolicy: Ever", "spec.initContainers[side].restartPolicy: \"Ever\""),
+        ("hostNetwork: true", "activeDeadlineSeconds: 0", "spec.activeDeadlineSeconds: 0 must be 1 to"),
+        (
+            "hostNetwork: true",
+            "ephemeralContainers: [{name: debug, image: x}]",
+            "spec.ephemeralContainers: are added to a pod that runs",
+        ),
         ("hostNetwork: true", "restartPolicy: Sometimes", "spec.restartPolicy: \"Sometimes\""),
         ("hostNetwork: true", "terminationGracePeriodSeconds: -1", "terminationGracePeriodSeconds: -1"),
         ("hostNetwork: true", "hostNetwork: maybe", "spec.hostNetwork: invalid type"),
@@ -320,4 +326,56 @@ fn probes_are_looked_at() {
         error.contains("spec.initContainers[side].livenessProbe: an init container has one only with"),
         "{error}"
     );
+}
+
+#[test]
+fn what_a_container_does_at_its_start_and_end() {
+    let check = |fields: &str| {
+        let manifest = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n  terminationGracePeriodSeconds: 9\n  containers:\n  \
+             - {{name: app, image: x, {fields}}}\n"
+        );
+        read_text(&manifest).map(drop).map_err(|e| e.to_string())
+    };
+    for fields in [
+        "lifecycle: {postStart: {exec: {command: [x]}}, preStop: {sleep: {seconds: 9}}, stopSignal: SIGUSR1}",
+        "lifecycle: {preStop: {httpGet: {port: web}}}",
+        "restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [1]}}]",
+        "restartPolicy: OnFailure",
+    ] {
+        check(fields).expect(fields);
+    }
+    for (fields, want) in [
+        (
+            "lifecycle: {preStop: {}}",
+            "lifecycle.preStop: must have one handler (exec, httpGet or sleep), has 0",
+        ),
+        (
+            "lifecycle: {preStop: {sleep: {seconds: 1}, exec: {command: [x]}}}",
+            "lifecycle.preStop: must have one handler",
+        ),
+        ("lifecycle: {postStart: {tcpSocket: {port: 1}}}", "lifecycle.postStart.tcpSocket: is no hook"),
+        ("lifecycle: {postStart: {exec: {}}}", "postStart.exec.command: must be given"),
+        (
+            "lifecycle: {preStop: {sleep: {seconds: 10}}}",
+            "sleep.seconds: 10 must be 0 to terminationGracePeriodSeconds (9)",
+        ),
+        ("lifecycle: {preStop: {httpGet: {port: 0}}}", "preStop.httpGet.port: 0 must be 1 to 65535"),
+        ("lifecycle: {stopSignal: SIGNOTHING}", "lifecycle.stopSignal: \"SIGNOTHING\""),
+        (
+            "restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [1]}}]",
+            "restartPolicyRules: need a restartPolicy of the container's own",
+        ),
+        (
+            "restartPolicy: Never, restartPolicyRules: [{action: Restart}]",
+            "restartPolicyRules[0].exitCodes: must be given",
+        ),
+        (
+            "restartPolicy: Never, restartPolicyRules: [{action: Explode, exitCodes: {operator: Is, values: [1]}}]",
+            "exitCodes.operator: \"Is\"",
+        ),
+    ] {
+        let error = check(fields).expect_err(fields);
+        assert!(error.contains(want), "{fields}: {error}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Whether a manifest is one that the API server would take (pkg/apis/core/validation), as far as the agent
 //! relies on it: names become directories, cgroups and labels, paths become mounts. Core.
 
+mod lifecycle;
 mod probes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::defaults::name_on_node;
 use crate::pod::memory_limit;
+use crate::pod::qos::is_sidecar;
 use crate::quantity::{parse_bytes, parse_milli_cpu};
 
 /// As it stands in the file, before defaults. `Err`: every problem, each naming the field.
@@ -90,6 +92,7 @@ impl Problems {
             self.quantities("spec", list);
         }
         self.quantities("spec", spec.resources.as_ref().and_then(|r| r.limits.as_ref()));
+        self.lives(spec);
 
         let mut volumes = BTreeSet::new();
         for (index, volume) in spec.volumes.iter().flatten().enumerate() {
@@ -108,12 +111,11 @@ impl Problems {
             self.label(&format!("{field}.name"), &container.name);
             let first = names.insert(container.name.as_str());
             self.require(&field, first, || format!("{:?} names two containers", container.name));
-            // Only a sidecar has a restart policy of its own.
-            let policies: &[&str] = if list == "initContainers" { &["Always"] } else { &[] };
-            self.one_of(&format!("{field}.restartPolicy"), container.restart_policy.as_deref(), policies);
+            self.restarts(&field, container);
             self.container(&field, container, &volumes);
-            let regular = list == "containers";
-            self.probes(&field, container, regular || container.restart_policy.is_some());
+            let serves = list == "containers" || is_sidecar(container);
+            self.probes(&field, container, serves);
+            self.lifecycle(&field, container, spec, serves);
             self.ports(&field, container, spec.host_network == Some(true), &mut host_ports);
         }
     }

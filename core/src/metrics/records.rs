@@ -254,7 +254,11 @@ impl RecordCounts {
             }
             // Which resource it was short of is in words only.
             Reason::Preempting => self.preemptions.with_label_values(&["pods"]).inc(),
-            Reason::OutOfmemory | Reason::OutOfcpu | Reason::OutOfpods | Reason::UnsupportedFeature => {
+            Reason::OutOfmemory
+            | Reason::OutOfcpu
+            | Reason::OutOfpods
+            | Reason::SysctlForbidden
+            | Reason::UnsupportedFeature => {
                 self.rejections.with_label_values(&[record.reason.as_str()]).inc();
             }
             _ => {}

@@ -116,8 +116,9 @@ fn order_to_stop(
     let known = state.pod(&pod.uid)?;
     let status = known.containers.read().iter().find(|c| c.id == container.id);
     let init = status.and_then(|c| Some(InitProcess { pid: c.pid?, stop_signal: c.stop_signal? }));
+    let pre_stop = state.pre_stop(known, &container.name).map(Box::new);
     let (pod, qos, container) = (pod.clone(), known.candidate.qos, container.clone());
-    Some(StopContainer { pod, qos, container, init, grace, reason })
+    Some(StopContainer { pod, qos, container, init, pre_stop, grace, reason })
 }
 
 /// After memory, which does not wait. A pod that goes for its memory does not go twice.

@@ -191,3 +191,17 @@ pub struct Failure {
     /// It had been running: condition DisruptionTarget.
     pub disruption: bool,
 }
+
+impl Failure {
+    /// Its time was over: it ran as long as it was to, and has Failed when it has ended.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        self.reason == Reason::DeadlineExceeded
+    }
+
+    /// It had been admitted.
+    #[must_use]
+    pub fn had_run(&self) -> bool {
+        self.disruption || self.is_overdue()
+    }
+}

@@ -3,7 +3,7 @@
 //! - [`pod`]: one pod's part.
 //! - [`sources`]: pod lists arrive: new, gone, replaced; orphans. - [`update`]: a known pod's manifest has changed.
 //! - [`admit`]: admission, and adoption of what already runs. - [`retry`]: static pods that were refused or evicted.
-//! - [`preempt`]: a critical pod that there is no room for.
+//! - [`preempt`]: a critical pod that there is no room for. - [`deadline`]: pods that may run for so long only.
 //! - [`runtime`]: PLEG and worker reports.
 //! - [`memory`]: kernel events and readings, in relation to pods.
 //! - [`resources`]: disks, process ids and images.
@@ -15,6 +15,7 @@
 //! - [`publish`]: a pod as everybody outside sees it.
 
 mod admit;
+mod deadline;
 mod limits;
 mod memory;
 mod note;
@@ -275,6 +276,7 @@ impl State {
         if self.retry_failed(now) || follows.admission {
             self.admit(now);
         }
+        self.end_overdue(now);
         self.refresh_changed(now);
     }
 
@@ -284,6 +286,7 @@ impl State {
         for uid in self.pods.take_changed() {
             self.refresh_limits(&uid, now);
             self.refresh_published(&uid, now);
+            self.refresh_deadline(&uid);
         }
     }
 

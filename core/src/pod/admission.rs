@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod,
 use super::apparmor::is_confined;
 use super::qos::{Amounts, QosClass, is_critical, pod_requests};
 use super::spec::all_containers;
+use super::sysctl::AllowedSysctls;
 use crate::reason::Reason;
 
 mod features;
@@ -24,6 +25,8 @@ pub struct NodeFacts {
     pub allocatable: Amounts,
     /// `maxPods`.
     pub max_pods: usize,
+    /// Those that a pod may set.
+    pub allowed_sysctls: AllowedSysctls,
     /// `kubernetes.io/os`, as `linux`.
     pub os: String,
     /// `kubernetes.io/arch`, Go's word: `amd64`, `arm64`.
@@ -83,6 +86,9 @@ pub fn admit(pod: &Pod, node: &NodeFacts, taken: &Taken) -> Result<(), Rejection
         return Err(Rejection { reason: Reason::UnsupportedFeature, message });
     }
     under_pressure(pod, node)?;
+    node.allowed_sysctls
+        .check(pod)
+        .map_err(|message| Rejection { reason: Reason::SysctlForbidden, message })?;
     let spec = pod.spec.as_ref();
     if let Some(os) = spec.and_then(|s| s.os.as_ref()).filter(|os| os.name != node.os) {
         let message = format!("Pod was rejected: its OS is {:?}, the node's is {:?}", os.name, node.os);

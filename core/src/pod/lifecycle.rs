@@ -4,78 +4,32 @@
 //! Reads a pod, what the runtime says of it and its CrashLoopBackOff; emits [`PodActions`] for the worker.
 //! Planning over an applied plan plans nothing.
 //!
-//! - `init`: init containers and sidecars. - [`garbage`]: which dead containers and sandboxes may go.
+//! - `actions`: what comes out. - `init`: init containers and sidecars. - `reset`: all containers start again.
+//! - [`garbage`]: which dead containers and sandboxes may go.
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod};
 
-use super::PodRef;
 use super::backoff::CrashLoopBackOff;
 use super::order::ContainerWaiting;
 use super::probe::results::{kill_grace, kill_message, kill_reason};
 use super::probe::{ProbeKind, ProbeResults};
 use super::qos::is_sidecar;
 use super::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
+use super::{PodRef, restart};
 use crate::reason::Reason;
 
+mod actions;
 mod garbage;
 mod hash;
 mod init;
+mod reset;
+pub use actions::{ContainerKill, ContainerKind, ContainerReset, ContainerStart, PodActions};
 pub use garbage::{Garbage, garbage};
 pub use hash::container_hash;
 use hash::is_other;
 use init::Init;
-
-/// In the order in which the worker carries it out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodActions {
-    /// Stop every container and every sandbox of the pod first: its sandbox is gone, or the pod is done.
-    pub kill_pod: bool,
-    pub create_sandbox: bool,
-    /// For `create_sandbox`: one more than any sandbox of the pod had.
-    pub sandbox_attempt: u32,
-    /// Without `kill_pod`: these alone.
-    pub containers_to_kill: Vec<ContainerKill>,
-    /// In order. When one with `init` set does not start, those after it must not be started.
-    pub containers_to_start: Vec<ContainerStart>,
-    /// Containers that would start but for their CrashLoopBackOff.
-    pub waiting: Vec<ContainerWaiting>,
-    /// When to plan again though nothing happened.
-    pub next_sync_in: Option<(Duration, Reason)>,
-    /// The pod ended by itself, well or not; nothing is started any more.
-    pub completed: Option<bool>,
-}
-
-impl PodActions {
-    /// Nothing to be done now.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        !self.kill_pod
-            && !self.create_sandbox
-            && self.containers_to_kill.is_empty()
-            && self.containers_to_start.is_empty()
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerKill {
-    pub id: String,
-    pub name: String,
-    pub message: String,
-    pub reason: Reason,
-    /// What it is given to end, where that is not the pod's.
-    pub grace: Option<Duration>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerStart {
-    pub name: String,
-    /// From `initContainers`, sidecars included.
-    pub init: bool,
-    /// One more than the instance before, of whatever sandbox, had; 0 for the first.
-    pub restart_count: u32,
-}
 
 /// What to do next for a pod that shall run. `now_unix_ns`: wall clock, nanoseconds since the epoch, for
 /// it is compared with the runtime's timestamps.
@@ -89,6 +43,9 @@ pub fn compute(
 ) -> PodActions {
     let planner = Planner { pod, status, backoff, probes, now_unix_ns, sandbox: current_sandbox(status) };
     let mut actions = PodActions::default();
+    if restart::is_restarting_all(pod, status) {
+        return planner.reset();
+    }
     if planner.sandbox.is_none() {
         if let Some(succeeded) = planner.ended_with_its_sandbox() {
             return planner.complete(succeeded);
@@ -97,12 +54,16 @@ pub fn compute(
         actions.create_sandbox = true;
         actions.sandbox_attempt = status.sandboxes.iter().map(|s| s.attempt + 1).max().unwrap_or(0);
     }
+    if planner.sandbox.is_some() {
+        planner.ephemeral_containers(&mut actions);
+    }
     match planner.init_containers(&mut actions) {
         Init::Failed => return planner.complete(false),
         Init::InProgress => {}
         Init::Done => {
             let kept = planner.containers(&mut actions);
-            let nothing_of_its_own = !actions.containers_to_start.iter().any(|s| !s.init);
+            let is_its_own = |s: &ContainerStart| s.kind == ContainerKind::Regular;
+            let nothing_of_its_own = !actions.containers_to_start.iter().any(is_its_own);
             let backing_off =
                 planner.regular().iter().any(|c| actions.waiting.iter().any(|w| w.container == c.name));
             if kept == 0 && nothing_of_its_own && !backing_off {
@@ -145,6 +106,10 @@ impl<'a> Planner<'a> {
         self.pod.spec.as_ref().and_then(|s| s.init_containers.as_deref()).unwrap_or_default()
     }
 
+    fn ephemeral(&self) -> &'a [EphemeralContainer] {
+        self.pod.spec.as_ref().and_then(|s| s.ephemeral_containers.as_deref()).unwrap_or_default()
+    }
+
     fn restart_policy(&self) -> &'a str {
         self.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always")
     }
@@ -180,9 +145,11 @@ impl<'a> Planner<'a> {
         if self.status.sandboxes.is_empty() || self.status.containers.is_empty() {
             return None;
         }
+        // What has done its part is not run once more in another sandbox.
+        let is_done = |c: &Container| restart::policy(self.pod, c) == "OnFailure";
         match self.restart_policy() {
             "Never" => Some(self.all_succeeded() && !self.ended_in_init()),
-            "OnFailure" if self.all_succeeded() => Some(true),
+            _ if self.all_succeeded() && self.regular().iter().all(is_done) => Some(true),
             _ => None,
         }
     }
@@ -204,7 +171,7 @@ impl<'a> Planner<'a> {
         let mut kept = 0;
         for container in self.regular() {
             let Some(status) = self.status.container(&container.name) else {
-                self.start(container, false, actions);
+                self.start(container, ContainerKind::Regular, actions);
                 continue;
             };
             match status.state {
@@ -212,7 +179,7 @@ impl<'a> Planner<'a> {
                     if changed(container, status) {
                         // Whatever the restart policy says: it is another container now.
                         actions.containers_to_kill.push(spec_changed(container, status));
-                        self.start(container, false, actions);
+                        self.start(container, ContainerKind::Regular, actions);
                     } else {
                         // One that has failed its probe too: what follows its end is planned when it has ended.
                         kept += 1;
@@ -223,19 +190,19 @@ impl<'a> Planner<'a> {
                 }
                 ContainerState::Unknown => {
                     actions.containers_to_kill.push(unknown(status));
-                    self.start(container, false, actions);
+                    self.start(container, ContainerKind::Regular, actions);
                 }
                 ContainerState::Created => {
-                    self.start(container, false, actions);
+                    self.start(container, ContainerKind::Regular, actions);
                 }
                 ContainerState::Exited | ContainerState::Running => {
-                    let restart = match self.restart_policy() {
-                        "Never" => false,
-                        "OnFailure" => !succeeded(status) || self.probes.failed(&status.id).is_some(),
-                        _ => true,
-                    };
-                    if restart {
-                        self.start(container, false, actions);
+                    // One that runs is in a sandbox that is gone.
+                    let exited = status.state == ContainerState::Exited;
+                    let was_ended = !exited || self.probes.failed(&status.id).is_some();
+                    if exited && restart::restarts(self.pod, container, status.exit_code)
+                        || was_ended && restart::restarts_when_ended(self.pod, container)
+                    {
+                        self.start(container, ContainerKind::Regular, actions);
                     }
                 }
             }
@@ -252,7 +219,7 @@ impl<'a> Planner<'a> {
         actions: &mut PodActions,
     ) {
         let sidecar = is_sidecar(container);
-        let restarts = sidecar || self.restart_policy() != "Never";
+        let restarts = restart::restarts_when_ended(self.pod, container);
         let reason = kill_reason(kind);
         actions.containers_to_kill.push(ContainerKill {
             id: status.id.clone(),
@@ -265,7 +232,7 @@ impl<'a> Planner<'a> {
     }
 
     /// False: its CrashLoopBackOff is not over.
-    fn start(&self, container: &Container, init: bool, actions: &mut PodActions) -> bool {
+    fn start(&self, container: &Container, kind: ContainerKind, actions: &mut PodActions) -> bool {
         let last = self.status.container(&container.name);
         if let Some(last) = last.filter(|s| s.state == ContainerState::Exited) {
             let hash = container_hash(container);
@@ -279,15 +246,22 @@ impl<'a> Planner<'a> {
                 return false;
             }
         }
-        // Over all instances: the runtime's container names end in it and must differ.
-        let same_name = self.status.containers.iter().filter(|s| s.name == container.name);
-        let restart_count = same_name.map(|s| s.restart_count.saturating_add(1)).max().unwrap_or(0);
-        actions.containers_to_start.push(ContainerStart {
-            name: container.name.clone(),
-            init,
-            restart_count,
-        });
+        self.begin(&container.name, kind, actions);
         true
+    }
+
+    fn begin(&self, name: &str, kind: ContainerKind, actions: &mut PodActions) {
+        // Over all instances: the runtime's container names end in it and must differ.
+        let same_name = self.status.containers.iter().filter(|s| s.name == name);
+        let restart_count = same_name.map(|s| s.restart_count.saturating_add(1)).max().unwrap_or(0);
+        actions.containers_to_start.push(ContainerStart { name: name.to_owned(), kind, restart_count });
+    }
+
+    /// Started once, also while the pod's init containers are not done, and never again.
+    fn ephemeral_containers(&self, actions: &mut PodActions) {
+        for container in self.ephemeral().iter().filter(|c| self.status.container(&c.name).is_none()) {
+            self.begin(&container.name, ContainerKind::Ephemeral, actions);
+        }
     }
 
     fn crash_loop(&self, container: &Container, delay: Duration) -> ContainerWaiting {
@@ -307,7 +281,9 @@ impl<'a> Planner<'a> {
     fn strays(&self, actions: &mut PodActions) {
         for status in self.status.containers.iter().filter(|s| s.state == ContainerState::Running) {
             // The instance that the plan above looked at.
-            let planned = if self.regular().iter().any(|c| c.name == status.name) {
+            let planned = if self.regular().iter().any(|c| c.name == status.name)
+                || self.ephemeral().iter().any(|c| c.name == status.name)
+            {
                 self.status.container(&status.name)
             } else if self.init().iter().any(|c| c.name == status.name) {
                 self.init_status(&status.name)

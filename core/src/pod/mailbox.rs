@@ -19,6 +19,8 @@ pub struct Standing {
 pub struct Termination {
     pub since: Mono,
     pub kill_at: Mono,
+    /// Nobody is given any more time: no hook is run, no turn waited for.
+    pub cut: bool,
 }
 
 impl Standing {
@@ -44,14 +46,16 @@ pub fn merge(standing: Option<Standing>, order: WorkOrder, now: Mono) -> Standin
         (earlier, WorkOrder::Terminate { pod, grace, reason, remove }) => {
             let grace = effective_grace(reason, grace);
             let asked = now + grace;
-            let (since, kill_at, grace, remove) = match earlier {
+            let none = grace.is_zero();
+            let (termination, grace, remove) = match earlier {
                 Some((WorkOrder::Terminate { grace: before, remove: removal, .. }, t)) => {
-                    (t.since, t.kill_at.min(asked), before.min(grace), remove || removal)
+                    let (kill_at, cut) = (t.kill_at.min(asked), t.cut || none);
+                    (Termination { since: t.since, kill_at, cut }, before.min(grace), remove || removal)
                 }
-                _ => (now, asked, grace, remove),
+                _ => (Termination { since: now, kill_at: asked, cut: none }, grace, remove),
             };
             let order = WorkOrder::Terminate { pod, grace, reason, remove };
-            Standing { order, termination: Some(Termination { since, kill_at }) }
+            Standing { order, termination: Some(termination) }
         }
     }
 }
@@ -59,9 +63,11 @@ pub fn merge(standing: Option<Standing>, order: WorkOrder, now: Mono) -> Standin
 /// The grace that containers get: a pod that is merely deleted has at least [`MINIMUM_GRACE`].
 fn effective_grace(reason: Reason, grace: Duration) -> Duration {
     match reason {
-        Reason::PodRemoved | Reason::PodReplaced | Reason::OrphanedPod | Reason::PodCompleted => {
-            grace.max(MINIMUM_GRACE)
-        }
+        Reason::PodRemoved
+        | Reason::PodReplaced
+        | Reason::OrphanedPod
+        | Reason::PodCompleted
+        | Reason::DeadlineExceeded => grace.max(MINIMUM_GRACE),
         _ => grace,
     }
 }
@@ -82,7 +88,7 @@ mod tests {
         WorkOrder::Terminate { pod: Arc::default(), grace: Duration::from_secs(grace_s), reason, remove }
     }
 
-    /// Each order with the second at which it comes → SIGKILL due at second, first ordered at second, remove.
+    /// Each order with the second at which it comes → SIGKILL due at second, first ordered at second, remove, cut.
     #[test]
     fn orders_merge() {
         for (what, orders, expected) in [
@@ -91,12 +97,12 @@ mod tests {
             (
                 "a termination",
                 vec![(0, sync()), (1, terminate(30, Reason::PodRemoved, true))],
-                Some((31, 1, true)),
+                Some((31, 1, true, false)),
             ),
             (
                 "is sticky",
                 vec![(0, terminate(30, Reason::PodRemoved, false)), (1, sync())],
-                Some((30, 0, false)),
+                Some((30, 0, false, false)),
             ),
             (
                 "grace shrinks",
@@ -104,24 +110,28 @@ mod tests {
                     (0, terminate(30, Reason::Evicted, false)),
                     (4, terminate(1, Reason::GraceCutShort, false)),
                 ],
-                Some((5, 0, false)),
+                Some((5, 0, false, false)),
             ),
             (
                 "grace does not grow",
                 vec![(0, terminate(5, Reason::Evicted, false)), (4, terminate(30, Reason::PodRemoved, true))],
-                Some((5, 0, true)),
+                Some((5, 0, true, false)),
             ),
             (
                 "removal stays",
                 vec![(0, terminate(5, Reason::PodRemoved, true)), (1, terminate(0, Reason::Evicted, false))],
-                Some((1, 0, true)),
+                Some((1, 0, true, true)),
             ),
             (
                 "a deletion has two seconds",
                 vec![(0, terminate(0, Reason::PodRemoved, true))],
-                Some((2, 0, true)),
+                Some((2, 0, true, false)),
             ),
-            ("an eviction need not", vec![(0, terminate(0, Reason::Evicted, false))], Some((0, 0, false))),
+            (
+                "an eviction need not",
+                vec![(0, terminate(0, Reason::Evicted, false))],
+                Some((0, 0, false, true)),
+            ),
         ] {
             let mut standing = None;
             for (at, order) in orders {
@@ -130,7 +140,7 @@ mod tests {
             let standing = standing.unwrap();
             let remove = matches!(standing.order, WorkOrder::Terminate { remove: true, .. });
             let second = |t: Mono| t.since(T0).as_secs();
-            let found = standing.termination.map(|t| (second(t.kill_at), second(t.since), remove));
+            let found = standing.termination.map(|t| (second(t.kill_at), second(t.since), remove, t.cut));
             assert_eq!(found, expected, "{what}");
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hook::PreStop;
 use super::probe::ProbeResults;
 use super::qos::QosClass;
 use super::runtime_status::PodRuntimeStatus;
@@ -24,7 +25,7 @@ pub enum WorkOrder {
     Terminate { pod: Arc<Pod>, grace: Duration, reason: Reason, remove: bool },
 }
 
-/// Stop one container of a pod that lives on: its stop signal now, SIGKILL after `grace`. Beside the standing order, and
+/// Stop one container of a pod that lives on: its hook and its stop signal now, SIGKILL after `grace`. Beside the standing order, and
 /// whatever the pod's worker is at. Once more for the same container: its SIGKILL only ever comes earlier.
 #[derive(Clone, Debug)]
 pub struct StopContainer {
@@ -33,6 +34,8 @@ pub struct StopContainer {
     pub container: ContainerInstance,
     /// For the agent to send the signal itself; `None`: the runtime has to.
     pub init: Option<InitProcess>,
+    /// Before its stop signal.
+    pub pre_stop: Option<Box<PreStop>>,
     pub grace: Duration,
     pub reason: Reason,
 }
@@ -64,9 +67,10 @@ pub enum WorkerOutcome {
     /// The work failed; kubelet's back-off applies. `error` names the thing and the remedy.
     /// `reason`: what failed, where Kubernetes has a word for it.
     Failed { reason: Reason, error: String, retry_in: Duration, waiting: Vec<ContainerWaiting> },
-    /// Under `Terminate`: the containers that are stopped first have been sent their stop signal by the agent itself.
+    /// Under `Terminate`: the containers that are stopped first have been sent their stop signal by the agent itself, or are at
+    /// the hook before it.
     Signalled,
-    /// Of a [`StopContainer`]: the agent itself has sent the stop signal. Says nothing of the rest of the pod.
+    /// Of a [`StopContainer`]: the agent itself has sent the stop signal, or begun the hook before it. Says nothing of the rest of the pod.
     ContainerSignalled { container: ContainerInstance },
     /// Of a [`StopContainer`]: the container has ended, `took` after the order; `killed` when SIGKILL was needed. Says nothing
     /// of the rest of the pod.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 
-use super::spec::all_containers;
+use super::spec::{all_containers, ephemeral_containers};
 use crate::object::{ObjectKind, ObjectRef};
 
 /// What stands behind a reference.
@@ -27,6 +27,9 @@ pub fn references(pod: &Pod) -> BTreeMap<ObjectRef, Needed> {
     }
     for container in all_containers(spec) {
         found.container(container);
+    }
+    for container in ephemeral_containers(spec) {
+        found.container(&container);
     }
     for secret in spec.image_pull_secrets.iter().flatten() {
         // kubelet pulls without one that is not there.

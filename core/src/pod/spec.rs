@@ -1,5 +1,6 @@
 //! What is asked of a pod's manifest in more than one place.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, VolumeMount};
@@ -14,9 +15,51 @@ pub const MINIMUM_GRACE: Duration = Duration::from_secs(2);
 /// What the API server writes where a manifest says nothing (`DefaultTerminationGracePeriodSeconds`).
 pub const DEFAULT_GRACE_S: i64 = 30;
 
-/// Init containers first.
+/// Init containers first; without ephemeral ones, which are no part of what the pod is there for.
 pub fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+/// As containers: what they have in common with others.
+pub fn ephemeral_containers(spec: &PodSpec) -> impl Iterator<Item = Container> {
+    spec.ephemeral_containers.iter().flatten().map(|c| {
+        let c = c.clone();
+        Container {
+            args: c.args,
+            command: c.command,
+            env: c.env,
+            env_from: c.env_from,
+            image: c.image,
+            image_pull_policy: c.image_pull_policy,
+            lifecycle: c.lifecycle,
+            liveness_probe: c.liveness_probe,
+            name: c.name,
+            ports: c.ports,
+            readiness_probe: c.readiness_probe,
+            resize_policy: c.resize_policy,
+            resources: c.resources,
+            restart_policy: c.restart_policy,
+            restart_policy_rules: c.restart_policy_rules,
+            security_context: c.security_context,
+            startup_probe: c.startup_probe,
+            stdin: c.stdin,
+            stdin_once: c.stdin_once,
+            termination_message_path: c.termination_message_path,
+            termination_message_policy: c.termination_message_policy,
+            tty: c.tty,
+            volume_devices: c.volume_devices,
+            volume_mounts: c.volume_mounts,
+            working_dir: c.working_dir,
+        }
+    })
+}
+
+/// Whatever kind it is of.
+#[must_use]
+pub fn container_named<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
+    let spec = pod.spec.as_ref()?;
+    let usual = all_containers(spec).find(|c| c.name == name).map(Cow::Borrowed);
+    usual.or_else(|| ephemeral_containers(spec).find(|c| c.name == name).map(Cow::Owned))
 }
 
 /// `terminationGracePeriodSeconds`; what is below zero counts as zero.

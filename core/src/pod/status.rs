@@ -3,24 +3,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{
-    self as api, Container, ContainerStateTerminated, ContainerStateWaiting, HostIP, Pod, PodIP, PodStatus,
-};
+use k8s_openapi::api::core::v1::{self as api, Container, HostIP, Pod, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::order::ContainerWaiting;
 use super::probe::ProbeResults;
-use super::qos::{QosClass, is_sidecar};
-use super::runtime_status::{ContainerState, ContainerStatus, ContainerUser, PodRuntimeStatus};
-use crate::reason::Reason;
+use super::qos::QosClass;
+use super::runtime_status::PodRuntimeStatus;
+use super::spec::ephemeral_containers;
 
 mod conditions;
+mod container;
 mod given;
 mod gone;
 mod phase;
 
 pub use conditions::of_others as conditions_of_others;
+use container::{Role, container_status};
 pub use gone::of_gone;
 
 /// The message of `ContainerStatusUnknown`.
@@ -90,10 +90,11 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     let spec = input.pod.spec.as_ref();
     let containers = spec.map_or(&[][..], |s| &s.containers);
     let init = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
-    let init_statuses: Vec<api::ContainerStatus> =
-        init.iter().map(|c| container_status(input, c, Role::of_init(c), true)).collect();
-    let mut statuses: Vec<api::ContainerStatus> =
-        containers.iter().map(|c| container_status(input, c, Role::Regular, !init.is_empty())).collect();
+    let of = |c: &Container, role| container_status(input, c, role, !init.is_empty());
+    let init_statuses: Vec<api::ContainerStatus> = init.iter().map(|c| of(c, Role::of_init(c))).collect();
+    let mut statuses: Vec<api::ContainerStatus> = containers.iter().map(|c| of(c, Role::Regular)).collect();
+    let ephemeral = spec.into_iter().flat_map(ephemeral_containers);
+    let mut ephemeral: Vec<api::ContainerStatus> = ephemeral.map(|c| of(&c, Role::Ephemeral)).collect();
 
     let phase = match input.failed {
         Some(_) => "Failed",
@@ -112,6 +113,7 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     let conditions = conditions::conditions(input, phase, init, &init_statuses, &statuses);
     // As kubelet has them; init containers are told in their order.
     statuses.sort_by(|a, b| a.name.cmp(&b.name));
+    ephemeral.sort_by(|a, b| a.name.cmp(&b.name));
     PodStatus {
         allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
         resources,
@@ -121,6 +123,7 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         conditions: Some(conditions),
         init_container_statuses: (!init_statuses.is_empty()).then_some(init_statuses),
         container_statuses: (!statuses.is_empty()).then_some(statuses),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         host_ip: input.host_ips.first().cloned(),
         host_ips: some_unless_empty(input.host_ips.iter().map(|ip| HostIP { ip: ip.clone() })),
         pod_ip: pod_ips.first().cloned(),
@@ -161,141 +164,6 @@ fn time(unix_ns: i64) -> Option<Time> {
         return None;
     }
     Timestamp::from_second(unix_ns / 1_000_000_000).ok().map(Time)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Regular,
-    Init,
-    Sidecar,
-}
-
-impl Role {
-    fn of_init(container: &Container) -> Role {
-        if is_sidecar(container) { Role::Sidecar } else { Role::Init }
-    }
-}
-
-fn container_status(
-    input: &StatusInput<'_>,
-    container: &Container,
-    role: Role,
-    has_init_containers: bool,
-) -> api::ContainerStatus {
-    let mut instances = input.runtime.containers.iter().filter(|s| s.name == container.name);
-    let newest = instances.next();
-    let before = instances.find(|s| s.state == ContainerState::Exited).map(|s| terminated(input, s));
-    let waiting = input.waiting.iter().find(|w| w.container == container.name);
-
-    let mut state = api::ContainerState::default();
-    let mut last = before;
-    match newest {
-        Some(s) if s.state == ContainerState::Running => {
-            state.running = Some(api::ContainerStateRunning { started_at: time(s.started_at_ns) });
-        }
-        Some(s) if s.state == ContainerState::Exited => {
-            let ended = terminated(input, s);
-            match waiting {
-                // It shall run again, and something is in the way: what it ended of is history now.
-                Some(why) if !input.completed && input.failed.is_none() => {
-                    state.waiting = Some(waiting_state(why));
-                    last = Some(ended);
-                }
-                _ => state.terminated = Some(ended),
-            }
-        }
-        Some(s) if s.state == ContainerState::Unknown => {
-            state.terminated = Some(ContainerStateTerminated {
-                exit_code: 137,
-                reason: Some("ContainerStatusUnknown".to_owned()),
-                message: Some(NOT_LOCATED.to_owned()),
-                container_id: Some(container_id(input, s)),
-                ..ContainerStateTerminated::default()
-            });
-        }
-        Some(_) | None => {
-            let default = if has_init_containers { "PodInitializing" } else { "ContainerCreating" };
-            state.waiting = Some(waiting.map_or_else(
-                || ContainerStateWaiting { reason: Some(default.to_owned()), message: None },
-                waiting_state,
-            ));
-        }
-    }
-    let running = state.running.is_some();
-    let id = newest.filter(|_| running).map(|s| s.id.as_str());
-    let started = id.is_some_and(|id| input.probes.is_started(container, id));
-    let ready = match role {
-        Role::Init => state.terminated.as_ref().is_some_and(|t| t.exit_code == 0),
-        Role::Regular | Role::Sidecar => id.is_some_and(|id| input.probes.is_ready(container, id)),
-    };
-    let resources = newest.and_then(|_| given::of_container(container));
-    api::ContainerStatus {
-        allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
-        resources,
-        user: newest.and_then(|s| s.user.as_ref()).map(user),
-        volume_mounts: given::volume_mounts(container, input.recursive_read_only),
-        name: container.name.clone(),
-        image: newest
-            .map(|s| s.image.clone())
-            .filter(|image| !image.is_empty())
-            .or_else(|| container.image.clone())
-            .unwrap_or_default(),
-        image_id: newest.map(|s| s.image_ref.clone()).unwrap_or_default(),
-        container_id: newest.map(|s| container_id(input, s)),
-        restart_count: newest.map_or(0, |s| i32::try_from(s.restart_count).unwrap_or(i32::MAX)),
-        ready,
-        started: Some(started),
-        state: Some(state),
-        last_state: last.map(|ended| api::ContainerState { terminated: Some(ended), ..Default::default() }),
-        ..api::ContainerStatus::default()
-    }
-}
-
-fn user(of: &ContainerUser) -> api::ContainerUser {
-    api::ContainerUser {
-        linux: Some(api::LinuxContainerUser {
-            uid: of.uid,
-            gid: of.gid,
-            supplemental_groups: Some(of.supplemental_groups.clone()).filter(|all| !all.is_empty()),
-        }),
-    }
-}
-
-fn waiting_state(why: &ContainerWaiting) -> ContainerStateWaiting {
-    ContainerStateWaiting {
-        reason: Some(why.reason.clone()),
-        message: Some(why.message.clone()).filter(|m| !m.is_empty()),
-    }
-}
-
-fn container_id(input: &StatusInput<'_>, status: &ContainerStatus) -> String {
-    format!("{}://{}", input.runtime_name, status.id)
-}
-
-fn terminated(input: &StatusInput<'_>, status: &ContainerStatus) -> ContainerStateTerminated {
-    // 137 = 128 + SIGKILL. An OOM kill of a child alone is not what ended the container.
-    let by_runtime = status.reason == "OOMKilled";
-    let oom_killed = status.exit_code == 137 && (by_runtime || input.oom_killed.contains(&status.id));
-    let forestalled = input.forestalled.get(&status.id).filter(|_| !oom_killed);
-    let reason = match status.reason.as_str() {
-        _ if oom_killed => "OOMKilled",
-        _ if forestalled.is_some() => Reason::MemoryLimitForestalled.as_str(),
-        "" if status.exit_code == 0 => "Completed",
-        "" => "Error",
-        told => told,
-    };
-    // What it wrote itself comes after.
-    let own = Some(&status.message).filter(|m| !m.is_empty());
-    let message: Vec<&str> = forestalled.into_iter().chain(own).map(String::as_str).collect();
-    ContainerStateTerminated {
-        exit_code: status.exit_code,
-        reason: Some(reason.to_owned()),
-        message: Some(message.join("\n")).filter(|m| !m.is_empty()),
-        started_at: time(status.started_at_ns),
-        finished_at: time(status.finished_at_ns),
-        container_id: Some(container_id(input, status)),
-        signal: None,
-    }
 }
 
 #[cfg(test)]

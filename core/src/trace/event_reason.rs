@@ -37,9 +37,13 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         Reason::BackOff if record.kind == Kind::Warning => (Warning, "BackOff"),
         Reason::BackOff => (Normal, "BackOff"),
         Reason::Killing => (Normal, "Killing"),
+        Reason::FailedPostStartHook => (Warning, "FailedPostStartHook"),
+        Reason::FailedPreStopHook => (Warning, "FailedPreStopHook"),
+        Reason::LifecycleHTTPFallback => (Warning, "LifecycleHTTPFallback"),
         Reason::NodeReady => (Normal, "NodeReady"),
         Reason::NodeNotReady => (Normal, "NodeNotReady"),
         Reason::Evicted => (Warning, "Evicted"),
+        Reason::DeadlineExceeded => (Normal, "DeadlineExceeded"),
         Reason::Preempting => (Warning, "Preempting"),
         Reason::MemoryLimitForestalled | Reason::GraceCutShort => (Warning, "Killing"),
         Reason::OomKilled => (Warning, "OOMKilling"),
@@ -59,6 +63,7 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         Reason::TaintToleration => (Warning, "TaintToleration"),
         Reason::PodOSNotSupported => (Warning, "PodOSNotSupported"),
         Reason::AppArmor => (Warning, "AppArmor"),
+        Reason::SysctlForbidden => (Warning, "SysctlForbidden"),
         Reason::UnsupportedFeature => (Warning, "UnsupportedFeature"),
         // The decision to evict, whatever it was made on.
         Reason::ThresholdMet
@@ -92,6 +97,7 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         | Reason::LivenessProbeFailed
         | Reason::StartupProbeFailed
         | Reason::CrashLoopBackOffEnded
+        | Reason::AllContainersRestarting
         | Reason::PodUpdated
         | Reason::PodNameTaken
         | Reason::RetryAfterEviction

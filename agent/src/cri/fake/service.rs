@@ -3,12 +3,12 @@
 use super::*;
 
 impl Service {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no test panics with the lock held")
     }
 
     /// Counts the call; fails or hangs if it is to.
-    async fn arrived(&self, call: &str, detail: &str) -> Result<(), Status> {
+    pub(super) async fn arrived(&self, call: &str, detail: &str) -> Result<(), Status> {
         let hangs = {
             let mut state = self.state();
             state.calls.push(format!("{call} {detail}").trim_end().to_owned());
@@ -175,6 +175,7 @@ impl RuntimeService for Service {
         let mut state = self.state();
         state.made += 1;
         let id = format!("{name}-{}", state.made);
+        state.last_config = Some(config.clone());
         let status = cri::ContainerStatus {
             id: id.clone(),
             metadata: config.metadata,
@@ -332,10 +333,20 @@ impl RuntimeService for Service {
         Ok(Response::new(cri::ListContainerStatsResponse { stats: stats.collect() }))
     }
 
+    async fn exec_sync(
+        &self,
+        r: Request<cri::ExecSyncRequest>,
+    ) -> Result<Response<cri::ExecSyncResponse>, Status> {
+        let r = r.into_inner();
+        let what = format!("{} {} {}", r.container_id, r.timeout, r.cmd.join(" "));
+        self.arrived("ExecSync", &what).await?;
+        let answer = self.state().exec_answer.clone();
+        Ok(Response::new(answer))
+    }
+
     not_served! {
         update_container_resources: UpdateContainerResourcesRequest => UpdateContainerResourcesResponse;
         reopen_container_log: ReopenContainerLogRequest => ReopenContainerLogResponse;
-        exec_sync: ExecSyncRequest => ExecSyncResponse;
         exec: ExecRequest => ExecResponse;
         attach: AttachRequest => AttachResponse;
         port_forward: PortForwardRequest => PortForwardResponse;
@@ -345,64 +356,5 @@ impl RuntimeService for Service {
         update_runtime_config: UpdateRuntimeConfigRequest => UpdateRuntimeConfigResponse;
         list_metric_descriptors: ListMetricDescriptorsRequest => ListMetricDescriptorsResponse;
         list_pod_sandbox_metrics: ListPodSandboxMetricsRequest => ListPodSandboxMetricsResponse;
-    }
-}
-
-#[tonic::async_trait]
-impl ImageService for Service {
-    async fn image_status(
-        &self,
-        r: Request<cri::ImageStatusRequest>,
-    ) -> Result<Response<cri::ImageStatusResponse>, Status> {
-        let name = r.into_inner().image.unwrap_or_default().image;
-        self.arrived("ImageStatus", &name).await?;
-        let image = self.state().images.iter().find(|i| i.repo_tags.contains(&name)).cloned();
-        Ok(Response::new(cri::ImageStatusResponse { image, ..Default::default() }))
-    }
-
-    async fn pull_image(
-        &self,
-        r: Request<cri::PullImageRequest>,
-    ) -> Result<Response<cri::PullImageResponse>, Status> {
-        let name = r.into_inner().image.unwrap_or_default().image;
-        self.arrived("PullImage", &name).await?;
-        let image =
-            cri::Image { id: format!("sha256:{name}"), repo_tags: vec![name.clone()], ..Default::default() };
-        self.state().images.push(image);
-        Ok(Response::new(cri::PullImageResponse { image_ref: format!("sha256:{name}") }))
-    }
-
-    async fn list_images(
-        &self,
-        _: Request<cri::ListImagesRequest>,
-    ) -> Result<Response<cri::ListImagesResponse>, Status> {
-        self.arrived("ListImages", "").await?;
-        Ok(Response::new(cri::ListImagesResponse { images: self.state().images.clone() }))
-    }
-
-    async fn remove_image(
-        &self,
-        r: Request<cri::RemoveImageRequest>,
-    ) -> Result<Response<cri::RemoveImageResponse>, Status> {
-        let id = r.into_inner().image.unwrap_or_default().image;
-        self.arrived("RemoveImage", &id).await?;
-        self.state().images.retain(|i| i.id != id);
-        Ok(Response::new(cri::RemoveImageResponse {}))
-    }
-
-    async fn image_fs_info(
-        &self,
-        _: Request<cri::ImageFsInfoRequest>,
-    ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
-        self.arrived("ImageFsInfo", "").await?;
-        let mountpoint = self.state().image_store.clone();
-        let image_filesystems = mountpoint.map(|mountpoint| cri::FilesystemUsage {
-            fs_id: Some(cri::FilesystemIdentifier { mountpoint }),
-            ..Default::default()
-        });
-        Ok(Response::new(cri::ImageFsInfoResponse {
-            image_filesystems: image_filesystems.into_iter().collect(),
-            ..Default::default()
-        }))
     }
 }

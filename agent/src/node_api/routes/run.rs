@@ -55,12 +55,12 @@ async fn run_in(
     let command = query(raw).first("cmd").unwrap_or_default().to_owned();
     let words = command.split(' ').map(str::to_owned).collect();
     match api.runtime.exec_sync(&id, words, LONGEST_RUN, Duration::from_secs(60)).await {
-        Ok(ran) if ran.exit_code == 0 && ran.output.is_empty() => answer::untyped(StatusCode::OK, ""),
+        Ok(ran) if ran.exit_code == 0 && ran.output().is_empty() => answer::untyped(StatusCode::OK, ""),
         Ok(ran) if ran.exit_code == 0 => {
-            answer::with_type(StatusCode::OK, HeaderValue::from_static("application/json"), ran.output)
+            answer::with_type(StatusCode::OK, HeaderValue::from_static("application/json"), ran.output())
         }
         Ok(ran) => {
-            let said = String::from_utf8_lossy(&ran.output).into_owned();
+            let said = String::from_utf8_lossy(&ran.output()).into_owned();
             failed(format!("command '{command}' exited with {}: {said}", ran.exit_code))
         }
         Err(error) => failed(answer::in_gos_words(&error)),

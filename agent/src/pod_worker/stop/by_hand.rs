@@ -194,10 +194,11 @@ impl Worker {
         any
     }
 
-    /// The container's first process, where the agent is to send the stop signal itself: to an evicted pod, and to a
-    /// container that has had the signal from it before.
-    pub(super) fn to_signal_by_hand(&self, id: &str) -> Option<InitProcess> {
-        if !self.evicted() && !self.signalled.was_sent(&self.context.volumes.pod_dir(&self.uid), id) {
+    /// The container's first process, where the agent is to send the stop signal itself: to an evicted pod, to a container
+    /// that has had the signal from it before, and to one whose signal is its manifest's (`own`), of which the runtime does
+    /// not know.
+    pub(super) fn to_signal_by_hand(&self, id: &str, own: bool) -> Option<InitProcess> {
+        if !own && !self.evicted() && !self.signalled.was_sent(&self.context.volumes.pod_dir(&self.uid), id) {
             return None;
         }
         match self.known.containers.iter().find(|c| c.id == id) {
@@ -206,7 +207,7 @@ impl Worker {
         }
     }
 
-    fn evicted(&self) -> bool {
+    pub(super) fn evicted(&self) -> bool {
         self.standing().is_some_and(|standing| standing.is_eviction())
     }
 }

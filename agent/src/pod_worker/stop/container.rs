@@ -7,27 +7,27 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::Stop;
 use super::by_hand::{self, Signalled};
+use super::pre_stop::RunningHook;
+use super::{Deadline, Stop};
 use crate::clock;
 use crate::pod_worker::PodWorkers;
 use crate::pod_worker::terminate::RETRY;
-use oomlet_core::clock::Mono;
 use oomlet_core::node::event::Event;
 use oomlet_core::pod::order::{StopContainer, WorkerOutcome, WorkerReport};
 
 /// Stops under way, by container id, with the time of their SIGKILL.
 #[derive(Debug, Default)]
-pub(in crate::pod_worker) struct Stops(HashMap<String, watch::Sender<Mono>>);
+pub(in crate::pod_worker) struct Stops(HashMap<String, watch::Sender<Deadline>>);
 
 impl PodWorkers {
     /// Begins to stop the container, or has its SIGKILL come earlier. Never blocks.
     pub fn stop_container(&mut self, order: StopContainer) {
         let now = clock::now();
-        let kill_at = now + order.grace;
+        let kill_at = Deadline { at: now + order.grace, cut: order.grace.is_zero() };
         self.stops.0.retain(|_, kill_at| !kill_at.is_closed());
         if let Some(standing) = self.stops.0.get(&order.container.id) {
-            standing.send_modify(|at| *at = kill_at.min(*at));
+            standing.send_modify(|standing| *standing = standing.min(kill_at));
             return;
         }
         let (tx, kill_at) = watch::channel(kill_at);
@@ -40,7 +40,10 @@ impl PodWorkers {
             kill_at,
             pod_ends: false,
             alone: true,
+            hook: None,
+            by_hand: order.init.map(|init| (sent.clone(), init)),
             signalled: None,
+            at_least_until: None,
         };
         let (work, cancel) = (run(stop, sent, order, self.reports.clone()), self.cancel.clone());
         let work = async move {
@@ -56,14 +59,18 @@ impl PodWorkers {
 
 async fn run(mut stop: Stop, sent: Signalled, order: StopContainer, reports: mpsc::Sender<Event>) {
     let since = clock::now();
-    let StopContainer { pod, container, init, grace, reason, .. } = order;
+    let StopContainer { pod, container, pre_stop, grace, reason, .. } = order;
     info!(%pod, container = container.name, %reason, grace_ms = grace.as_millis(), "stopping the container");
     let report = async |outcome| {
         let report = WorkerReport { pod: pod.uid.clone(), at: clock::now(), outcome, runtime: None };
         // Without a SyncLoop there is nobody to tell.
         let _ = reports.send(Event::Worker(report)).await;
     };
-    if init.is_some_and(|init| stop.signal(&sent, init)) {
+    let had_its_signal = || sent.was_sent(&stop.context.volumes.pod_dir(&pod.uid), &container.id);
+    if let Some(pre_stop) = pre_stop.filter(|_| !grace.is_zero() && !had_its_signal()) {
+        stop.hook = Some(RunningHook::begin(&stop.context, &pod, &container, *pre_stop));
+    }
+    if stop.hook.is_some() || stop.signal() {
         report(WorkerOutcome::ContainerSignalled { container: container.clone() }).await;
     }
     let mut retry = RETRY;

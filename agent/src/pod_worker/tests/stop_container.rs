@@ -10,7 +10,15 @@ impl Rig {
         let container = ContainerInstance { name: name.to_owned(), id };
         let pod = PodRef { uid: uid(), namespace: "default".into(), name: "web".into() };
         let (qos, reason) = (QosClass::Burstable, Reason::MemoryLimitForestalled);
-        let order = StopContainer { pod, qos, container: container.clone(), init: None, grace, reason };
+        let order = StopContainer {
+            pod,
+            qos,
+            container: container.clone(),
+            init: None,
+            pre_stop: None,
+            grace,
+            reason,
+        };
         self.workers.stop_container(order);
         container
     }

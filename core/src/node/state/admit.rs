@@ -191,14 +191,14 @@ impl State {
         let before = self.saved.get(&id.uid).and_then(|s| s.failure.clone());
         let refused = state.refused.clone();
         // The status that it has is that of a pod which was refused.
-        let anew = refused.is_some() || before.as_ref().is_some_and(|f| !f.disruption && state.is_static());
+        let anew = refused.is_some() || before.as_ref().is_some_and(|f| !f.had_run() && state.is_static());
         if before.as_ref().is_some_and(|f| f.reason == Reason::Evicted) && state.is_static() {
             self.retries.was_kept_out(&id.uid);
         }
-        let (mode, record) = if let Some(failure) = before.filter(|f| f.disruption || !state.is_static()) {
+        let (mode, record) = if let Some(failure) = before.filter(|f| f.had_run() || !state.is_static()) {
             let message = format!("failed before the agent started: {}", failure.message);
             (
-                if failure.disruption {
+                if failure.had_run() {
                     Mode::Evicted { failure, grace: self.resumed_grace(running, own_grace), stopped: false }
                 } else {
                     Mode::Rejected(failure)

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::memory::with_numbers;
-use super::{Mode, State};
+use super::{Mode, PodState, State};
 use crate::clock::Mono;
 use crate::eviction::manager::LimitedContainer;
 use crate::eviction::{ContainerStop, Numbers};
+use crate::pod::hook::{self, PreStop, kill_within};
 use crate::pod::{ContainerInstance, PodRef, PodUid, memory_limit};
 use crate::reason::Reason;
 use crate::trace::record::{Kind, Record};
@@ -31,8 +32,18 @@ impl State {
         self.eviction.watch_limits(uid, containers.collect(), now);
     }
 
+    /// What the container is to do before its stop signal.
+    #[must_use]
+    pub fn pre_stop(&self, pod: &PodState, container: &str) -> Option<PreStop> {
+        let host_ip = self.config.host_ips.first().map(String::as_str);
+        let address = pod.containers.status().and_then(|runtime| hook::address(&pod.pod, runtime, host_ip));
+        hook::pre_stops(&pod.pod, address).remove(container)
+    }
+
     pub(super) fn note_container_stop(&mut self, stop: &ContainerStop, now: Mono) {
-        self.eviction.container_stop_ordered(stop, now);
+        let Some(pod) = self.pods.get(&stop.pod.uid) else { return };
+        let within = ContainerStop { grace: kill_within(&pod.pod, stop.grace), ..stop.clone() };
+        self.eviction.container_stop_ordered(&within, now);
         let Some(mut pod) = self.pods.get_mut(&stop.pod.uid) else { return };
         // One that the last agent has begun to stop keeps the numbers of then.
         pod.forestalled.entry(stop.container.id.clone()).or_insert_with(|| stop.message.clone());

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use super::memory::with_numbers;
 use super::pod::Outstanding;
-use super::{Mode, State};
+use super::{Mode, PodState, State};
 use crate::brake::{BrakeStep, Gear, Held};
 use crate::clock::Mono;
 use crate::eviction::{Eviction, Numbers};
 use crate::node::action::{Action, ActionKind, MemoryAction, NodeAction, PodAction};
 use crate::node::published::Failure;
+use crate::pod::hook::kill_within;
 use crate::pod::order::WorkOrder;
 use crate::pod::{PodRef, PodUid};
 use crate::reason::Reason;
@@ -103,15 +104,20 @@ impl State {
     /// An eviction that an earlier run of the agent had begun and that is not at its end: nobody else is evicted
     /// meanwhile, and its grace can be cut.
     fn resume_eviction(&mut self, id: &PodRef, grace: Duration, now: Mono) {
-        let evicted =
-            self.pods.get(&id.uid).filter(|p| matches!(p.mode, Mode::Evicted { stopped: false, .. }));
+        let is_evicted = |p: &&PodState| matches!(&p.mode, Mode::Evicted { stopped: false, failure, .. } if !failure.is_overdue());
+        let evicted = self.pods.get(&id.uid).filter(is_evicted);
         let runs = evicted.is_some_and(|p| p.containers.any_listed_running());
         let known = self.resources.is_evicting(&id.uid) || self.eviction.evicting().any(|uid| *uid == id.uid);
         if runs && !known {
+            let within = self.kill_within(&id.uid, grace);
             // Nobody knows any more what it was evicted for.
-            self.eviction.eviction_ordered(id, grace, now);
-            self.resources.eviction_ordered(&id.uid, grace, now);
+            self.eviction.eviction_ordered(id, within, now);
+            self.resources.eviction_ordered(&id.uid, within, now);
         }
+    }
+
+    pub(super) fn kill_within(&self, uid: &PodUid, grace: Duration) -> Duration {
+        self.pods.get(uid).map_or(grace, |pod| kill_within(&pod.pod, grace))
     }
 
     fn note_eviction(&mut self, eviction: &Eviction, now: Mono) {
@@ -125,7 +131,8 @@ impl State {
         pod.next_sync = None;
         pod.unsaved = true;
         drop(pod);
-        self.eviction.eviction_ordered(&eviction.pod, eviction.grace, now);
+        let within = self.kill_within(&eviction.pod.uid, eviction.grace);
+        self.eviction.eviction_ordered(&eviction.pod, within, now);
         self.record_decision(eviction, now);
         if eviction.brake {
             self.eviction.hold(&Held::pod(&eviction.pod.uid), &eviction.domain, false, now);

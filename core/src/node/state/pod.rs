@@ -30,7 +30,8 @@ pub enum Mode {
     Active,
     /// Refused; Failed without having run. A static pod is tried again, see [`super::retry`].
     Rejected(Failure),
-    /// Ended, or being ended, by eviction; Failed. A static pod comes back, see [`super::retry`].
+    /// Ended, or being ended, by eviction, or because its time was over; Failed. A static pod that was evicted comes back,
+    /// see [`super::retry`].
     Evicted { failure: Failure, grace: Duration, stopped: bool },
     /// Ended by itself.
     Completed { succeeded: bool, stopped: bool },
@@ -86,7 +87,7 @@ pub struct PodState {
     pub(super) unnamed: bool,
     /// Its source names another pod of its name instead, which has not been admitted yet: this one runs until then.
     pub(super) superseded: bool,
-    /// Why it was refused, or evicted, before it is tried again.
+    /// Why it was refused, or evicted, before it is tried again, or removed.
     pub(super) refused: Option<Failure>,
     /// What it is waiting for, as it was last told.
     pub(super) waits_for: Option<String>,
@@ -110,6 +111,8 @@ pub struct PodState {
     /// As its worker read the pod last, there was nothing to be done for it.
     pub(super) settled: bool,
     pub(super) next_sync: Option<(Mono, Reason)>,
+    /// It may be active until then, see [`super::deadline`].
+    pub(super) deadline_at: Option<Mono>,
     pub(super) outstanding: Outstanding,
     pub(super) watched_pids: BTreeSet<u32>,
     /// Containers whose OOM kill has been told, until the runtime reports their exit.
@@ -168,6 +171,7 @@ impl PodState {
             listed_news: false,
             settled: false,
             next_sync: None,
+            deadline_at: None,
             outstanding: Outstanding::Nothing,
             watched_pids: BTreeSet::new(),
             oom_told: BTreeSet::new(),
@@ -270,6 +274,9 @@ impl PodState {
 
     /// It is not wanted any more.
     pub(super) fn remove(&mut self, reason: Reason) {
+        if let Mode::Evicted { failure, .. } = &self.mode {
+            self.refused = Some(failure.clone());
+        }
         self.mode = Mode::Removing { reason };
         self.outstanding = Outstanding::Nothing;
         self.next_sync = None;
@@ -298,9 +305,9 @@ impl PodState {
     /// All containers have ended; the record to make of it.
     pub(super) fn stopped(&mut self, at: Mono, took: Duration, killed: bool) -> Option<Record> {
         let kind = match &mut self.mode {
-            Mode::Evicted { stopped, .. } => {
+            Mode::Evicted { stopped, failure, .. } => {
                 *stopped = true;
-                Kind::Eviction
+                if failure.is_overdue() { Kind::Pod } else { Kind::Eviction }
             }
             Mode::Completed { stopped, .. } => {
                 *stopped = true;
@@ -328,7 +335,9 @@ impl PodState {
             }
             Mode::Pending | Mode::Rejected(_) | Mode::Removed => false,
         };
-        self.next_sync.filter(|_| free).map(|(at, _)| at)
+        let sync = self.next_sync.filter(|_| free).map(|(at, _)| at);
+        let over = self.deadline_at.filter(|_| self.mode == Mode::Active);
+        sync.into_iter().chain(over).min()
     }
 
     /// Init processes that the eBPF program does not watch yet.

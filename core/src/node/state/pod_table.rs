@@ -112,6 +112,12 @@ impl PodTable {
         due.into_iter().filter_map(|uid| self.pods.get(uid))
     }
 
+    /// Those whose time has come.
+    pub fn timed(&self, now: Mono) -> impl Iterator<Item = &PodState> {
+        let timers = self.derived.timers.iter().take_while(move |(at, _)| *at <= now);
+        timers.filter_map(|(_, uid)| self.pods.get(uid))
+    }
+
     /// The plan has looked at all that had changed.
     pub fn planned(&mut self) {
         self.derived.touched.clear();

@@ -6,6 +6,8 @@ use crate::clock::Mono;
 use crate::pod::Pod;
 use crate::pod::probe::results::{kill_message, kill_reason};
 use crate::pod::probe::{ProbeKind, ProbeMessage, ProbeReport};
+use crate::pod::restart::restarts_when_ended;
+use crate::pod::spec::all_containers;
 use crate::reason::Reason;
 use crate::trace::record::{Kind, Record};
 
@@ -49,6 +51,7 @@ impl State {
 fn failed(pod: &Pod, name: &str, kind: ProbeKind) -> String {
     let spec = pod.spec.as_ref();
     let sidecar = spec.is_some_and(|s| s.init_containers.iter().flatten().any(|c| c.name == name));
-    let never = spec.and_then(|s| s.restart_policy.as_deref()) == Some("Never");
-    kill_message(name, kind, sidecar, !never)
+    let container = spec.and_then(|s| all_containers(s).find(|c| c.name == name));
+    let restarts = container.is_some_and(|c| restarts_when_ended(pod, c));
+    kill_message(name, kind, sidecar, restarts)
 }

@@ -44,22 +44,24 @@ impl State {
             Mode::Rejected(failure) | Mode::Evicted { failure, .. } => Some(failure.clone()),
             // Not to be forgotten should the agent end before it is admitted.
             Mode::Pending => self.saved.get(&pod.id.uid).and_then(|s| s.failure.clone()),
-            // What is left of an evicted pod goes before it runs again.
-            Mode::Removing { reason: Reason::RetryAfterEviction } => pod.refused.clone(),
-            Mode::Active | Mode::Completed { .. } | Mode::Removing { .. } | Mode::Removed => None,
+            // Also of an evicted pod of which what is left goes before it runs again.
+            Mode::Removing { .. } => pod.refused.clone(),
+            Mode::Active | Mode::Completed { .. } | Mode::Removed => None,
         };
         // After a restart the old status holds until its worker has read what the runtime has: a pod that runs does not
         // become Pending meanwhile, however long that takes.
         let unread = pod.containers.status().is_none();
         let failed = |status: &PodStatus| status.phase.as_deref() == Some("Failed");
-        let holds = |status: &PodStatus| match &failure {
+        // A controller replaces a pod that has failed: one whose time is over is to have made room by then.
+        let told = failure.as_ref().filter(|f| !f.is_overdue() || all_ended(pod));
+        let holds = |status: &PodStatus| match told {
             // Of a pod that was refused and is looked at again.
             None => !(pod.mode == Mode::Pending && pod.refused.is_some() && failed(status)),
             Some(failure) => failed(status) && status.message.as_ref() == Some(&failure.message),
         };
         let earlier = pod.status.clone().filter(|status| unread && holds(status));
         let as_saved = earlier.as_ref().is_some_and(|status| !published::has_ended(status));
-        let status = earlier.unwrap_or_else(|| Arc::new(self.status(pod, failure.as_ref(), now)));
+        let status = earlier.unwrap_or_else(|| Arc::new(self.status(pod, told, now)));
         PublishedPod {
             pod: Arc::clone(&pod.pod),
             status,

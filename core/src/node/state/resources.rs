@@ -95,17 +95,22 @@ impl State {
     /// source has not named yet will run, too.
     #[must_use]
     pub fn images_named(&self) -> BTreeSet<String> {
-        let will_run = |p: &PodState| match p.mode {
+        let will_run = |p: &PodState| match &p.mode {
             Mode::Active | Mode::Pending => true,
             // They are tried again.
-            Mode::Evicted { .. } | Mode::Rejected(_) => p.is_static(),
+            Mode::Evicted { failure, .. } => p.is_static() && !failure.is_overdue(),
+            Mode::Rejected(_) => p.is_static(),
             Mode::Completed { .. } | Mode::Removing { .. } | Mode::Removed => false,
         };
         let pods = self.pods.values().filter(|p| will_run(p)).map(|p| p.pod.as_ref());
         let unnamed = self.saved.values().map(|saved| &saved.pod).filter(|_| !self.sources_ready());
         let specs = pods.chain(unnamed).filter_map(|pod| pod.spec.as_ref());
-        let containers = specs.flat_map(all_containers);
-        containers.filter_map(|c| c.image.clone()).collect()
+        specs
+            .flat_map(|spec| {
+                let usual = all_containers(spec).filter_map(|c| c.image.clone());
+                usual.chain(spec.ephemeral_containers.iter().flatten().filter_map(|c| c.image.clone()))
+            })
+            .collect()
     }
 
     pub(super) fn apply_resources(&mut self, answer: ResourceAnswer, now: Mono) {
@@ -178,7 +183,8 @@ impl State {
         pod.next_sync = None;
         pod.unsaved = true;
         drop(pod);
-        self.resources.eviction_ordered(&eviction.pod.uid, eviction.grace, now);
+        let within = self.kill_within(&eviction.pod.uid, eviction.grace);
+        self.resources.eviction_ordered(&eviction.pod.uid, within, now);
         let record = Record::new(now, Kind::Decision, eviction.reason, eviction.message.clone())
             .pod(&eviction.pod)
             .domain(if eviction.signal.is_some() { "node" } else { "pod" })

@@ -95,7 +95,7 @@ impl State {
     pub(super) fn room_was_made(&mut self, uid: &PodUid, now: Mono) {
         self.retries.look_again();
         let Some(pod) = self.pods.get(uid).filter(|p| p.is_static()) else { return };
-        if matches!(pod.mode, Mode::Evicted { stopped: true, .. }) {
+        if matches!(&pod.mode, Mode::Evicted { stopped: true, failure, .. } if !failure.is_overdue()) {
             let ran = pod.admitted_at.map(|at| now.since(at));
             self.retries.evicted_pod_ended(uid, ran, now);
         }

@@ -1,5 +1,6 @@
 mod any_events;
 mod brake;
+mod deadline;
 mod kernel_records;
 mod limits;
 mod preempt;

@@ -162,10 +162,11 @@ impl State {
 }
 
 /// Only what the API server lets change (ValidatePodUpdate, pkg/apis/core/validation): metadata, images, tolerations,
-/// the active deadline and the grace. The QoS class is the place of the pod's cgroup.
+/// the active deadline, the grace, ephemeral containers. The QoS class is the place of the pod's cgroup.
 fn changes_in_place(old: &Pod, new: &Pod) -> bool {
     let (Some(before), Some(mut after)) = (&old.spec, new.spec.clone()) else { return false };
     after.tolerations.clone_from(&before.tolerations);
+    after.ephemeral_containers.clone_from(&before.ephemeral_containers);
     after.active_deadline_seconds = before.active_deadline_seconds;
     after.termination_grace_period_seconds = before.termination_grace_period_seconds;
     with_images_of(&mut after, before);

@@ -17,9 +17,7 @@ pub(super) fn refused(pod: &Pod) -> Option<String> {
         }
     }
     let resource_claims = spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty());
-    let field = if spec.runtime_class_name.is_some() {
-        Some("spec.runtimeClassName")
-    } else if spec.host_users == Some(false) {
+    let field = if spec.host_users == Some(false) {
         Some("spec.hostUsers: false")
     } else if resource_claims {
         Some("spec.resourceClaims")
@@ -79,38 +77,7 @@ fn unsupported_volume(volume: &Volume) -> Option<&'static str> {
 /// Fields that are left undone for now: one text each, with the field's path. The pod runs all the same.
 #[must_use]
 pub fn unsupported(pod: &Pod) -> Vec<String> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let listed = |list: Option<usize>| list.is_some_and(|len| len > 0);
-    let mut fields: Vec<String> = [
-        ("spec.activeDeadlineSeconds", spec.active_deadline_seconds.is_some()),
-        ("spec.ephemeralContainers", listed(spec.ephemeral_containers.as_ref().map(Vec::len))),
-        ("spec.imagePullSecrets", listed(spec.image_pull_secrets.as_ref().map(Vec::len))),
-    ]
-    .into_iter()
-    .filter(|(_, set)| *set)
-    .map(|(field, _)| field.to_owned())
-    .collect();
-    for (list, containers) in [
-        ("initContainers", spec.init_containers.as_deref().unwrap_or_default()),
-        ("containers", &spec.containers),
-    ] {
-        for container in containers {
-            fields
-                .extend(container_fields(container).map(|f| format!("spec.{list}[{}].{f}", container.name)));
-        }
-    }
-    fields
-}
-
-fn container_fields(container: &Container) -> impl Iterator<Item = &'static str> {
-    let lifecycle = container.lifecycle.as_ref();
-    [
-        ("lifecycle.postStart", lifecycle.is_some_and(|l| l.post_start.is_some())),
-        ("lifecycle.preStop", lifecycle.is_some_and(|l| l.pre_stop.is_some())),
-        ("lifecycle.stopSignal", lifecycle.is_some_and(|l| l.stop_signal.is_some())),
-        ("restartPolicyRules", container.restart_policy_rules.is_some()),
-    ]
-    .into_iter()
-    .filter(|(_, set)| *set)
-    .map(|(field, _)| field)
+    let secrets = pod.spec.as_ref().and_then(|spec| spec.image_pull_secrets.as_ref());
+    let fields = [("spec.imagePullSecrets", secrets.is_some_and(|list| !list.is_empty()))];
+    fields.into_iter().filter(|(_, set)| *set).map(|(field, _)| field.to_owned()).collect()
 }

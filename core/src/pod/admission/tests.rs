@@ -6,6 +6,7 @@ fn node() -> NodeFacts {
     NodeFacts {
         name: "node-1".into(),
         allocatable: Amounts { milli_cpu: 2000, memory_bytes: 1000 },
+        allowed_sysctls: AllowedSysctls::default(),
         max_pods: 3,
         os: "linux".into(),
         arch: "amd64".into(),
@@ -194,7 +195,6 @@ fn refused_features_are_named() {
             volume(json!({"name": "v", "iscsi": {"iqn": "q", "lun": 0, "targetPortal": "t"}})),
             "this volume type",
         ),
-        (json!({"runtimeClassName": "gvisor"}), "spec.runtimeClassName"),
         (json!({"hostUsers": false}), "spec.hostUsers"),
         (container(json!({"resources": {"limits": {"nvidia.com/gpu": "1"}}})), "\"nvidia.com/gpu\""),
         (container(json!({"volumeDevices": [{"name": "d", "devicePath": "/d"}]})), "volumeDevices"),
@@ -218,10 +218,13 @@ fn what_is_left_undone_is_listed() {
             "dnsConfig": {}, "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["a"]}],
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
             "subdomain": "s",
-            "containers": [{"name": "a", "livenessProbe": {}, "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}],
+            "activeDeadlineSeconds": 1,
+            "containers": [{"name": "a", "livenessProbe": {}, "restartPolicyRules": [],
+                "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}],
+            "imagePullSecrets": [{"name": "s"}],
         }),
     );
-    assert_eq!(unsupported(&busy), ["spec.containers[a].lifecycle.preStop"]);
+    assert_eq!(unsupported(&busy), ["spec.imagePullSecrets"]);
 }
 
 #[test]

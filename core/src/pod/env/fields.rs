@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{ObjectFieldSelector, Pod, ResourceFieldSelector};
 
 use super::EnvFacts;
-use crate::pod::spec::all_containers;
+use crate::pod::spec::container_named;
 use crate::quantity::{QuantityError, bytes_of, milli_cpu_of, parse_bytes, parse_milli_cpu};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,10 +62,8 @@ pub fn resource_field(
     facts: &EnvFacts,
 ) -> Result<String, ResourceFieldError> {
     let name = selector.container_name.as_deref().filter(|n| !n.is_empty()).unwrap_or(default_container);
-    let mut containers = pod.spec.iter().flat_map(all_containers);
-    let target = containers
-        .find(|c| c.name == name)
-        .ok_or_else(|| ResourceFieldError::NoSuchContainer(name.to_owned()))?;
+    let target =
+        container_named(pod, name).ok_or_else(|| ResourceFieldError::NoSuchContainer(name.to_owned()))?;
     let requests = target.resources.as_ref().and_then(|r| r.requests.as_ref());
     let limits = target.resources.as_ref().and_then(|r| r.limits.as_ref());
     let divisor =

@@ -2,8 +2,11 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::{ContainerState, Planner, PodActions, changed, spec_changed, unknown};
+use super::{
+    ContainerKind, ContainerState, ContainerStatus, Planner, PodActions, changed, spec_changed, unknown,
+};
 use crate::pod::qos::is_sidecar;
+use crate::pod::restart;
 
 pub(super) enum Init {
     Done,
@@ -40,16 +43,24 @@ impl Planner<'_> {
             match self.init_status(&container.name) {
                 Some(s) if s.state == ContainerState::Exited && s.exit_code == 0 => continue,
                 Some(s) if s.state == ContainerState::Running => return Init::InProgress,
-                Some(s) if s.state != ContainerState::Created && self.restart_policy() == "Never" => {
+                Some(s) if s.state != ContainerState::Created && !self.is_tried_again(container, s) => {
                     return Init::Failed;
                 }
                 Some(s) if s.state == ContainerState::Unknown => actions.containers_to_kill.push(unknown(s)),
                 _ => {}
             }
-            self.start(container, true, actions);
+            self.start(container, ContainerKind::Init, actions);
             return Init::InProgress;
         }
         Init::Done
+    }
+
+    /// Of an init container that has failed, or may have.
+    fn is_tried_again(&self, container: &Container, status: &ContainerStatus) -> bool {
+        match status.state {
+            ContainerState::Exited => restart::restarts(self.pod, container, status.exit_code),
+            _ => restart::restarts_when_ended(self.pod, container),
+        }
     }
 
     /// A sidecar counts as up as soon as it is started; the next one need not wait for another plan. With a startup probe it is
@@ -69,7 +80,7 @@ impl Planner<'_> {
             Some(s) if s.state == ContainerState::Unknown => actions.containers_to_kill.push(unknown(s)),
             _ => {}
         }
-        let begun = self.start(container, true, actions);
+        let begun = self.start(container, ContainerKind::Init, actions);
         if begun && container.startup_probe.is_none() { Sidecar::Up } else { Sidecar::NotYet }
     }
 }

@@ -1,4 +1,5 @@
 mod probes;
+mod restart;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -111,7 +111,9 @@ fn command(command: &[String], container: &Container) -> Vec<String> {
     command.iter().map(|word| expand(word, &env)).collect()
 }
 
-fn http_get(get: &HTTPGetAction, container: &Container) -> Result<Check, String> {
+/// # Errors
+/// Why the port is none.
+pub(in crate::pod) fn http_get(get: &HTTPGetAction, container: &Container) -> Result<Check, String> {
     let https = get.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https"));
     let headers = get.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone()));
     Ok(Check::HttpGet {

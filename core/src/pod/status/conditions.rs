@@ -2,8 +2,10 @@
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition};
 
+use super::container::RESTARTING_ALL;
 use super::{StatusInput, time};
 use crate::pod::qos::is_sidecar;
+use crate::pod::restart;
 
 /// In kubelet's order. A condition that did not change keeps its `lastTransitionTime`.
 pub(super) fn conditions(
@@ -21,6 +23,18 @@ pub(super) fn conditions(
     conditions.push(condition("Ready", containers.clone().and_then(|()| gates_open(input.pod))));
     conditions.push(condition("ContainersReady", containers));
     conditions.push(condition("PodScheduled", Ok(())));
+    if restart::may_restart_all(input.pod) {
+        let restarting = ended(phase).is_none() && restart::is_restarting_all(input.pod, input.runtime);
+        conditions.push(if restarting {
+            PodCondition {
+                reason: Some("RestartAllContainersStarted".to_owned()),
+                message: Some("container exited with restart policy rule".to_owned()),
+                ..condition("AllContainersRestarting", Ok(()))
+            }
+        } else {
+            condition("AllContainersRestarting", Err((ended(phase), None)))
+        });
+    }
     // All that it was asked to do is done.
     if phase == "Succeeded" {
         conditions[1].reason = Some("PodCompleted".to_owned());
@@ -82,6 +96,11 @@ fn ended(phase: &str) -> Option<&'static str> {
     }
 }
 
+fn is_reset(status: &ContainerStatus) -> bool {
+    let last = status.last_state.as_ref().and_then(|s| s.terminated.as_ref());
+    last.is_some_and(|ended| ended.reason.as_deref() == Some(RESTARTING_ALL))
+}
+
 /// Every init container ended well and every sidecar started. What ran beyond that proves it, too.
 fn initialized(
     phase: &str,
@@ -90,7 +109,9 @@ fn initialized(
     statuses: &[ContainerStatus],
 ) -> Verdict {
     let ran = |s: &ContainerStatus| s.container_id.is_some();
-    if init.is_empty() || phase == "Succeeded" || statuses.iter().any(ran) {
+    // What has once been initialized stays so, also while all containers start again.
+    let reset = statuses.iter().any(is_reset);
+    if init.is_empty() || phase == "Succeeded" || reset || statuses.iter().any(ran) {
         return Ok(());
     }
     let incomplete: Vec<&str> = init

@@ -1,28 +1,35 @@
 //! The pod's phase from its containers' states (`getPhase`, pkg/kubelet/kubelet_pods.go).
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, ContainerStatus, Pod};
 
+use super::container::RESTARTING_ALL;
 use crate::pod::qos::is_sidecar;
+use crate::pod::restart::restarts;
 
 /// What one container says of the phase.
 enum Says {
     Waiting,
     Running,
-    Stopped { succeeded: bool },
+    /// `reset`: it was taken out of the runtime to start again.
+    Stopped {
+        exit_code: i32,
+        reset: bool,
+    },
 }
 
 fn says(status: &ContainerStatus) -> Says {
+    let stopped = |ended: &ContainerStateTerminated| Says::Stopped {
+        exit_code: ended.exit_code,
+        reset: ended.reason.as_deref() == Some(RESTARTING_ALL),
+    };
     let state = status.state.as_ref();
     if let Some(ended) = state.and_then(|s| s.terminated.as_ref()) {
-        return Says::Stopped { succeeded: ended.exit_code == 0 };
+        return stopped(ended);
     }
     if state.is_some_and(|s| s.running.is_some()) {
         return Says::Running;
     }
-    match status.last_state.as_ref().and_then(|s| s.terminated.as_ref()) {
-        Some(ended) => Says::Stopped { succeeded: ended.exit_code == 0 },
-        None => Says::Waiting,
-    }
+    status.last_state.as_ref().and_then(|s| s.terminated.as_ref()).map_or(Says::Waiting, stopped)
 }
 
 /// Whether an init container still has to end, or a sidecar to start for the first time.
@@ -30,11 +37,11 @@ pub(super) fn initializing(init: &[Container], statuses: &[ContainerStatus]) -> 
     init.iter().zip(statuses).any(|(container, status)| match says(status) {
         Says::Waiting => true,
         Says::Running => !is_sidecar(container) || status.started != Some(true),
-        Says::Stopped { succeeded } => !is_sidecar(container) && !succeeded,
+        Says::Stopped { exit_code, reset } => !is_sidecar(container) && exit_code != 0 && !reset,
     })
 }
 
-/// `Pending`, `Running`, `Succeeded` or `Failed`. `completed`: nothing is started any more.
+/// `Pending`, `Running`, `Succeeded` or `Failed`. `completed`: nothing is started any more. Statuses are in the manifest's order.
 pub(super) fn phase(
     pod: &Pod,
     init_statuses: &[ContainerStatus],
@@ -42,22 +49,24 @@ pub(super) fn phase(
     completed: bool,
 ) -> &'static str {
     let spec = pod.spec.as_ref();
-    let policy = spec.and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always");
     let init = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
-    let init_failed = init.iter().zip(init_statuses).any(|(container, status)| {
-        !is_sidecar(container) && matches!(says(status), Says::Stopped { succeeded: false })
+    let starts_again = |c: &Container, exit_code: i32, reset: bool| reset || restarts(pod, c, exit_code);
+    let init_failed = init.iter().zip(init_statuses).filter(|(c, _)| !is_sidecar(c)).any(|(c, status)| {
+        matches!(says(status), Says::Stopped { exit_code, reset } if exit_code != 0 && !starts_again(c, exit_code, reset))
     });
-    if init_failed && policy == "Never" {
+    if init_failed {
         return "Failed";
     }
-    let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
-    for status in statuses {
+    let (mut waiting, mut running, mut stopped, mut succeeded, mut again) = (0, 0, 0, 0, 0);
+    let containers = spec.map_or(&[][..], |s| &s.containers);
+    for (container, status) in containers.iter().zip(statuses) {
         match says(status) {
             Says::Waiting => waiting += 1,
             Says::Running => running += 1,
-            Says::Stopped { succeeded: well } => {
+            Says::Stopped { exit_code, reset } => {
                 stopped += 1;
-                succeeded += usize::from(well);
+                succeeded += usize::from(exit_code == 0);
+                again += usize::from(starts_again(container, exit_code, reset));
             }
         }
     }
@@ -72,10 +81,8 @@ pub(super) fn phase(
     if running > 0 {
         return "Running";
     }
-    match policy {
-        "Always" => "Running",
-        _ if stopped == succeeded => "Succeeded",
-        "Never" => "Failed",
-        _ => "Running",
+    if again > 0 {
+        return "Running";
     }
+    if stopped == succeeded { "Succeeded" } else { "Failed" }
 }

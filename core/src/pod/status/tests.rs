@@ -1,9 +1,11 @@
 mod probes;
+mod restart;
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pod::runtime_status::SandboxStatus;
+use crate::pod::runtime_status::{ContainerState, ContainerStatus, SandboxStatus};
+use crate::reason::Reason;
 
 const S: i64 = 1_000_000_000;
 const NOW: i64 = 1_700_000_000 * S;
