@@ -76,6 +76,17 @@ impl CriError {
         }
     }
 
+    /// A refusal in the form that Go's gRPC gives it, as kubelet tells a probe's; of any other error the whole.
+    #[must_use]
+    pub fn in_go_form(&self) -> String {
+        match self {
+            CriError::Call { status, .. } => {
+                format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
+            }
+            other => other.to_string(),
+        }
+    }
+
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(Code::NotFound)

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::Container;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::stop::by_hand::BeingStarted;
 use super::tell::Step;
-use super::{Worker, WorkerError, files, log_links};
+use super::{Worker, WorkerError, files};
 use crate::clock;
 use crate::cri::CriError;
 use crate::cri::container_config::{ContainerInputs, container_config, termination_message_path};
@@ -253,6 +253,10 @@ impl Worker {
         let Some(container) = containers.into_iter().find(|c| c.name == start.name) else {
             return Err(Failure::config(format!("container {} is not in the manifest", start.name)));
         };
+        let start = match status.container(&start.name) {
+            Some(_) => start,
+            None => &self.after_earlier_logs(start).await,
+        };
         let told = |told| self.tell_image(&start.name, told);
         let (span, name) = (self.span.clone(), Some(start.name.as_str()));
         let image = self.context.images.ensure(&self.uid, container, &starting.config, told);
@@ -309,22 +313,6 @@ impl Worker {
         self.link_log(&start.name, &id, start.restart_count).await;
         info!(pod = %self.who, container = start.name, container_id = id, restart_count = start.restart_count, "container started");
         Ok(())
-    }
-
-    /// A container without one runs as well.
-    async fn link_log(&self, container: &str, id: &str, restart_count: u32) {
-        let (context, who) = (self.context.clone(), self.who.clone());
-        let (name, id) = (container.to_owned(), id.to_owned());
-        let linked = self.blocking("linking the log", move || {
-            log_links::make(&who, &context.pod_logs_dir, &name, &id, restart_count)
-        });
-        match linked.await {
-            Ok(Err(error)) => {
-                warn!(pod = %self.who, container, %error, "the log has no link for log shippers");
-            }
-            Err(error) => warn!(container, %error, "the log has no link for log shippers"),
-            Ok(Ok(())) => {}
-        }
     }
 
     async fn container_config(

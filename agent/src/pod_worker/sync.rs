@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::{debug, info, warn};
 
 use super::start::{Starting, container_type};
-use super::{Worker, WorkerError, log_links};
+use super::{Worker, WorkerError};
 use crate::clock;
 use crate::spans::PodSpan;
 use oomlet_core::pod::lifecycle::{self, ContainerKill, PodActions};
 use oomlet_core::pod::order::{ContainerWaiting, WorkerOutcome};
 use oomlet_core::pod::probe::ProbeResults;
 use oomlet_core::pod::qos::QosClass;
-use oomlet_core::pod::runtime_status::{ContainerState, PodRuntimeStatus};
+use oomlet_core::pod::runtime_status::{ContainerState, ContainerStatus, PodRuntimeStatus};
 use oomlet_core::pod::spec::{MINIMUM_GRACE, grace_period};
 use oomlet_core::pod::stop_order::stop_order;
 use oomlet_core::pod::{ContainerInstance, Pod};
@@ -251,23 +251,9 @@ impl Worker {
             self.context.runtime.stop_pod_sandbox(id).await.map_err(|e| self.cri(e))?;
             self.context.runtime.remove_pod_sandbox(id).await.map_err(|e| self.cri(e))?;
         }
-        let removed: Vec<ContainerInstance> = status
-            .containers
-            .iter()
-            .filter(|c| garbage.containers.contains(&c.id))
-            .map(ContainerInstance::of)
-            .collect();
-        if !removed.is_empty() {
-            let (context, who) = (self.context.clone(), self.who.clone());
-            let unlinked = self.blocking("removing links to logs", move || {
-                removed
-                    .iter()
-                    .try_for_each(|c| log_links::remove(&who, &context.pod_logs_dir, &c.name, &c.id))
-            });
-            if let Err(error) = unlinked.await? {
-                warn!(pod = %self.who, %error, "a link to a log stays");
-            }
-        }
+        let removed: Vec<ContainerStatus> =
+            status.containers.iter().filter(|c| garbage.containers.contains(&c.id)).cloned().collect();
+        self.remove_logs_of(removed).await?;
         self.known.containers.retain(|c| !garbage.containers.contains(&c.id));
         self.known.sandboxes.retain(|s| !garbage.sandboxes.contains(&s.id));
         Ok(())

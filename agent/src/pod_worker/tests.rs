@@ -1,3 +1,4 @@
+mod logs;
 mod probes;
 mod stop_container;
 mod terminate;

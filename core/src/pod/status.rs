@@ -185,6 +185,7 @@ fn container_status(
     let mut instances = input.runtime.containers.iter().filter(|s| s.name == container.name);
     let newest = instances.next();
     let before = instances.find(|s| s.state == ContainerState::Exited).map(|s| terminated(input, s));
+    let before = before.or_else(|| newest.and_then(|s| told_before(input, s)));
     let waiting = input.waiting.iter().find(|w| w.container == container.name);
 
     let mut state = api::ContainerState::default();
@@ -249,6 +250,18 @@ fn container_status(
         last_state: last.map(|ended| api::ContainerState { terminated: Some(ended), ..Default::default() }),
         ..api::ContainerStatus::default()
     }
+}
+
+/// How the run before this one ended, as it was told: the runtime does not keep what is dead for as long.
+fn told_before(input: &StatusInput<'_>, newest: &ContainerStatus) -> Option<ContainerStateTerminated> {
+    let previous = input.previous?;
+    let lists = [&previous.container_statuses, &previous.init_container_statuses];
+    let told = lists.into_iter().flatten().flatten().find(|told| told.name == newest.name)?;
+    let is_other = told.container_id.as_ref().is_some_and(|id| *id != container_id(input, newest));
+    let ended = |state: &Option<api::ContainerState>| state.as_ref().and_then(|s| s.terminated.clone());
+    let own = is_other.then(|| ended(&told.state)).flatten();
+    own.or_else(|| ended(&told.last_state))
+        .filter(|ended| ended.container_id != Some(container_id(input, newest)))
 }
 
 fn user(of: &ContainerUser) -> api::ContainerUser {
