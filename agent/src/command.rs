@@ -1,6 +1,7 @@
 //! The subcommands of `oomlet`, one a module: flags in, text out.
 
 pub mod check;
+pub mod logs;
 pub mod pods;
 pub mod release_brakes;
 pub mod run;

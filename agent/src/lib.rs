@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod command;
 pub mod config_file;
+pub mod container_log;
 pub mod content_store;
 pub mod cri;
 pub mod image;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use oomlet::command::{check, pods, release_brakes, run, trace};
+use oomlet::command::{check, logs, pods, release_brakes, run, trace};
 use oomlet::kernel::heap;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
@@ -27,6 +27,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Say what this node offers: eBPF tier and programs, cgroups, PSI, capabilities, the container runtime.
     Check(check::Args),
+    /// Show what a container has written, also while the agent is down.
+    Logs(logs::Args),
     /// Show the pods of this node and their status, also while the agent is down.
     Pods(pods::Args),
     /// Let go of pods that an agent has held and is not there to let go of. The unit runs it after the service.
@@ -71,6 +73,10 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Check(args) => Ok(if check::check(&args)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Command::Logs(args) => {
+            logs::logs(&args)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Pods(args) => {
             pods::pods(&args)?;
             Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@
 //! | volumes' content | workers | ConfigMaps, Secrets, tokens' times | files, `Event::ObjectsChanged` |
 //! | prober | workers | published pods, who is held | `Event::Probe` |
 //! | node resources | workers | orders, disks, CRI | `Event::Resources` |
+//! | containers' logs: rotation, removal | workers | published pods | files, CRI |
 //! | QoS classes' shares | workers | orders | cgroups |
 //! | the node's own API, see [`crate::node_api`] | its own two | requests | answers |
 //! | limit of all pods, until it can be set | workers | usage, pods that have gone | cgroup, records |
@@ -72,7 +73,7 @@ use crate::trace::wire;
 use crate::volume::VolumeManager;
 use beginning::{load_kernel, load_saved, tell_start};
 pub use cluster_options::ClusterOptions;
-use contexts::{Shared, env_facts, resource_context, worker_context};
+use contexts::{Shared, env_facts, log_keeper, log_rotation, resource_context, worker_context};
 pub use error::NodeAgentError;
 use loop_thread::LoopParts;
 use oomlet_core::clock::Mono;
@@ -193,7 +194,10 @@ async fn start(setup: Setup) -> Result<(), NodeAgentError> {
         volumes: &volumes,
         times: &instruments.workers,
     };
-    let resources = resource_context(&shared);
+    let log_keeper = log_keeper(&shared, snapshots.clone());
+    tracker.spawn(Arc::clone(&log_keeper).run(cancel.clone()));
+    tracker.spawn(log_rotation(&shared, snapshots.clone()).run(cancel.clone()));
+    let resources = resource_context(&shared, log_keeper);
     let parts = cluster::Parts {
         snapshots: snapshots.clone(),
         pleg: pleg.clone(),

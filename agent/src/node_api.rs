@@ -10,7 +10,7 @@
 //! | [`counted`] | how many requests there are, and how long they take |
 //! | [`routes`] | a file for each family of paths; [`state`] is all that they have |
 //! | [`proxy`] | streams to the runtime, byte for byte |
-//! | [`log_reader`], [`dir_watch`], [`journal`] | container logs from their files; what the node's services have said |
+//! | [`journal`] | what the node's services have said; containers' logs come from [`crate::container_log`] |
 //!
 //! It has a tokio runtime of its own, whose threads are less urgent than the agent's others: nothing that a caller does
 //! keeps the SyncLoop from its turn. Nobody waits for it.
@@ -22,10 +22,8 @@ pub mod authz;
 pub mod client_ca;
 pub mod connection;
 pub mod counted;
-pub mod dir_watch;
 pub mod find;
 pub mod journal;
-pub mod log_reader;
 pub mod metered;
 pub mod proxy;
 pub mod routes;

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::driver::CgroupDriver;
+use crate::container_log::keeper::LogKeeper;
 use crate::cri::{CriError, ImageClient, RuntimeClient};
 use crate::instruments::images::Images;
 use crate::volume::VolumeManager;
@@ -53,6 +54,8 @@ pub struct ResourceContext {
     /// nodefs is the file system that it is on.
     pub root_dir: PathBuf,
     pub pod_logs_dir: PathBuf,
+    /// The logs of pods that are gone.
+    pub log_keeper: Arc<LogKeeper>,
     pub gc_policy: GcPolicy,
     pub counts: Images,
 }

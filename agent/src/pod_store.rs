@@ -77,6 +77,12 @@ pub fn load(dir: &Path) -> Result<(Vec<SavedPod>, Vec<String>), PodStoreError> {
     Ok((pods, unreadable))
 }
 
+/// One of them, as it stands there now; `None`: it is not there, or cannot be read.
+#[must_use]
+pub fn load_one(dir: &Path, uid: &PodUid) -> Option<SavedPod> {
+    serde_json::from_slice(&std::fs::read(dir.join(format!("{uid}.json"))).ok()?).ok()
+}
+
 impl PodStore {
     /// The snapshot that `snapshots` has now is what stands on disk.
     ///

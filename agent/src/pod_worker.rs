@@ -9,7 +9,7 @@
 //! - `terminate`: ending a pod and removing what it leaves; [`stop_order`] says who ends first (pure).
 //! - `stop`: ending a container, whoever wants its end.
 //! - `tell`: a trace record of each step.
-//! - `log_links`: where log shippers look for containers' logs.
+//! - `logs`: its containers' logs, as they come and go with them.
 //! - `files`: the files a pod has on the node; [`hosts`] and [`messages`] what is in them (pure).
 //!
 //! An order stands until another replaces it. A worker does what it was ordered once and reports; when it is tried again,
@@ -20,7 +20,7 @@
 pub mod context;
 mod error;
 pub(crate) mod files;
-mod log_links;
+mod logs;
 mod reset;
 mod start;
 mod stop;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
 
+use crate::container_log::LogPolicy;
 use crate::eviction::threshold::Thresholds;
 use crate::image::gc::GcPolicy;
 use crate::pod::qos::Amounts;
@@ -98,6 +99,8 @@ pub struct Config {
     pub pod_pids_limit: Option<i64>,
     /// `/var/log/pods`.
     pub pod_logs_dir: PathBuf,
+    /// Rotation of the logs there.
+    pub container_log: LogPolicy,
     /// `crashLoopBackOff.maxContainerRestartPeriod`, 1 s to 300 s; 300 s.
     pub max_container_restart_period: Duration,
     /// −999.
@@ -205,6 +208,7 @@ impl Default for Config {
             allowed_sysctls: AllowedSysctls::default(),
             pod_pids_limit: None,
             pod_logs_dir: PathBuf::from("/var/log/pods"),
+            container_log: LogPolicy::default(),
             max_container_restart_period: Duration::from_secs(300),
             oom_score_adj: -999,
             serialize_image_pulls: true,

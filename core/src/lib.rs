@@ -14,7 +14,7 @@
 //!   trusted, and pods' own certificates. [`volume`]: the files of volumes that are made of those.
 //! - [`signal`]: memory domains, readings and kernel events. [`forecast`]: headroom and time to OOM.
 //! - [`brake`]: who is frozen or throttled, and how far. [`eviction`]: thresholds, ranking, one decision.
-//! - [`config`]: KubeletConfiguration. [`trace`]: the record of what was seen and done.
+//! - [`container_log`]: the files of containers' logs. [`config`]: KubeletConfiguration. [`trace`]: the record of what was seen and done.
 //! - [`oom`]: the ledger of OOM kills, and which limit each was about.
 //! - [`node`]: the SyncLoop's core: events, state, plan. [`apiserver`]: what the API server is to be told. [`node_api`]: what
 //!   the node's own API decides.
@@ -25,6 +25,7 @@ pub mod certificate;
 pub mod cgroup;
 pub mod clock;
 pub mod config;
+pub mod container_log;
 pub mod duration;
 pub mod eviction;
 pub mod forecast;

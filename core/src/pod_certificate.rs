@@ -17,6 +17,9 @@ pub const MAX_JITTER: Duration = Duration::from_secs(300);
 /// (`assumeDeletedThreshold`).
 pub const ASSUME_DELETED: Duration = Duration::from_secs(600);
 
+/// From then on after its time its renewal is overdue (`refreshOverdueDuration`).
+pub const REFRESH_OVERDUE: Duration = Duration::from_secs(600);
+
 /// In kubelet's words.
 pub const NOT_ISSUED: &str = "credential bundle is not issued yet";
 

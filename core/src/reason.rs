@@ -54,6 +54,10 @@ reasons! {
     CrashLoopBackOffEnded,
     /// A volume of the pod cannot be made, or its content not be brought up to date.
     FailedMount,
+    /// A certificate that a pod's volume shows has not been renewed by ten minutes after it was to be.
+    CertificateOverdueForRefresh,
+    /// A certificate that a pod's volume shows has expired.
+    CertificateExpired,
     /// Keys of a ConfigMap or Secret cannot be names of variables and are left out of a container's environment.
     InvalidEnvironmentVariableNames,
     /// An image cannot be looked for: its name is none, or the runtime refuses.

@@ -213,8 +213,8 @@ impl NodeTask {
             return match request(api.create(&PostParams::default(), &node)).await {
                 // The watch has yet to tell of it.
                 Err(error) if error.is_conflict() => request(api.get(name)).await.map(Some),
+                // Its status follows at once: what the object's type has no field for goes with the patch alone.
                 answer => {
-                    known.reported_at = Some(Instant::now());
                     if answer.is_ok() {
                         self.startup.registered(since_boot());
                     }
@@ -232,7 +232,8 @@ impl NodeTask {
         let there = written.as_ref().unwrap_or(&there).status.clone().unwrap_or_default();
         let status = node::status(Some(&there), description, health, now);
         let since = known.reported_at.map_or(self.report_every, |at| at.elapsed());
-        if let Some(patch) = node::status_patch(&there, &status, since, self.report_every) {
+        let pace = (since, self.report_every);
+        if let Some(patch) = node::status_patch(&there, &status, description.in_user_namespace, pace) {
             let params = PatchParams::default();
             let answer = request(api.patch_status(name, &params, &Patch::Strategic(&patch))).await?;
             known.reported_at = Some(Instant::now());

@@ -15,6 +15,8 @@ use oomlet_core::apiserver::node::NodeDescription;
 use oomlet_core::quantity::format_bytes;
 use oomlet_core::version::KUBERNETES_VERSION;
 
+const UID_MAP: &str = "/proc/self/uid_map";
+
 /// What is known at the start and does not change.
 #[derive(Clone, Debug)]
 pub struct NodeIdentity {
@@ -81,6 +83,7 @@ impl NodeIdentity {
             allocatable,
             addresses: internal.chain([("Hostname".to_owned(), self.name.clone())]).collect(),
             system: system_info(&self.runtime, &self.arch),
+            in_user_namespace: in_user_namespace(&fs::read_to_string(UID_MAP).unwrap_or_default()),
             port: self.port.into(),
             images: largest_images(images, self.max_images),
             runtime_handlers: runtime_handlers(runtime),
@@ -171,6 +174,13 @@ fn system_info(runtime: &str, arch: &str) -> NodeSystemInfo {
     }
 }
 
+/// Where the user ids of the whole machine are those of this process, it is in none. Empty: a kernel without user namespaces
+/// has no such file.
+fn in_user_namespace(uid_map: &str) -> bool {
+    let fields: Vec<&str> = uid_map.split_whitespace().collect();
+    !fields.is_empty() && fields != ["0", "0", "4294967295"]
+}
+
 fn first_line(paths: &[&str]) -> String {
     let read = |path: &&str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     paths.iter().find_map(|path| read(path).filter(|text| !text.is_empty())).unwrap_or_default()
@@ -213,6 +223,19 @@ mod tests {
             (features.recursive_read_only_mounts, features.user_namespaces),
             (Some(true), Some(false))
         );
+    }
+
+    #[test]
+    fn in_a_user_namespace() {
+        for (uid_map, expected) in [
+            ("         0          0 4294967295\n", false),
+            ("", false),
+            ("         0       1000          1\n", true),
+            ("         0          0 65536\n", true),
+            ("0 0 1000\n1000 100000 65536\n", true),
+        ] {
+            assert_eq!(in_user_namespace(uid_map), expected, "{uid_map}");
+        }
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl CriError {
         }
     }
 
-    /// The same as Go writes an error of gRPC.
+    /// A refusal in the form that Go's gRPC gives it, as kubelet tells it; of any other error the whole.
     #[must_use]
     pub fn as_grpc(&self) -> String {
         match self {

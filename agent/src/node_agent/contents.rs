@@ -62,7 +62,12 @@ pub async fn make(
                 objects: ApiObjects::new(clients.clone(), store.clone(), tracker.clone(), cancel.clone()),
                 tokens: ApiTokens::new(clients.clone(), store.clone()),
                 trust_bundles,
-                certificates: ApiCertificates::new(clients, node.node_name.clone(), store.clone(), tasks),
+                certificates: ApiCertificates::new(
+                    clients,
+                    node.node_name.clone(),
+                    (store.clone(), Arc::clone(journal)),
+                    tasks,
+                ),
                 services,
                 store,
             }

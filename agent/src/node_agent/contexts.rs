@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::{Setup, facts};
 use crate::cgroup::driver::CgroupDriver;
+use crate::container_log::keeper::LogKeeper;
+use crate::container_log::rotation::LogRotation;
 use crate::cri::container_config::ContainerCgroups;
 use crate::cri::{ImageClient, RuntimeClient};
 use crate::image::ImagePuller;
@@ -17,6 +21,7 @@ use crate::spans::Spans;
 use crate::trace::journal::Journal;
 use crate::volume::VolumeManager;
 use crate::volume::contents::Contents;
+use oomlet_core::node::published::NodeSnapshot;
 use oomlet_core::pod::env::EnvFacts;
 
 /// What more than one of them needs.
@@ -74,8 +79,30 @@ pub(super) fn worker_context(
     })
 }
 
-pub(super) fn resource_context(shared: &Shared<'_>) -> ResourceContext {
+pub(super) fn log_keeper(
+    shared: &Shared<'_>,
+    snapshots: watch::Receiver<Arc<NodeSnapshot>>,
+) -> Arc<LogKeeper> {
+    let (config, runtime) = (&shared.setup.config, shared.runtime.clone());
+    Arc::new(LogKeeper::new(runtime, snapshots, config.pod_logs_dir.clone(), config.oomlet.logs.keep))
+}
+
+pub(super) fn log_rotation(
+    shared: &Shared<'_>,
+    snapshots: watch::Receiver<Arc<NodeSnapshot>>,
+) -> LogRotation {
+    let config = &shared.setup.config;
+    LogRotation {
+        runtime: shared.runtime.clone(),
+        snapshots,
+        pod_logs_dir: config.pod_logs_dir.clone(),
+        policy: config.container_log.clone(),
+    }
+}
+
+pub(super) fn resource_context(shared: &Shared<'_>, log_keeper: Arc<LogKeeper>) -> ResourceContext {
     ResourceContext {
+        log_keeper,
         runtime: shared.runtime.clone(),
         images: shared.images.clone(),
         cgroups: Arc::clone(shared.cgroups) as Arc<dyn PidsCgroups>,

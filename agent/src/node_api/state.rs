@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::dir_watch::DirWatches;
 use crate::clock;
+use crate::container_log::dir_watch::DirWatches;
 use crate::cri::RuntimeClient;
 use crate::stats::Pages;
 use crate::sync_loop::heartbeat::Heartbeat;

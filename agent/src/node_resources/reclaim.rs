@@ -57,10 +57,12 @@ impl Task {
         Ok(())
     }
 
+    /// Of pods that are gone, and of those that have ended.
     async fn remove_logs(&self, order: &Reclaim, done: &mut Reclaimed) {
+        done.trouble.extend(self.context.log_keeper.remove_all().await);
         let (context, finished) = (self.context.clone(), order.finished.clone());
         let removed = tokio::task::spawn_blocking(move || {
-            let remove = |pod| files::remove_log_dir(pod, &context.pod_logs_dir).err();
+            let remove = |pod| files::remove_logs(pod, &context.pod_logs_dir).err();
             finished.iter().filter_map(remove).map(|e| e.to_string()).collect::<Vec<_>>()
         });
         match removed.await {

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use k8s_cri::v1 as cri;
+use tokio::sync::watch;
 use tonic::Code;
 
 use super::*;
@@ -41,6 +42,12 @@ impl Rig {
             volumes: Arc::new(VolumeManager::new(dir.path())),
             root_dir: dir.path().to_owned(),
             pod_logs_dir: dir.path().join("logs"),
+            log_keeper: Arc::new(LogKeeper::new(
+                RuntimeClient::new(&connection),
+                watch::channel(Arc::default()).1,
+                dir.path().join("logs"),
+                Duration::ZERO,
+            )),
             // The test's machine may be as full as it likes.
             gc_policy: GcPolicy { min_age, high_percent: 100, ..GcPolicy::default() },
             counts: Default::default(),

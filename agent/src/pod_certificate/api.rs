@@ -3,9 +3,10 @@
 //! agent. One that is denied, or that its signer could not sign, is not asked for again.
 
 mod kept;
+mod late;
+mod requests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,30 +14,29 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1beta1::{PodCertificateRequestSpec, PodCertificateRequestStatus};
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Api;
 use kube::api::PostParams;
 use kube::core::discovery::ApiResource;
 use kube::core::{Object, TypeMeta};
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_stream::StreamExt as _;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::{CertificateSource, key};
-use crate::apiserver::certificates_group::served;
-use crate::apiserver::{Clients, REQUEST_TIMEOUT, current, retry_delays};
+use crate::apiserver::{Clients, REQUEST_TIMEOUT, current};
 use crate::clock;
 use crate::content_store::ContentStore;
 use crate::object::BoxFuture;
 use crate::object::api::{plain, random, with_jitter};
+use crate::trace::journal::Journal;
+use late::Late;
 use oomlet_core::pod::backoff::Exponential;
 use oomlet_core::pod::{Pod, PodRef, PodUid};
 use oomlet_core::pod_certificate::{
-    ASSUME_DELETED, CertificateKey, Credential, MAX_JITTER, NOT_ISSUED, Outcome, keys, outcome,
+    ASSUME_DELETED, CertificateKey, Credential, MAX_JITTER, NOT_ISSUED, Outcome, keys,
 };
+use requests::resource;
 
 const CHANGES: usize = 256;
 /// How long who asks waits for a first certificate, from when its pod came: a signer that is quick makes no Event.
@@ -70,6 +70,7 @@ struct Shared {
     clients: Clients,
     node_name: String,
     store: ContentStore,
+    journal: Arc<Journal>,
     jitter: Duration,
     changes: broadcast::Sender<PodUid>,
     standings: watch::Sender<BTreeMap<CertificateKey, Standing>>,
@@ -97,19 +98,21 @@ enum Problem {
 }
 
 impl ApiCertificates {
-    /// `clients`: the one to use from now on. `store`: for the next start, and from the last. Its tasks run on `tracker` until
+    /// `clients`: the one to use from now on. `store`: for the next start, and from the last. `journal`: what is not renewed in
+    /// time. Its tasks run on `tracker` until
     /// `cancel`.
     #[must_use]
     pub fn new(
         clients: Clients,
         node_name: String,
-        store: ContentStore,
+        (store, journal): (ContentStore, Arc<Journal>),
         (tracker, cancel): (TaskTracker, CancellationToken),
     ) -> Arc<ApiCertificates> {
         let shared = Shared {
             clients,
             node_name,
             store,
+            journal,
             jitter: MAX_JITTER,
             changes: broadcast::Sender::new(CHANGES),
             standings: watch::Sender::new(BTreeMap::new()),
@@ -211,14 +214,27 @@ impl Shared {
 
     /// The task of one certificate. Ends with a refusal.
     async fn keep(self: Arc<Self>, key: CertificateKey, mut current: Option<Credential>) {
-        let mut back_off = ASK_AGAIN;
+        let (mut back_off, mut late) = (ASK_AGAIN, Late::of(&self.journal, &key));
         loop {
-            if let Some(credential) = &current {
-                until(credential.begin_refresh_unix_s, self.jitter.mul_f64(random())).await;
-            }
-            match self.issue(&key).await {
+            let issued = match &current {
+                None => self.issue(&key).await,
+                Some(credential) => {
+                    let jitter = self.jitter.mul_f64(random());
+                    let renewed = async {
+                        until(credential.begin_refresh_unix_s, jitter).await;
+                        self.issue(&key).await
+                    };
+                    // The one that is dropped only waits for a time.
+                    tokio::select! {
+                        issued = renewed => issued,
+                        never = late.tell(credential, jitter) => match never {},
+                    }
+                }
+            };
+            match issued {
                 Ok(credential) => {
                     back_off.succeeded();
+                    late.renewed();
                     self.store(&key, &credential);
                     self.stands(&key, Ok(credential.clone()));
                     current = Some(credential);
@@ -347,60 +363,6 @@ impl Shared {
         let decided = requests.wait_for(|all| all.get(name) != Some(&Some(Outcome::Pending))).await;
         decided.ok().and_then(|all| all.get(name).cloned().flatten())
     }
-
-    /// The task that follows this node's requests.
-    async fn watch_requests(self: Arc<Self>) {
-        let mut back_off = ASK_AGAIN;
-        loop {
-            let client = current(&self.clients).await;
-            // What cannot be asked for is told by who asks for it.
-            if let Ok(Ok(Some(resource))) = timeout(REQUEST_TIMEOUT, resource(&client)).await {
-                return self.follow(client, &resource).await;
-            }
-            sleep(with_jitter(back_off.failed(clock::now()))).await;
-        }
-    }
-
-    async fn follow(&self, client: Client, resource: &ApiResource) {
-        let api: Api<Request> = Api::all_with(client, resource);
-        // Only so is a node allowed to.
-        let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node_name));
-        // It lists and watches again by itself after an error.
-        let mut stream = pin!(watcher(api, mine).backoff(retry_delays()));
-        let mut listed = BTreeMap::new();
-        while let Some(event) = stream.next().await {
-            match event {
-                Ok(Event::Init) => listed.clear(),
-                Ok(Event::InitApply(request)) => {
-                    listed.insert(name(&request), Some(outcome(request.status.as_ref())));
-                }
-                Ok(Event::InitDone) => _ = self.requests.send_replace(std::mem::take(&mut listed)),
-                Ok(Event::Apply(request)) => self.requests.send_modify(|all| {
-                    all.insert(name(&request), Some(outcome(request.status.as_ref())));
-                }),
-                Ok(Event::Delete(request)) => self.requests.send_modify(|all| {
-                    let name = name(&request);
-                    if matches!(all.remove(&name), None | Some(None | Some(Outcome::Pending))) {
-                        all.insert(name, None);
-                    }
-                }),
-                Err(error) => {
-                    let why = crate::object::api::reason(&error);
-                    tracing::debug!(why, "PodCertificateRequests are not watched for a moment");
-                }
-            }
-        }
-    }
-}
-
-/// The version whose request has the one proof that is made here.
-async fn resource(client: &Client) -> Result<Option<ApiResource>, kube::Error> {
-    served(client, "PodCertificateRequest", "podcertificaterequests", &["v1"]).await
-}
-
-fn name(request: &Request) -> RequestName {
-    let meta = &request.metadata;
-    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
 /// Until then, and `later`, by the wall clock.

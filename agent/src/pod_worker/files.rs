@@ -6,8 +6,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{WorkerError, log_links};
-use crate::cri::names::pod_log_dir;
+use super::WorkerError;
+use crate::container_log::dir;
 use crate::cri::runtime::ContainerDetail;
 use oomlet_core::pod::PodRef;
 use oomlet_core::pod::runtime_status::ContainerState;
@@ -25,39 +25,14 @@ fn make_dirs(pod: &PodRef, dir: &Path, mode: u32) -> Result<(), WorkerError> {
     DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(failed(pod, "make directory", dir))
 }
 
-/// `<pod logs>/<container>`, readable for log shippers.
+/// Each container's, below the pod's.
 pub fn make_log_dir(pod: &PodRef, pod_logs_dir: &Path, container: &str) -> Result<(), WorkerError> {
-    make_dirs(pod, &pod_log_dir(pod_logs_dir, pod).join(container), 0o755)
-}
-
-/// One more than the newest log of the container has in its name: of a container that the runtime has forgotten (kubelet:
-/// `calcRestartCountByLogDir`). 0 without one.
-pub fn next_log(pod: &PodRef, pod_logs_dir: &Path, container: &str) -> u32 {
-    let dir = pod_log_dir(pod_logs_dir, pod).join(container);
-    let number = |entry: io::Result<fs::DirEntry>| {
-        let name = entry.ok()?.file_name().into_string().ok()?;
-        let (number, rest) = name.split_once(".log")?;
-        let is_log = rest.is_empty() || rest.starts_with('.');
-        number.parse::<u32>().ok().filter(|_| is_log)
-    };
-    let logs = fs::read_dir(dir).into_iter().flatten();
-    logs.filter_map(number).max().map_or(0, |newest| newest.saturating_add(1))
+    dir::make(pod_logs_dir, pod, container).map_err(failed(pod, "make a log directory below", pod_logs_dir))
 }
 
 /// Removes the pod's logs, and links to them. One that is gone is fine.
-pub fn remove_log_dir(pod: &PodRef, pod_logs_dir: &Path) -> Result<(), WorkerError> {
-    let dir = pod_log_dir(pod_logs_dir, pod);
-    // Names of an orphan come from the runtime's labels: they must not lead elsewhere.
-    if pod.uid.as_str().is_empty() || dir.parent() != Some(pod_logs_dir) {
-        return Ok(());
-    }
-    match fs::remove_dir_all(&dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            return Err(failed(pod, "remove log directory", &dir)(e));
-        }
-        _ => {}
-    }
-    log_links::remove_dead(pod, pod_logs_dir).map_err(failed(pod, "remove links to the logs in", &dir))
+pub fn remove_logs(pod: &PodRef, pod_logs_dir: &Path) -> Result<(), WorkerError> {
+    dir::remove_pod(pod_logs_dir, pod).map_err(failed(pod, "remove the logs below", pod_logs_dir))
 }
 
 /// Writes the pod's hosts file in place: containers have it mounted.
@@ -144,21 +119,6 @@ mod tests {
 
     fn pod(name: &str) -> PodRef {
         PodRef { uid: PodUid::from("u1"), namespace: "default".into(), name: name.into() }
-    }
-
-    #[test]
-    fn logs_are_removed_only_below_their_root() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("pods");
-        let other = dir.path().join("default_x_u1");
-        fs::create_dir_all(&other).unwrap();
-        make_log_dir(&pod("web"), &root, "c").unwrap();
-        remove_log_dir(&pod("web"), &root).unwrap();
-        remove_log_dir(&pod("web"), &root).unwrap();
-        assert!(!root.join("default_web_u1").exists());
-        let escape = PodRef { namespace: "../default".into(), ..pod("x") };
-        remove_log_dir(&escape, &root).unwrap();
-        assert!(other.exists());
     }
 
     #[test]

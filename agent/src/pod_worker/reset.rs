@@ -7,8 +7,9 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::stop::Deadline;
-use super::{Worker, WorkerError, log_links};
+use super::{Worker, WorkerError};
 use crate::clock;
+use crate::container_log::links;
 use oomlet_core::pod::lifecycle::{ContainerReset, PodActions};
 use oomlet_core::pod::order::WorkerOutcome;
 use oomlet_core::pod::spec::MINIMUM_GRACE;
@@ -59,7 +60,7 @@ impl Worker {
         }
         let (context, who) = (self.context.clone(), self.who.clone());
         let unlinked = self.blocking("removing links to logs", move || {
-            removed.iter().try_for_each(|c| log_links::remove(&who, &context.pod_logs_dir, &c.name, &c.id))
+            removed.iter().try_for_each(|c| links::remove(&who, &context.pod_logs_dir, &c.name, &c.id))
         });
         if let Err(error) = unlinked.await? {
             warn!(pod = %self.who, %error, "a link to a log stays");

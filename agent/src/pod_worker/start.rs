@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::Container;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::stop::by_hand::BeingStarted;
 use super::tell::Step;
-use super::{Worker, WorkerError, files, log_links};
+use super::{Worker, WorkerError, files};
 use crate::clock;
 use crate::cri::CriError;
 use crate::cri::container_config::{ContainerInputs, container_config, termination_message_path};
@@ -206,7 +206,10 @@ impl Worker {
             return Err(Failure::config(format!("container {} is not in the manifest", start.name)));
         };
         let container = container.as_ref();
-        let start = &self.counted(status, start).await?;
+        let start = match status.container(&start.name) {
+            Some(_) => start,
+            None => &self.after_earlier_logs(start).await,
+        };
         let told = |told| self.tell_image(&start.name, told);
         let (span, name) = (self.span.clone(), Some(start.name.as_str()));
         let image = self.context.images.ensure(&self.uid, container, &starting.config, told);
@@ -224,21 +227,6 @@ impl Worker {
         let Some(hook) = Hook::post_start(container) else { return Ok(()) };
         let instance = ContainerInstance { name: start.name.clone(), id };
         span.step("postStart", name, self.post_start(pod, &instance, &hook, &starting.env)).await
-    }
-
-    /// One that the runtime has forgotten goes on from its logs.
-    async fn counted(
-        &self,
-        status: &PodRuntimeStatus,
-        start: &ContainerStart,
-    ) -> Result<ContainerStart, Failure> {
-        if status.container(&start.name).is_some() {
-            return Ok(start.clone());
-        }
-        let (context, who, name) = (self.context.clone(), self.who.clone(), start.name.clone());
-        let next = move || files::next_log(&who, &context.pod_logs_dir, &name);
-        let restart_count = self.blocking("looking for logs", next).await.map_err(Failure::config)?;
-        Ok(ContainerStart { restart_count, ..start.clone() })
     }
 
     /// Its id.
@@ -286,22 +274,6 @@ impl Worker {
         self.link_log(&start.name, &id, start.restart_count).await;
         info!(pod = %self.who, container = start.name, container_id = id, restart_count = start.restart_count, "container started");
         Ok(())
-    }
-
-    /// A container without one runs as well.
-    async fn link_log(&self, container: &str, id: &str, restart_count: u32) {
-        let (context, who) = (self.context.clone(), self.who.clone());
-        let (name, id) = (container.to_owned(), id.to_owned());
-        let linked = self.blocking("linking the log", move || {
-            log_links::make(&who, &context.pod_logs_dir, &name, &id, restart_count)
-        });
-        match linked.await {
-            Ok(Err(error)) => {
-                warn!(pod = %self.who, container, %error, "the log has no link for log shippers");
-            }
-            Err(error) => warn!(container, %error, "the log has no link for log shippers"),
-            Ok(Ok(())) => {}
-        }
     }
 
     async fn container_config(

@@ -255,9 +255,9 @@ impl Worker {
             self.context.runtime.stop_pod_sandbox(id).await.map_err(|e| self.cri(e))?;
             self.context.runtime.remove_pod_sandbox(id).await.map_err(|e| self.cri(e))?;
         }
-        let is_removed = |c: &&ContainerStatus| garbage.containers.contains(&c.id);
-        self.unlink_logs(status.containers.iter().filter(is_removed).map(ContainerInstance::of).collect())
-            .await?;
+        let removed: Vec<ContainerStatus> =
+            status.containers.iter().filter(|c| garbage.containers.contains(&c.id)).cloned().collect();
+        self.remove_logs_of(removed).await?;
         self.known.containers.retain(|c| !garbage.containers.contains(&c.id));
         self.known.sandboxes.retain(|s| !garbage.sandboxes.contains(&s.id));
         Ok(())

@@ -307,9 +307,12 @@ impl Worker {
             runtime.remove_container(&container.id).await.map_err(|e| self.cri(e))?;
         }
         self.remove_volumes_and_cgroup().await?;
-        let (context, who) = (self.context.clone(), self.who.clone());
-        let logs = self.blocking("removing logs", move || files::remove_log_dir(&who, &context.pod_logs_dir));
-        logs.await??;
+        if self.begins_anew() {
+            let (context, who) = (self.context.clone(), self.who.clone());
+            let logs =
+                self.blocking("removing logs", move || files::remove_logs(&who, &context.pod_logs_dir));
+            logs.await??;
+        }
         self.context.images.forget(&self.uid);
         Ok(())
     }

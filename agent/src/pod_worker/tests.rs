@@ -1,4 +1,5 @@
 mod hooks;
+mod logs;
 mod probes;
 mod restart;
 mod stop_container;

@@ -51,7 +51,7 @@ pub(super) async fn ask(
     let told = match in_time {
         Some(Ok(answer)) if answer.exit_code == 0 => return ProbeOutcome::Success,
         Some(Ok(answer)) => return ProbeOutcome::Failure(said(&answer.output())),
-        Some(Err(error)) if !timed_out(&error) => return ProbeOutcome::Error(error.to_string()),
+        Some(Err(error)) if !timed_out(&error) => return ProbeOutcome::Error(error.as_grpc()),
         Some(Err(_)) => true,
         None => false,
     };

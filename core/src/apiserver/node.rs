@@ -37,6 +37,8 @@ pub struct NodeDescription {
     /// Type and address, as `InternalIP`.
     pub addresses: Vec<(String, String)>,
     pub system: NodeSystemInfo,
+    /// Of the agent itself.
+    pub in_user_namespace: bool,
     /// Where the node API listens.
     pub port: i32,
     pub images: Vec<ContainerImage>,
@@ -205,13 +207,14 @@ fn time(at: Timestamp) -> Option<Time> {
 }
 
 /// What is to be written of the status. `None`: nothing but the time of the heartbeat is new, and it was written less than
-/// `report_every` (`nodeStatusReportFrequency`) ago.
+/// `report_every` (`nodeStatusReportFrequency`) ago. `in_user_namespace` goes with whatever is written: the types of Kubernetes
+/// 1.36 have no field for it, and so it cannot be seen whether it is there.
 #[must_use]
 pub fn status_patch(
     there: &NodeStatus,
     wanted: &NodeStatus,
-    since_report: Duration,
-    report_every: Duration,
+    in_user_namespace: bool,
+    (since_report, report_every): (Duration, Duration),
 ) -> Option<Value> {
     if same_but_for_heartbeat(there, wanted) && since_report < report_every {
         return None;
@@ -224,7 +227,9 @@ pub fn status_patch(
             addresses.insert(0, json!({ "$patch": "replace" }));
         }
     }
-    Some(json!({ "status": status }))
+    let mut patch = json!({ "status": status });
+    patch["status"]["nodeInfo"]["runningInUserNamespace"] = json!(in_user_namespace);
+    Some(patch)
 }
 
 fn same_but_for_heartbeat(a: &NodeStatus, b: &NodeStatus) -> bool {
@@ -299,18 +304,20 @@ mod tests {
 
     #[test]
     fn a_heartbeat_alone_is_written_rarely_and_a_change_at_once() {
+        let patch = |there: &_, wanted: &_, since| status_patch(there, wanted, true, (since, 5 * MINUTE));
         let first = to_register(&description(), &health(false, &[]), at(100)).status.unwrap();
         let same = status(Some(&first), &description(), &health(false, &[]), at(110));
-        assert_eq!(status_patch(&first, &same, MINUTE, 5 * MINUTE), None);
-        let due = status_patch(&first, &same, 5 * MINUTE, 5 * MINUTE).unwrap();
+        assert_eq!(patch(&first, &same, MINUTE), None);
+        let due = patch(&first, &same, 5 * MINUTE).unwrap();
         assert_eq!(due["status"]["conditions"].as_array().unwrap().len(), 4);
-        assert_eq!(due["status"].as_object().unwrap().len(), 1, "{due}");
+        assert_eq!(due["status"].as_object().unwrap().len(), 2, "{due}");
+        assert_eq!(due["status"]["nodeInfo"], json!({"runningInUserNamespace": true}));
         let changed = status(Some(&first), &description(), &health(true, &[]), at(110));
-        assert!(status_patch(&first, &changed, Duration::ZERO, 5 * MINUTE).is_some());
+        assert!(patch(&first, &changed, Duration::ZERO).is_some());
         let mut moved = description();
         moved.addresses[0].1 = "10.0.0.2".into();
         let moved = status(Some(&first), &moved, &health(false, &[]), at(110));
-        let patch = status_patch(&first, &moved, Duration::ZERO, 5 * MINUTE).unwrap();
+        let patch = patch(&first, &moved, Duration::ZERO).unwrap();
         assert_eq!(patch["status"]["addresses"][0], json!({"$patch": "replace"}));
         assert_eq!(patch["status"]["addresses"].as_array().unwrap().len(), 3);
     }

@@ -17,6 +17,7 @@ use crate::quantity::parse_bytes;
 pub struct Extension {
     pub eviction: Eviction,
     pub kernel: Kernel,
+    pub logs: Logs,
     pub trace: Trace,
     /// A directory of Secret and ConfigMap manifests, for pods of a node without an API server. None.
     pub objects: Option<PathBuf>,
@@ -100,11 +101,40 @@ impl Default for Trace {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logs {
+    /// How long the logs of a pod that is gone are kept, up to 24 h. 5 min.
+    pub keep: Duration,
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Logs { keep: Duration::from_secs(300) }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawLogs {
+    keep: Option<GoDuration>,
+}
+
+impl RawLogs {
+    fn checked(self) -> Result<Logs, (&'static str, String)> {
+        let keep = self.keep.map_or(Logs::default().keep, |keep| keep.0);
+        if keep > Duration::from_secs(24 * 3600) {
+            return Err(("logs.keep", format!("{keep:?} is out of range, must be 0s to 24h")));
+        }
+        Ok(Logs { keep })
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct RawExtension {
     eviction: Option<RawEviction>,
     kernel: Option<RawKernel>,
+    logs: Option<RawLogs>,
     trace: Option<Trace>,
     objects: Option<PathBuf>,
 }
@@ -163,7 +193,13 @@ impl RawExtension {
         {
             return Err(("objects", format!("{dir:?} must be an absolute path")));
         }
-        Ok(Extension { eviction, trace, objects, kernel: self.kernel.unwrap_or_default().checked()? })
+        Ok(Extension {
+            eviction,
+            trace,
+            objects,
+            logs: self.logs.unwrap_or_default().checked()?,
+            kernel: self.kernel.unwrap_or_default().checked()?,
+        })
     }
 }
 

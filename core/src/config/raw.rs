@@ -24,6 +24,7 @@ use checks::{
 
 mod checks;
 mod cluster;
+mod container_log;
 mod node_api;
 
 #[derive(Debug, Default, Deserialize)]
@@ -69,6 +70,10 @@ struct Raw {
     allowed_unsafe_sysctls: Option<Vec<String>>,
     pod_pids_limit: Option<i64>,
     pod_logs_dir: Option<PathBuf>,
+    container_log_max_size: Option<Quantity>,
+    container_log_max_files: Option<i32>,
+    container_log_max_workers: Option<i32>,
+    container_log_monitor_interval: Option<GoDuration>,
     crash_loop_back_off: Option<RawCrashLoopBackOff>,
     oom_score_adj: Option<i32>,
     serialize_image_pulls: Option<bool>,
@@ -205,6 +210,7 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
     let eviction_thresholds = eviction_thresholds(&raw, enforce_pods_allocatable, warnings)?;
     let image_gc = image_gc(&raw, default.image_gc)?;
     let node_api = node_api::checked(&raw, warnings)?;
+    let container_log = container_log::checked(&raw)?;
     let rest = cluster::checked(&raw)?;
     let gates = raw.feature_gates.iter().flatten().map(|(gate, _)| format!("featureGates.{gate}"));
     warnings.extend(gates.map(|key| ConfigWarning::NotHonoured { key }));
@@ -248,6 +254,7 @@ fn checked(raw: Raw, warnings: &mut Vec<ConfigWarning>) -> Result<Config, Wrong>
         max_pods: raw.max_pods.filter(|n| *n > 0).unwrap_or(default.max_pods),
         pod_pids_limit: pids_limit(raw.pod_pids_limit)?,
         pod_logs_dir: pod_logs_dir(raw.pod_logs_dir, default.pod_logs_dir)?,
+        container_log,
         max_container_restart_period: restart_period(
             raw.crash_loop_back_off,
             default.max_container_restart_period,

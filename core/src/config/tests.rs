@@ -200,7 +200,7 @@ fn what_has_no_effect_is_warned_of() {
         ]
     );
     assert_eq!(
-        text("registryPullQPS: 5\nhairpinMode: none\ncontainerLogMaxSize: 1Mi").len(),
+        text("registryPullQPS: 5\nhairpinMode: none\npodsPerCore: 1").len(),
         3,
         "kubelet acts on them, this agent does not yet"
     );

@@ -41,6 +41,12 @@ fn parse(format: Format, line: &[u8]) -> Option<LogLine<'_>> {
     }
 }
 
+/// When a line was written; `None` of what is no line of a log.
+#[must_use]
+pub fn time(line: &[u8]) -> Option<Timestamp> {
+    [Format::Cri, Format::DockerJson].into_iter().find_map(|format| parse(format, line)).map(|line| line.at)
+}
+
 /// `2026-01-02T03:04:05.678901234Z stdout F the line`; the tag `P`: more of the line follows.
 fn parse_cri(line: &[u8]) -> Option<LogLine<'_>> {
     let mut parts = line.splitn(4, |byte| *byte == b' ');
@@ -92,6 +98,7 @@ pub struct LogFilter {
     lines_left: Option<u64>,
     format: Option<Format>,
     line_begins: bool,
+    read_to: Option<Timestamp>,
 }
 
 /// Whether there is more to come.
@@ -118,7 +125,14 @@ impl LogFilter {
             lines_left: options.tail_lines.filter(|_| !options.follow),
             format: None,
             line_begins: true,
+            read_to: None,
         }
+    }
+
+    /// The time of the last line.
+    #[must_use]
+    pub fn read_to(&self) -> Option<Timestamp> {
+        self.read_to
     }
 
     /// Before any line: there may be nothing to send.
@@ -140,6 +154,7 @@ impl LogFilter {
         };
         self.format = Some(format);
         let Some(parsed) = parse(format, line) else { return Ok(More::Yes) };
+        self.read_to = Some(parsed.at);
         self.write(&parsed, out);
         if let Some(left) = &mut self.lines_left {
             *left = left.saturating_sub(1);

@@ -44,6 +44,33 @@ pub fn container_id(
     Ok(id.split_once("://").map_or(id, |(_, id)| id).to_owned())
 }
 
+/// The same by the number of its run and its id. `runs`: of those that have left a log, lowest first.
+///
+/// # Errors
+/// As [`container_id`].
+pub fn run(
+    pod: &str,
+    status: &PodStatus,
+    container: &str,
+    previous: bool,
+    runs: &[u32],
+) -> Result<(u32, String), String> {
+    let lists =
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    let told = lists.into_iter().flatten().flatten().find(|told| told.name == container);
+    let newest = told.and_then(|told| u32::try_from(told.restart_count).ok()).unwrap_or(0);
+    let before = || runs.iter().rev().find(|run| **run < newest).copied();
+    let id = match container_id(pod, status, container, previous) {
+        // The runtime has forgotten it, and its log is there.
+        Err(why) if previous => return before().map(|run| (run, String::new())).ok_or(why),
+        found => found?,
+    };
+    let is_newest = told.and_then(|told| told.container_id.as_deref()).is_some_and(|it| it.ends_with(&id));
+    let found = if is_newest { Some(newest) } else { before() };
+    let gone = || format!("the log of container {container:?} in pod {pod:?} is gone");
+    found.map(|run| (run, id)).ok_or_else(gone)
+}
+
 /// Of the run now and of the one before it. `None`: it has not terminated; `Some(None)`: nothing ran.
 fn terminated_ids(status: &ContainerStatus) -> (Option<Option<&str>>, Option<Option<&str>>) {
     fn id(state: Option<&ContainerState>) -> Option<Option<&str>> {
@@ -111,6 +138,20 @@ mod tests {
             let expected = expected.map(str::to_owned).map_err(str::to_owned);
             assert_eq!(of(&state, &last, previous), expected, "{state} {last} {previous}");
         }
+        let numbered: PodStatus = serde_json::from_value(json!({ "containerStatuses": [
+            { "name": "c", "containerID": "x://now", "image": "", "imageID": "", "ready": true, "restartCount": 7,
+              "state": { "running": {} }, "lastState": ended("x://before") },
+        ] }))
+        .unwrap();
+        let numbered = |previous, runs: &[u32]| run("p", &numbered, "c", previous, runs);
+        assert_eq!(numbered(false, &[5, 7]), Ok((7, "now".to_owned())));
+        assert_eq!(numbered(true, &[3, 5, 7]), Ok((5, "before".to_owned())));
+        assert_eq!(numbered(true, &[7]), Err("the log of container \"c\" in pod \"p\" is gone".to_owned()));
+        let nothing = PodStatus::default();
+        assert_eq!(
+            run("p", &nothing, "c", true, &[0]),
+            Err("container \"c\" in pod \"p\" is not available".to_owned())
+        );
         let missing = container_id("p", &PodStatus::default(), "c", false).unwrap_err();
         assert_eq!(missing, "container \"c\" in pod \"p\" is not available");
     }

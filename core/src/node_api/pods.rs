@@ -20,12 +20,18 @@ pub fn by_name<'a>(snapshot: &'a NodeSnapshot, namespace: &str, name: &str) -> O
 /// The container of this name, whatever kind it is of.
 #[must_use]
 pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<Named<'a>> {
-    let spec = pod.spec.as_ref()?;
-    let usual = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let usual = usual.map(|c: &Container| Named { name: &c.name, tty: c.tty == Some(true) });
-    let ephemeral = spec.ephemeral_containers.iter().flatten();
-    let ephemeral = ephemeral.map(|c| Named { name: &c.name, tty: c.tty == Some(true) });
-    usual.chain(ephemeral).find(|found| found.name == name)
+    containers(pod).find(|found| found.name == name)
+}
+
+/// All of them, the pod's own first.
+pub fn containers(pod: &Pod) -> impl Iterator<Item = Named<'_>> {
+    pod.spec.iter().flat_map(|spec| {
+        let usual = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let usual = usual.map(|c: &Container| Named { name: &c.name, tty: c.tty == Some(true) });
+        let ephemeral = spec.ephemeral_containers.iter().flatten();
+        let ephemeral = ephemeral.map(|c| Named { name: &c.name, tty: c.tty == Some(true) });
+        usual.chain(ephemeral)
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,6 +49,8 @@ pub fn event_of(record: &Record) -> Option<(EventType, &'static str)> {
         Reason::OomKilled => (Warning, "OOMKilling"),
         Reason::RetryAfterError => (Warning, "FailedSync"),
         Reason::FailedMount => (Warning, "FailedMount"),
+        Reason::CertificateOverdueForRefresh => (Warning, "CertificateOverdueForRefresh"),
+        Reason::CertificateExpired => (Warning, "CertificateExpired"),
         Reason::InvalidEnvironmentVariableNames => (Warning, "InvalidEnvironmentVariableNames"),
         Reason::InspectFailed => (Warning, "InspectFailed"),
         Reason::MissingClusterDNS => (Warning, "MissingClusterDNS"),

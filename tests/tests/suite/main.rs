@@ -10,6 +10,7 @@ mod degraded;
 mod eviction;
 mod frozen;
 mod lifecycle;
+mod logs;
 mod memory_limit;
 mod monitoring;
 mod node_pressure;

@@ -184,7 +184,7 @@ impl RuntimeService for Service {
             labels: config.labels,
             annotations: config.annotations,
             mounts: config.mounts,
-            log_path: config.log_path,
+            log_path: format!("{}/{}", r.sandbox_config.unwrap_or_default().log_directory, config.log_path),
             ..Default::default()
         };
         state.containers.push((r.pod_sandbox_id, status));

@@ -67,6 +67,15 @@ impl RuntimeClient {
         Ok(ContainerLog { path: non_empty(path, "ContainerStatus", id, "log_path")?.into() })
     }
 
+    /// Has the runtime write to a new file where the container's log was.
+    ///
+    /// # Errors
+    /// When the runtime refuses (the container does not run) or does not answer.
+    pub async fn reopen_container_log(&self, id: &str) -> Result<(), CriError> {
+        let request = cri::ReopenContainerLogRequest { container_id: id.to_owned() };
+        call!(self, "ReopenContainerLog", id, reopen_container_log, request).map(drop)
+    }
+
     /// Writes the running container's state to `location`; zero is the runtime's own time limit.
     ///
     /// # Errors

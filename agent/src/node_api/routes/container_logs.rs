@@ -8,8 +8,8 @@ use axum::routing::any;
 use k8s_openapi::jiff::Timestamp;
 
 use super::{Routes, Shared, only, query};
+use crate::container_log::reader::{self, LogOf};
 use crate::node_api::answer;
-use crate::node_api::log_reader::{self, LogOf};
 use oomlet_core::node_api::{log_options, log_source, pods};
 use oomlet_core::pod::PodRef;
 
@@ -59,6 +59,6 @@ async fn read(
     };
     let (to, body) = answer::channel();
     // It ends when the caller goes, and with the server.
-    tokio::spawn(async move { log_reader::send(of, options, &api.dir_watches, to).await });
+    tokio::spawn(async move { reader::send(of, options, &api.dir_watches, to).await });
     answer::untyped(StatusCode::OK, body)
 }

@@ -1,9 +1,11 @@
+use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 use tonic::codegen::http;
 
 use super::*;
 use crate::apiserver::ApiServer;
+use oomlet_core::reason::Reason;
 use oomlet_core::trust_bundle::certificate_pem;
 
 /// What a signer does with a request.
@@ -11,6 +13,8 @@ use oomlet_core::trust_bundle::certificate_pem;
 enum Signer {
     /// It is due for the next at once.
     IssuesShort,
+    /// It has expired, and no other follows.
+    IssuesExpired,
     Issues,
     Denies,
     Deletes,
@@ -24,11 +28,14 @@ struct Fake {
     log: Arc<watch::Sender<Vec<Value>>>,
     signer: Arc<Mutex<Signer>>,
     serves: bool,
+    journal: Arc<Journal>,
 }
 
 impl Fake {
     fn new(signer: Signer, serves: bool) -> Fake {
-        Fake { log: Arc::new(watch::Sender::new(Vec::new())), signer: Arc::new(Mutex::new(signer)), serves }
+        let log = Arc::new(watch::Sender::new(Vec::new()));
+        let (journal, _) = Journal::open(16, None).unwrap();
+        Fake { log, signer: Arc::new(Mutex::new(signer)), serves, journal }
     }
 
     fn asked(&self) -> usize {
@@ -84,20 +91,28 @@ impl Fake {
         let number = self.asked() + 1;
         request["metadata"]["name"] = format!("req-{number}").into();
         self.tell("ADDED", request.clone());
+        let expires = match *self.signer.lock().unwrap() {
+            Signer::IssuesExpired => "2001-01-01T01:00:00Z",
+            _ => "2100-01-02T00:00:00Z",
+        };
         let issued = |refresh: &str| {
-            json!({"conditions": condition("Issued"), "notAfter": "2100-01-02T00:00:00Z",
+            json!({"conditions": condition("Issued"), "notAfter": expires,
             "beginRefreshAt": refresh, "certificateChain": certificate_pem(format!("leaf {number}").into_bytes())})
         };
         let mut signed = request.clone();
         let signer = *self.signer.lock().unwrap();
         signed["status"] = match signer {
-            Signer::IssuesShort => issued("2001-01-01T00:00:00Z"),
+            Signer::IssuesShort | Signer::IssuesExpired => issued("2001-01-01T00:00:00Z"),
             Signer::Issues => issued("2100-01-01T00:00:00Z"),
             Signer::Denies => json!({"conditions": condition("Denied")}),
             Signer::Deletes | Signer::Away => Value::Null,
         };
         match signer {
             Signer::Away => {}
+            Signer::IssuesExpired => {
+                *self.signer.lock().unwrap() = Signer::Away;
+                self.tell("MODIFIED", signed);
+            }
             Signer::Deletes => {
                 *self.signer.lock().unwrap() = Signer::Issues;
                 self.tell("DELETED", request.clone());
@@ -127,7 +142,8 @@ impl Fake {
         let clients = watch::channel(Some(ApiServer(Client::new(tower::service_fn(answer), "default")))).1;
         let cancel = CancellationToken::new();
         let tasks = (TaskTracker::new(), cancel.clone());
-        let mut made = ApiCertificates::new(clients, "n".to_owned(), ContentStore::default(), tasks);
+        let kept = (ContentStore::default(), Arc::clone(&self.journal));
+        let mut made = ApiCertificates::new(clients, "n".to_owned(), kept, tasks);
         let own = Arc::get_mut(&mut made).unwrap();
         // Each is renewed just when it is due.
         Arc::get_mut(&mut own.shared).unwrap().jitter = Duration::ZERO;
@@ -225,6 +241,19 @@ async fn a_refusal_is_for_good_and_a_deleted_request_is_made_anew() {
     let refused =
         until(&certificates, &unknown, |found| found.as_ref().is_err_and(|e| e != NOT_ISSUED)).await;
     assert_eq!(refused, Err("while generating keypair: unknown key type \"DSA\"".to_owned()));
+}
+
+#[tokio::test]
+async fn one_that_is_not_renewed_in_time_is_told_once() {
+    let fake = Fake::new(Signer::IssuesExpired, true);
+    let (certificates, _cancel) = fake.certificates();
+    let (_, mut told) = fake.journal.follow(0);
+    certificates.register_pod(&pod("ED25519"));
+    for expected in [Reason::CertificateOverdueForRefresh, Reason::CertificateExpired] {
+        let record = timeout(Duration::from_secs(30), told.recv()).await.expect("within 30 s").unwrap();
+        assert_eq!((record.reason, record.pod.as_ref().map(|pod| pod.uid.as_str())), (expected, Some("u")));
+    }
+    assert!(told.try_recv().is_err());
 }
 
 #[tokio::test]

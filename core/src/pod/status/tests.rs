@@ -198,6 +198,29 @@ fn crash_loop_moves_the_end_to_the_last_state() {
 }
 
 #[test]
+fn how_the_run_before_ended_is_told_though_the_runtime_has_forgotten() {
+    let run = |n: u32, state, code| ContainerStatus {
+        id: format!("run-{n}"),
+        restart_count: n,
+        ..instance("a", state, code)
+    };
+    let mut c = case("Always", &[], &["a"], vec![run(0, ContainerState::Exited, 3)]);
+    let mut last = |runs: Vec<ContainerStatus>| {
+        c.previous = Some(c.status());
+        c.runtime.containers = runs;
+        let last = c.json()["containerStatuses"][0]["lastState"]["terminated"].clone();
+        (last["exitCode"].as_i64(), last["containerID"].as_str().map(str::to_owned))
+    };
+    let first = (Some(3), Some("containerd://run-0".to_owned()));
+    assert_eq!(last(vec![run(0, ContainerState::Exited, 3)]), (None, None));
+    assert_eq!(last(vec![run(1, ContainerState::Running, 0)]), first);
+    assert_eq!(last(vec![run(1, ContainerState::Exited, 4)]), first);
+    // The runtime's word is the newest.
+    let both = vec![run(2, ContainerState::Running, 0), run(1, ContainerState::Exited, 5)];
+    assert_eq!(last(both), (Some(5), Some("containerd://run-1".to_owned())));
+}
+
+#[test]
 fn oom_killed_by_the_runtime_or_by_our_own_count() {
     let mut c = case("Never", &[], &["a"], vec![exited("a", 137)]);
     let reason = |c: &Case| c.json()["containerStatuses"][0]["state"]["terminated"]["reason"].clone();

@@ -30,6 +30,7 @@ fn handled_ms(node: &Node, name: &str) -> Option<u64> {
 
 fn a_changed_manifest_is_a_new_pod_and_a_deleted_one_leaves_nothing(version: Version) {
     let mut node = Node::new("ending", version);
+    node.config_mut()["oomlet"]["logs"] = json!({ "keep": "2s" });
     let mut manifest = handles_sigterm(&node, "changing", &[]);
     let volumes = manifest["spec"]["volumes"].as_array_mut().unwrap();
     volumes.push(json!({ "name": "memory", "emptyDir": { "medium": "Memory" } }));
@@ -58,6 +59,10 @@ fn a_changed_manifest_is_a_new_pod_and_a_deleted_one_leaves_nothing(version: Ver
     let handled = handled_ms(&node, "changing").expect("SIGTERM was handled to the end");
     assert!(handled * 1_000_000 < started.monotonic_ns, "the old pod ends first");
     assert_eq!(node.running_of("changing").len(), 1);
+    // What it said before it was changed can still be read.
+    let logs_dir = node.pod_logs_dir().display().to_string();
+    let said = node.command(&["logs", "changing", "--previous", "--pod-logs-dir", &logs_dir]).ok();
+    assert!(said.contains("sigterm handled"), "{said}");
     node.wait("the first pod leaves nothing", |node| remains(node, &first).is_empty());
 
     node.remove_manifest("changing").unwrap();

@@ -1,29 +1,30 @@
 //! A container's log from its file to one caller: from the line that is asked for, to its end or as long as the container
-//! runs, over rotations. Reads no faster than the caller takes.
+//! runs, over rotations, however many there are between two looks, and none of its lines twice. Reads no faster than the
+//! caller takes; one who takes so slowly that files are removed before their turn misses what was in them.
 
-use std::io::{self, SeekFrom};
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::{mpsc, watch};
 
 use super::dir_watch::{DirWatch, DirWatches};
+use super::source::{Source, Successors};
 use oomlet_core::node::published::NodeSnapshot;
 use oomlet_core::node_api::log_line::{LogFilter, More};
 use oomlet_core::node_api::log_options::LogOptions;
 use oomlet_core::pod::PodUid;
 
-/// Read at once.
-const CHUNK: usize = 64 << 10;
 /// A longer line is none that a runtime writes (containerd cuts them at 16 KiB); it is passed over in pieces.
 const LONGEST_LINE: usize = 4 << 20;
 /// Besides inotify: how often the file is looked at, and whether the container still runs.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The runtime makes the new file, then goes over to it: how long nothing more must have come to the old one, and how often
+/// that is waited for. What comes later still is read, out of its order.
+const SETTLED_AFTER: Duration = Duration::from_millis(50);
+const SETTLE_ROUNDS: usize = 20;
 
 /// Whose log, and who knows whether it still runs.
 #[derive(Debug)]
@@ -66,7 +67,7 @@ enum Ended {
 
 /// To the end of what was asked for. What goes wrong is the last that the caller reads, as from kubelet.
 pub async fn send(of: LogOf, options: LogOptions, watches: &DirWatches, to: mpsc::Sender<Bytes>) {
-    let mut reader = Reader { filter: LogFilter::new(&options), out: Vec::new(), rest: Vec::new(), to };
+    let mut reader = Reader { filter: LogFilter::new(&options), out: Vec::new(), to };
     let ended = reader.read(&of, &options, watches).await;
     if let Err(error @ (Ended::Io { .. } | Ended::Format(_))) = ended {
         reader.out.extend_from_slice(error.to_string().as_bytes());
@@ -77,8 +78,6 @@ pub async fn send(of: LogOf, options: LogOptions, watches: &DirWatches, to: mpsc
 struct Reader {
     filter: LogFilter,
     out: Vec<u8>,
-    /// A line that is not whole yet.
-    rest: Vec<u8>,
     to: mpsc::Sender<Bytes>,
 }
 
@@ -89,34 +88,76 @@ impl Reader {
             return Ok(());
         }
         let path = tokio::fs::canonicalize(&of.path).await.map_err(io)?;
-        let mut file = File::open(&path).await.map_err(io)?;
+        let opened = Source::open(&path).await.map_err(io)?;
+        let mut source = opened.ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
         if let Some(lines) = options.tail_lines {
-            let start = tail_start(&mut file, lines).await.map_err(io)?;
-            file.seek(SeekFrom::Start(start)).await.map_err(io)?;
+            source.seek_tail(lines).await.map_err(io)?;
         }
         let watch = options.follow.then(|| path.parent().and_then(|dir| watches.watch(dir))).flatten();
         let mut changes = watch.as_deref().map(DirWatch::changes);
+        let mut before: Option<Source> = None;
         loop {
             // Asked before the file is read to its end: what a container writes last is there by then.
             let runs = options.follow && of.runs();
-            if self.take_all(&mut file).await.map_err(|error| error.at(&path))? == More::No {
-                return Ok(());
-            }
-            if options.follow
-                && let Some(next) = rotated(&file, &path).await.map_err(io)?
-            {
-                // What the old file got between its end and its successor.
-                if self.take_all(&mut file).await.map_err(|error| error.at(&path))? == More::No {
+            for source in before.as_mut().into_iter().chain([&mut source]) {
+                if self.take_all(source).await.map_err(|stopped| stopped.at(&path))?.0 == More::No {
                     return Ok(());
                 }
-                file = next;
-                continue;
+            }
+            if options.follow {
+                if source.rewind_if_cut().await.map_err(io)? {
+                    continue;
+                }
+                let read_to = self.filter.read_to();
+                if let Some(successors) = source.successors(&path, read_to).await.map_err(io)? {
+                    self.last_line(before.take()).await?;
+                    match self.go_over(source, successors).await.map_err(|stopped| stopped.at(&path))? {
+                        Some((old, new)) => (before, source) = (Some(old), new),
+                        None => return Ok(()),
+                    }
+                    continue;
+                }
             }
             if !runs {
-                return self.last_line().await;
+                self.last_line(before).await?;
+                return self.last_line(Some(source)).await;
             }
             self.wait(&mut changes).await?;
         }
+    }
+
+    /// Reads the rest of the old file and what came between, to the file that is written now; the last but that one, too.
+    /// `None`: the caller has all that was asked for.
+    async fn go_over(
+        &mut self,
+        mut old: Source,
+        successors: Successors,
+    ) -> Result<Option<(Source, Source)>, Stopped> {
+        let Successors { between, next } = successors;
+        for path in between {
+            // The whole of it: its container writes to another since.
+            if self.take_all(&mut old).await?.0 == More::No {
+                return Ok(None);
+            }
+            // Gone before its turn.
+            let Some(source) = Source::open(&path).await.map_err(Stopped::Io)? else { continue };
+            self.last_line(Some(old)).await.map_err(Stopped::Ended)?;
+            old = source;
+        }
+        for _ in 0..SETTLE_ROUNDS {
+            let taken = self.take_all(&mut old).await?;
+            if taken.0 == More::No {
+                return Ok(None);
+            }
+            tokio::time::sleep(SETTLED_AFTER).await;
+            let taken = self.take_all(&mut old).await?;
+            match taken {
+                (More::No, _) => return Ok(None),
+                (More::Yes, 0) => break,
+                (More::Yes, _) => {}
+            }
+        }
+        Ok(Some((old, next)))
     }
 
     /// Until the file may have more.
@@ -139,33 +180,35 @@ impl Reader {
         }
     }
 
-    async fn take_all(&mut self, file: &mut File) -> Result<More, Stopped> {
-        let mut chunk = vec![0; CHUNK];
+    /// And how many bytes there were.
+    async fn take_all(&mut self, source: &mut Source) -> Result<(More, usize), Stopped> {
+        let mut taken = 0;
         loop {
-            let read = file.read(&mut chunk).await.map_err(Stopped::Io)?;
-            if read == 0 {
-                return Ok(More::Yes);
+            let bytes = source.read().await.map_err(Stopped::Io)?;
+            if bytes.is_empty() {
+                return Ok((More::Yes, taken));
             }
-            let more = self.take(&chunk[..read])?;
+            taken += bytes.len();
+            let more = self.take(&mut source.rest, &bytes)?;
             self.flush().await.map_err(Stopped::Ended)?;
             if more == More::No {
-                return Ok(More::No);
+                return Ok((More::No, taken));
             }
         }
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<More, Stopped> {
+    fn take(&mut self, rest: &mut Vec<u8>, bytes: &[u8]) -> Result<More, Stopped> {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let whole = piece.ends_with(b"\n") || self.rest.len() + piece.len() > LONGEST_LINE;
+            let whole = piece.ends_with(b"\n") || rest.len() + piece.len() > LONGEST_LINE;
             if !whole {
-                self.rest.extend_from_slice(piece);
+                rest.extend_from_slice(piece);
                 continue;
             }
-            let more = if self.rest.is_empty() {
+            let more = if rest.is_empty() {
                 self.filter.line(piece, &mut self.out)
             } else {
-                self.rest.extend_from_slice(piece);
-                let line = std::mem::take(&mut self.rest);
+                rest.extend_from_slice(piece);
+                let line = std::mem::take(rest);
                 self.filter.line(&line, &mut self.out)
             };
             if more.map_err(|error| Stopped::Ended(error.into()))? == More::No {
@@ -176,8 +219,8 @@ impl Reader {
     }
 
     /// A line without its newline is one too when no more will come.
-    async fn last_line(&mut self) -> Result<(), Ended> {
-        let line = std::mem::take(&mut self.rest);
+    async fn last_line(&mut self, of: Option<Source>) -> Result<(), Ended> {
+        let line = of.map(|source| source.rest).unwrap_or_default();
         if !line.is_empty() {
             self.filter.line(&line, &mut self.out)?;
         }
@@ -205,55 +248,6 @@ impl Stopped {
             Stopped::Ended(ended) => ended,
         }
     }
-}
-
-/// The file that has the path now, where that is another one than ours; ours from its begin where it was cut short.
-async fn rotated(file: &File, path: &Path) -> io::Result<Option<File>> {
-    let named = match tokio::fs::metadata(path).await {
-        Ok(named) => named,
-        // Between the rename and the runtime's new file.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let ours = file.metadata().await?;
-    let position = file.try_clone().await?.stream_position().await?;
-    if (named.ino(), named.dev()) != (ours.ino(), ours.dev()) || named.len() < position {
-        return match File::open(path).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => opened.map(Some),
-        };
-    }
-    Ok(None)
-}
-
-/// Where the last `lines` lines begin.
-async fn tail_start(file: &mut File, lines: u64) -> io::Result<u64> {
-    let mut end = file.seek(SeekFrom::End(0)).await?;
-    let mut wanted = lines;
-    if wanted == 0 {
-        return Ok(end);
-    }
-    let length = end;
-    let mut chunk = vec![0; CHUNK];
-    while end > 0 {
-        let from = end.saturating_sub(CHUNK as u64);
-        let size = usize::try_from(end - from).unwrap_or(CHUNK);
-        file.seek(SeekFrom::Start(from)).await?;
-        file.read_exact(&mut chunk[..size]).await?;
-        for (at, _) in chunk[..size].iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
-            let after = from + at as u64 + 1;
-            // The newline at the very end ends the last line.
-            if after == length {
-                continue;
-            }
-            wanted -= 1;
-            if wanted == 0 {
-                return Ok(after);
-            }
-        }
-        end = from;
-    }
-    Ok(0)
 }
 
 #[cfg(test)]
