@@ -44,7 +44,6 @@ const FIRST_ANSWER: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Exponential = Exponential::new(Duration::from_millis(500), Duration::from_secs(30));
 /// Its time is of the wall clock, which may be set: it is looked at anew at least this often.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-const SOONEST: Duration = Duration::from_secs(60);
 
 const UNSERVED: &str = "the API server serves no PodCertificateRequests (certificates.k8s.io/v1); switch them on there (feature \
                         gate PodCertificateRequest), or take `podCertificate` out of the volume";
@@ -238,8 +237,8 @@ impl Shared {
                     self.store(&key, &credential);
                     self.stands(&key, Ok(credential.clone()));
                     current = Some(credential);
-                    // One of a signer whose clock is behind is due as it comes.
-                    sleep(SOONEST).await;
+                    // One of a signer whose clock is behind is due as it comes: a minute passes before the next.
+                    sleep(self.jitter / 5).await;
                 }
                 Err(Problem::Refused(why)) => {
                     tracing::warn!(
