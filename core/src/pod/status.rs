@@ -98,7 +98,7 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
 
     let phase = match input.failed {
         Some(_) => "Failed",
-        None => phase::phase(input.pod, &init_statuses, &statuses, input.completed),
+        None => phase::phase(input.pod, &init_statuses, &statuses, input.probes, input.completed),
     };
     let host_network = spec.and_then(|s| s.host_network) == Some(true);
     let pod_ips: Vec<String> = match input.runtime.ready_sandbox() {

@@ -3,8 +3,17 @@
 use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, ContainerStatus, Pod};
 
 use super::container::RESTARTING_ALL;
+use crate::pod::probe::ProbeResults;
 use crate::pod::qos::is_sidecar;
-use crate::pod::restart::restarts;
+use crate::pod::restart::{restarts, restarts_when_ended};
+
+/// It was ended for a failed probe, and so starts again whatever it exited with.
+fn failed_probe(status: &ContainerStatus, probes: &ProbeResults) -> bool {
+    let states = [status.state.as_ref(), status.last_state.as_ref()];
+    let ended = states.into_iter().flatten().find_map(|state| state.terminated.as_ref());
+    let id = ended.and_then(|ended| ended.container_id.as_deref()?.split_once("://"));
+    id.is_some_and(|(_, id)| probes.failed(id).is_some())
+}
 
 /// What one container says of the phase.
 enum Says {
@@ -46,6 +55,7 @@ pub(super) fn phase(
     pod: &Pod,
     init_statuses: &[ContainerStatus],
     statuses: &[ContainerStatus],
+    probes: &ProbeResults,
     completed: bool,
 ) -> &'static str {
     let spec = pod.spec.as_ref();
@@ -66,7 +76,8 @@ pub(super) fn phase(
             Says::Stopped { exit_code, reset } => {
                 stopped += 1;
                 succeeded += usize::from(exit_code == 0);
-                again += usize::from(starts_again(container, exit_code, reset));
+                let by_probe = restarts_when_ended(pod, container) && failed_probe(status, probes);
+                again += usize::from(by_probe || starts_again(container, exit_code, reset));
             }
         }
     }

@@ -101,3 +101,27 @@ fn readiness_gates_and_what_others_say() {
         assert_eq!(condition(&case.json(), "Ready")["reason"], "ContainersNotReady");
     }
 }
+
+/// Between its end and its next start it is in one of these states; a phase that has ended is never taken back.
+#[test]
+fn a_container_that_failed_its_probe_starts_again_though_it_exits_with_0() {
+    let back_off = ContainerWaiting {
+        container: "a".into(),
+        reason: "CrashLoopBackOff".into(),
+        message: "back-off".into(),
+    };
+    for (policy, failed, waiting, want) in [
+        ("OnFailure", true, vec![], "Running"),
+        ("OnFailure", true, vec![back_off.clone()], "Running"),
+        ("OnFailure", false, vec![], "Succeeded"),
+        ("Never", true, vec![], "Succeeded"),
+        ("Always", true, vec![back_off], "Running"),
+    ] {
+        let mut case = case(policy, &[], &["a"], vec![exited("a", 0)]);
+        case.waiting = waiting;
+        if failed {
+            case.probes.note("id-a", ProbeKind::Startup, false);
+        }
+        assert_eq!(case.json()["phase"], want, "{policy}, failed its probe: {failed}");
+    }
+}
