@@ -9,13 +9,15 @@ use xtask::compare::record::Recording;
 use xtask::compare::{self, corpus};
 
 /// Those that are about time are for the command.
-const FAST: [&str; 10] = [
+const FAST: [&str; 12] = [
     "besteffort",
     "config-missing",
     "env",
     "guaranteed",
     "names",
     "node-affinity",
+    "post-start-fails",
+    "pre-stop",
     "security-context",
     "two-ends",
     "volume-missing",

@@ -177,6 +177,7 @@ fn exec_and_attach() {
         assert_eq!(lines.map(Result::unwrap).last().as_deref(), Some("end"), "{version}");
         child.wait().unwrap();
     }
+    debugged(plane, &node);
     let admin = Caller::of(&plane.client_files("execs-admin", &["system:masters"]).unwrap());
     let address = node.api_address();
     let ran = admin.request(address, "POST", "/run/execs/target/main?cmd=echo%20hi", "").unwrap();
@@ -189,6 +190,25 @@ fn exec_and_attach() {
     assert!(status == 200 && running.contains("\"name\":\"target\""), "{running}");
     let (status, body) = admin.request(address, "POST", "/checkpoint/execs/target/none", "").unwrap();
     assert_eq!((status, body.as_str()), (404, "container none does not exist"));
+}
+
+/// An ephemeral container comes into the pod that runs, sees its target's processes, and ends without being missed.
+fn debugged(plane: &ControlPlane, node: &Joined<'_>) {
+    let kubectl = |args: &[&str]| plane.kubectl(&[args, &["--namespace", "execs"]].concat()).unwrap();
+    let before = node.wait_api_pod("target", "running", is_running);
+    let image = format!("--image={}", xtask::images::BUSYBOX);
+    let what =
+        ["--target=main", "--container=debug", "--image-pull-policy=Never", "--", "cat", "/proc/1/cmdline"];
+    kubectl(&[&["debug", "target", &image], what.as_slice()].concat());
+    let after = node.wait_api_pod("target", "debugged", |pod| {
+        let debug = &pod["status"]["ephemeralContainerStatuses"][0];
+        debug["name"] == "debug" && debug["state"]["terminated"]["exitCode"] == 0
+    });
+    assert!(kubectl(&["logs", "target", "--container=debug"]).contains("trap 'exit 0' TERM"), "{after:#}");
+    let main = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
+    assert_eq!(main(&after), main(&before));
+    assert_eq!(after["status"]["phase"], "Running");
+    assert_eq!(node.events("target").iter().filter(|(reason, ..)| reason == "UnsupportedFeature").count(), 0);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use oomlet_tests::node::{Node, pod_name, script};
+use oomlet_tests::node::{Node, pod_name, script, shell};
 use oomlet_tests::speed::is_emulated;
 use oomlet_tests::{cgroup, newest, on_oldest_and_newest_containerd, pod};
 use serde_json::{Value, json};
@@ -98,10 +98,21 @@ fn containers_end_in_time(version: Version) {
     // On an emulated CPU a SIGTERM may take longer to come than it has elsewhere for all.
     let grace_s: i64 = if is_emulated() { 30 } else { 5 };
     polite["spec"]["terminationGracePeriodSeconds"] = json!(grace_s);
+    let hook = |what: &str| json!({ "exec": { "command": ["/bin/sh", "-c", format!("sleep 0.2; echo {what} >>/marks/hooks")] } });
+    polite["spec"]["containers"][0]["lifecycle"] =
+        json!({ "postStart": hook("up"), "preStop": hook("down") });
+    let marks = polite["spec"]["containers"][0]["volumeMounts"].clone();
+    let mut signalled =
+        shell("signalled", "trap 'echo usr1 >>/marks/signal; exit 0' USR1; while true; do sleep 0.1; done");
+    signalled["lifecycle"] = json!({ "stopSignal": "SIGUSR1" });
+    signalled["volumeMounts"] = marks;
+    polite["spec"]["containers"].as_array_mut().unwrap().push(signalled);
     node.put(&polite);
     node.put(&stubborn);
     node.start();
     node.wait_up(&["polite", "stubborn"]);
+    let mark = |node: &Node, name: &str| fs::read_to_string(node.scratch().path().join("marks").join(name));
+    assert_eq!(mark(&node, "hooks").unwrap(), "up\n", "nobody is told that it runs before its hook is done");
     let stubborn_pid = node.the_container_of("stubborn").pid;
     for name in ["polite", "stubborn"] {
         node.remove_manifest(name).unwrap();
@@ -114,11 +125,13 @@ fn containers_end_in_time(version: Version) {
     };
     let polite = stopped("polite");
     assert!(handled_ms(&node, "polite").is_some(), "the handler ran to its end");
+    assert_eq!(mark(&node, "hooks").unwrap(), "up\ndown\n");
+    assert_eq!(mark(&node, "signal").unwrap(), "usr1\n");
     assert_eq!(polite.number("sigkill"), Some(0), "{}", polite.message);
     let took_ms = polite.number("took_ms").unwrap();
     assert!(
-        (700..grace_s * 1000).contains(&took_ms),
-        "its handler takes 700 ms, its grace period is {grace_s} s: {took_ms}"
+        (900..grace_s * 1000).contains(&took_ms),
+        "its hook and its handler take 900 ms, its grace period is {grace_s} s: {took_ms}"
     );
 
     let stubborn = stopped("stubborn");

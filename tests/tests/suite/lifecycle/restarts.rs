@@ -1,6 +1,6 @@
 //! Restart policies, CrashLoopBackOff, images that are not there.
 
-use oomlet_tests::node::{Node, pod_name};
+use oomlet_tests::node::{Node, pod_name, shell};
 use oomlet_tests::speed::longest_restart_period_s;
 use oomlet_tests::{on_oldest_and_newest_containerd, pod};
 use serde_json::{Value, json};
@@ -24,6 +24,23 @@ fn containers_are_restarted_as_their_policy_says(version: Version) {
     node.put(&ends_with("failing", "4", "OnFailure"));
     node.put(&ends_with("done", "0", "OnFailure"));
     node.put(&ends_with("never", "7", "Never"));
+    let mut ruled = ends_with("ruled", "7", "Never");
+    let main = &mut ruled["spec"]["containers"][0];
+    main["restartPolicy"] = json!("Never");
+    main["restartPolicyRules"] =
+        json!([{ "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": [42] } }]);
+    let once = "[ -e /kept/ran ] && exit 7; touch /kept/ran; exit 42";
+    main.as_object_mut().unwrap().extend(shell("main", once).as_object().unwrap().clone());
+    main["volumeMounts"] = json!([{ "name": "kept", "mountPath": "/kept" }]);
+    ruled["spec"]["containers"]
+        .as_array_mut()
+        .unwrap()
+        .push(shell("beside", "trap 'exit 0' TERM; while true; do sleep 0.1; done"));
+    ruled["spec"]["volumes"] = json!([{ "name": "kept", "emptyDir": {} }]);
+    node.put(&ruled);
+    let mut brief = workload("brief", "idle", &[]);
+    brief["spec"]["activeDeadlineSeconds"] = json!(2);
+    node.put(&brief);
     node.start();
 
     let main = |pod: &Value| pod::container(pod, "main").clone();
@@ -33,6 +50,17 @@ fn containers_are_restarted_as_their_policy_says(version: Version) {
     let ended = &main(&never)["state"]["terminated"];
     assert_eq!((&ended["exitCode"], &ended["reason"]), (&json!(7), &json!("Error")));
     assert_eq!(node.log(&never, "main", 0), "exit 7\n");
+
+    // All its containers, once; then it goes by the policy.
+    let ruled = node.wait_pod("ruled", "ended after all have started again", |pod| {
+        main(pod)["state"]["terminated"]["exitCode"] == 7
+    });
+    assert_eq!(pod::container(&ruled, "beside")["restartCount"], 1, "{ruled:#}");
+    assert!(pod::container(&ruled, "beside")["state"]["running"].is_object(), "{ruled:#}");
+    assert_eq!(main(&ruled)["lastState"]["terminated"]["reason"], "RestartingAllContainers");
+    let brief = node.wait_pod("brief", "over", |pod| pod::phase(pod) == "Failed");
+    assert_eq!(pod::reason(&brief), "DeadlineExceeded");
+    assert!(main(&brief)["state"]["terminated"].is_object(), "{brief:#}");
 
     for (name, code) in [("always", 0), ("failing", 4)] {
         let looping = node.wait_pod(name, "in CrashLoopBackOff after three restarts", |pod| {
