@@ -235,6 +235,13 @@ impl Node {
         lines(&path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default())
     }
 
+    /// The same of each of its runs that has left a log.
+    pub fn said_by_all_runs(&self, name: &str, container: &str) -> String {
+        let Some(pod) = self.pod(name) else { return String::new() };
+        let logs = (0..100).map(|attempt| self.log_path(&pod, container, attempt));
+        logs.filter_map(|path| std::fs::read_to_string(path).ok()).map(|log| lines(&log)).collect()
+    }
+
     fn log_path(&self, pod: &Value, container: &str, attempt: u32) -> PathBuf {
         let of = |key: &str| pod["metadata"][key].as_str().unwrap().to_owned();
         let dir = format!("{}_{}_{}", of("namespace"), of("name"), of("uid"));

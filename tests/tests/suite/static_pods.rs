@@ -279,7 +279,7 @@ fn pods_from_a_server_come_change_in_place_and_go() {
     // What a container runs cannot change under it.
     web["spec"]["containers"][0]["command"] = json!(["/bin/sh", "-c", format!("echo anew; {STAYS}")]);
     answers(&[&web, &script("other", STAYS)]);
-    node.wait("the new run", |node| node.said("web", "main").contains("anew"));
+    node.wait("the new run", |node| node.said_by_all_runs("web", "main").contains("anew"));
 
     // An edit while no agent runs comes to the same.
     node.kill_agent().unwrap();
@@ -287,7 +287,7 @@ fn pods_from_a_server_come_change_in_place_and_go() {
     answers(&[&web, &script("other", STAYS)]);
     let other = node.the_container_of("other");
     node.start();
-    node.wait("the run of that edit", |node| node.said("web", "main").contains("meanwhile"));
+    node.wait("the run of that edit", |node| node.said_by_all_runs("web", "main").contains("meanwhile"));
     assert_eq!(node.the_container_of("other"), other, "nobody else is concerned");
 
     // An answer that says nothing ends nobody, also at an agent's start; a list without it does.
