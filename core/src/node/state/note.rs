@@ -91,9 +91,12 @@ impl State {
             WorkOrder::Terminate { grace, .. } => {
                 pod.outstanding = Outstanding::Terminate;
                 let (id, first) = (pod.id.clone(), pod.last_error.is_none());
+                // Why it ends was told with the decision.
+                let decided = matches!(pod.mode, Mode::Evicted { .. });
+                let kind = if decided { Kind::Eviction } else { Kind::Pod };
                 drop(pod);
                 if first {
-                    let record = Record::new(now, Kind::Pod, reason, "stopping the pod").pod(&id);
+                    let record = Record::new(now, kind, reason, "stopping the pod").pod(&id);
                     self.record(record.number("grace_ms", grace.as_millis()));
                 }
                 self.resume_eviction(&id, *grace, now);

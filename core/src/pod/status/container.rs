@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{self as api, Container, ContainerStateTerminate
 use super::{NOT_LOCATED, StatusInput, given, time};
 use crate::pod::order::ContainerWaiting;
 use crate::pod::qos::is_sidecar;
+use crate::pod::restart::{restarts, restarts_when_ended};
 use crate::pod::runtime_status::{ContainerState, ContainerStatus, ContainerUser};
 use crate::reason::Reason;
 
@@ -52,7 +53,12 @@ pub(super) fn container_status(
             let ended = terminated(input, s);
             match waiting {
                 // It shall run again, and something is in the way: what it ended of is history now.
-                Some(why) if !input.completed && input.failed.is_none() => {
+                Some(why)
+                    if !input.completed
+                        && input.failed.is_none()
+                        && (restarts_when_ended(input.pod, container)
+                            || restarts(input.pod, container, s.exit_code)) =>
+                {
                     state.waiting = Some(waiting_state(why));
                     last = Some(ended);
                 }
@@ -133,7 +139,8 @@ fn previous<'a>(input: &StatusInput<'a>, name: &str) -> Option<&'a api::Containe
 fn ended_before(told: &api::ContainerStatus, id: Option<String>) -> Option<ContainerStateTerminated> {
     let ended = |state: &Option<api::ContainerState>| state.as_ref()?.terminated.clone();
     let by_another = id.is_some() && told.container_id != id;
-    ended(&told.state).filter(|_| by_another).or_else(|| ended(&told.last_state))
+    let own = ended(&told.state).filter(|_| by_another);
+    own.or_else(|| ended(&told.last_state)).filter(|ended| id.is_none() || ended.container_id != id)
 }
 
 /// Its pod's containers all start again, and it was taken out of the runtime for it.
