@@ -1,11 +1,11 @@
 //! A pod's log directory, `<podLogsDir>/<namespace>_<name>_<uid>`, and in it one for each container. Blocking.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::links;
 use crate::cri::names::pod_log_dir;
@@ -93,9 +93,33 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// A regular file only: a container may have put a pipe or a link to elsewhere in its place. Blocking.
+///
+/// # Errors
+/// When it cannot be opened, or is something else.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_but_a_regular_file_is_opened() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let dir = tempfile::tempdir().unwrap();
+        let [file, link, pipe] = ["0.log", "1.log", "2.log"].map(|name| dir.path().join(name));
+        fs::write(&file, "a line").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert!(open_regular(&file).is_ok());
+        assert!(open_regular(&link).is_err());
+        assert!(open_regular(&pipe).is_err(), "and nobody waits for its other end");
+    }
     use oomlet_core::pod::PodUid;
 
     fn pod(name: &str) -> PodRef {

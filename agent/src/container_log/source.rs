@@ -11,7 +11,7 @@ use flate2::read::GzDecoder;
 use k8s_openapi::jiff::Timestamp;
 use tokio::task::spawn_blocking;
 
-use super::dir;
+use super::dir::{self, open_regular};
 use oomlet_core::container_log::{compressed_names, is_compressed, rotated};
 use oomlet_core::node_api::log_line;
 
@@ -38,7 +38,7 @@ impl Source {
             let compressed = path.file_name().map(|name| compressed_names(&name.to_string_lossy()).0);
             let compressed = compressed.map(|name| path.with_file_name(name));
             for path in [Some(path), compressed].into_iter().flatten() {
-                match File::open(&path) {
+                match open_regular(&path) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     opened => return opened.map(|file| Some(Source::of(file, &path))),
                 }
@@ -122,7 +122,7 @@ impl Source {
         let (file, path) = (Arc::clone(&self.file), path.to_owned());
         blocking(move || {
             loop {
-                let next = match File::open(&path) {
+                let next = match open_regular(&path) {
                     // Between the rename and the runtime's new file.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                     opened => opened?,
@@ -201,7 +201,7 @@ fn rotated_after(ours: &File, path: &Path, read_to: Option<Timestamp>) -> io::Re
 }
 
 fn first_line(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
+    let file = open_regular(path)?;
     let mut line = Vec::new();
     let bound = CHUNK as u64;
     if path.to_str().is_some_and(is_compressed) {

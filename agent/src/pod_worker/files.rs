@@ -1,13 +1,13 @@
 //! The files that a pod has on the node beside its volumes: log directories, its /etc/hosts, its containers'
 //! termination messages. Blocking, but for [`termination_message`].
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::WorkerError;
-use crate::container_log::dir;
+use crate::container_log::dir::{self, open_regular};
 use crate::cri::runtime::ContainerDetail;
 use oomlet_core::pod::PodRef;
 use oomlet_core::pod::runtime_status::ContainerState;
@@ -85,14 +85,6 @@ pub async fn termination_message(detail: &ContainerDetail) -> Option<String> {
         message.or_else(|| log.and_then(|l| read_end(&l).ok()).map(|l| termination_message::from_log(&l)))
     });
     read.await.ok().flatten().filter(|m| !m.is_empty())
-}
-
-/// A regular file only: a container may have put a pipe or a link to elsewhere in its place.
-fn open_regular(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }
 
 fn read_start(path: &Path) -> io::Result<String> {

@@ -305,9 +305,9 @@ impl PodState {
     /// All containers have ended; the record to make of it.
     pub(super) fn stopped(&mut self, at: Mono, took: Duration, killed: bool) -> Option<Record> {
         let kind = match &mut self.mode {
-            Mode::Evicted { stopped, failure, .. } => {
+            Mode::Evicted { stopped, .. } => {
                 *stopped = true;
-                if failure.is_overdue() { Kind::Pod } else { Kind::Eviction }
+                Kind::Eviction
             }
             Mode::Completed { stopped, .. } => {
                 *stopped = true;

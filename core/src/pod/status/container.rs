@@ -139,8 +139,7 @@ fn previous<'a>(input: &StatusInput<'a>, name: &str) -> Option<&'a api::Containe
 fn ended_before(told: &api::ContainerStatus, id: Option<String>) -> Option<ContainerStateTerminated> {
     let ended = |state: &Option<api::ContainerState>| state.as_ref()?.terminated.clone();
     let by_another = id.is_some() && told.container_id != id;
-    let own = ended(&told.state).filter(|_| by_another);
-    own.or_else(|| ended(&told.last_state)).filter(|ended| id.is_none() || ended.container_id != id)
+    ended(&told.state).filter(|_| by_another).or_else(|| ended(&told.last_state))
 }
 
 /// Its pod's containers all start again, and it was taken out of the runtime for it.
