@@ -185,12 +185,16 @@ impl Reader {
         let ended = Arc::clone(&end);
         let task = thread::spawn(move || {
             let mut read = BTreeSet::new();
-            while !ended.load(Ordering::Relaxed) {
+            loop {
+                // What is there as it ends is read, too.
+                let last = ended.load(Ordering::Relaxed);
                 // One that is not there counts as empty.
                 read.insert(fs::read_to_string(&path).unwrap_or_default());
+                if last {
+                    return read;
+                }
                 thread::yield_now();
             }
-            read
         });
         Reader { end, task }
     }

@@ -194,7 +194,7 @@ fn exec_and_attach() {
 
 /// An ephemeral container comes into the pod that runs, sees its target's processes, and ends without being missed.
 fn debugged(plane: &ControlPlane, node: &Joined<'_>) {
-    let kubectl = |args: &[&str]| plane.kubectl(&[args, &["--namespace", "execs"]].concat()).unwrap();
+    let kubectl = |args: &[&str]| plane.kubectl(&[&["--namespace", "execs"], args].concat()).unwrap();
     let before = node.wait_api_pod("target", "running", is_running);
     let image = format!("--image={}", xtask::images::BUSYBOX);
     let what =
