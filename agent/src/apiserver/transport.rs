@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt as _;
@@ -28,17 +29,19 @@ pub fn client(config: Config) -> kube::Result<Client> {
     }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
-    tcp.set_connect_timeout(config.connect_timeout);
     tcp.set_keepalive(Some(ASKED_AFTER));
     tcp.set_keepalive_interval(Some(ASKED_EVERY));
     tcp.set_keepalive_retries(Some(ASKED_TIMES));
     tcp.set_tcp_user_timeout(Some(ACKNOWLEDGED_WITHIN));
-    let tls = config.rustls_https_connector_with_connector(tcp)?;
+    // The handshake of TLS counts: one that hangs is no connection either.
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_write_timeout(config.write_timeout);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(tower::BoxError::from)
-        .service(hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(tls));
+        .service(hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector));
     Ok(Client::new(service, config.default_namespace))
 }

@@ -100,14 +100,3 @@ pub fn of_runtime(cause: &CriError) -> Response {
         _ => text(StatusCode::INTERNAL_SERVER_ERROR, message),
     }
 }
-
-/// What a call of the runtime came to, in the words of Go's gRPC.
-#[must_use]
-pub fn in_gos_words(cause: &CriError) -> String {
-    match cause {
-        CriError::Call { status, .. } => {
-            format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
-        }
-        other => other.to_string(),
-    }
-}

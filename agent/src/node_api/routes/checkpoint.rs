@@ -52,7 +52,7 @@ async fn checkpoint(
     let location = location.display().to_string();
     match api.runtime.checkpoint_container(&id, &location, timeout_s).await {
         Ok(()) => answer::json(&json!({ "items": [location] })),
-        Err(error) => failed(answer::in_gos_words(&error)),
+        Err(error) => failed(error.as_grpc()),
     }
 }
 

@@ -63,6 +63,6 @@ async fn run_in(
             let said = String::from_utf8_lossy(&ran.output()).into_owned();
             failed(format!("command '{command}' exited with {}: {said}", ran.exit_code))
         }
-        Err(error) => failed(answer::in_gos_words(&error)),
+        Err(error) => failed(error.as_grpc()),
     }
 }
